@@ -1,0 +1,28 @@
+"""nnkd: distil a mixture of segmentation foundation models, on unlabelled scans, into small nnU-Net students.
+
+What a plugin needs is here. Importing this imports neither torch nor nnunetv2.
+"""
+
+from nnkd.errors import NnkdError
+from nnkd.hookspecs import hookimpl
+from nnkd.interfaces import Aggregator, AuxiliaryScheduler, BoxTeacher, Sampler, Teacher
+from nnkd.types import Entry, Prompt, SliceBoxes, TeacherContext, TextPrompt, Volume
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Aggregator",
+    "AuxiliaryScheduler",
+    "BoxTeacher",
+    "Entry",
+    "NnkdError",
+    "Prompt",
+    "Sampler",
+    "SliceBoxes",
+    "Teacher",
+    "TeacherContext",
+    "TextPrompt",
+    "Volume",
+    "__version__",
+    "hookimpl",
+]

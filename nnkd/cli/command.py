@@ -1,0 +1,103 @@
+"""What every command shares: exit codes, one sentence per error, and nnU-Net's argument letters."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from nnkd import __version__
+from nnkd.errors import NnkdError
+from nnkd.types import StepReport
+
+DONE, ERROR, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+EXIT_CODES = "exit codes: 0 done; 1 an error, in one sentence; 2 usage; 3 some cases failed; 130 interrupted"
+
+
+def parser(description: str, example: str = "") -> argparse.ArgumentParser:
+    """An argument parser in the house's manner.
+
+    Args:
+        description: What the command reads and writes.
+        example: A whole command line.
+    """
+    epilog = f"example: {example}\n{EXIT_CODES}" if example else EXIT_CODES
+    made = argparse.ArgumentParser(
+        description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    made.add_argument("--version", action="version", version=f"nnkd {__version__}")
+    return made
+
+
+def run(action: Callable[[argparse.Namespace], StepReport | int | None], arguments: argparse.Namespace) -> int:
+    """Run a command and turn what happens into an exit code.
+
+    Args:
+        action: Does the work. A StepReport is printed; with failures the exit code is 3.
+        arguments: The parsed command line.
+
+    Returns:
+        The exit code. With NNKD_DEBUG=1 errors are raised with their traceback instead.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("nnkd").setLevel(logging.INFO)
+    try:
+        outcome = action(arguments)
+    except NnkdError as error:
+        if os.environ.get("NNKD_DEBUG"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return ERROR
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again and it continues where it stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    if isinstance(outcome, StepReport):
+        return show(outcome)
+    return outcome or DONE
+
+
+def show(report: StepReport) -> int:
+    """Print a step's report; returns its exit code."""
+    for line in report.lines:
+        print(line)
+    if report.failures:
+        print(f"{len(report.failures)} case(s) failed:", file=sys.stderr)
+        for failure in report.failures:
+            print(f"  {failure.case}: {failure.reason}", file=sys.stderr)
+        return SOME_FAILED
+    return DONE
+
+
+def add_device(to: argparse.ArgumentParser) -> None:
+    """-device, as in nnU-Net."""
+    to.add_argument(
+        "-device",
+        default="cuda",
+        choices=("cuda", "cpu", "mps"),
+        help="where to compute (default: cuda). Choose the GPU with CUDA_VISIBLE_DEVICES",
+    )
+
+
+def add_parts(to: argparse.ArgumentParser) -> None:
+    """-num_parts and -part_id, as in nnU-Net."""
+    to.add_argument("-num_parts", type=int, default=1, help="number of calls that share the work (default: 1)")
+    to.add_argument("-part_id", type=int, default=0, help="which of them this is, from 0 (default: 0)")
+
+
+def part_of(cases: Sequence[str], arguments: argparse.Namespace) -> list[str]:
+    """The cases this call is to do.
+
+    Raises:
+        NnkdError: If -part_id is not below -num_parts.
+    """
+    if not 0 <= arguments.part_id < arguments.num_parts:
+        raise NnkdError(
+            f"-part_id is {arguments.part_id}, but with -num_parts {arguments.num_parts} it runs from 0 to "
+            f"{arguments.num_parts - 1}."
+        )
+    return list(cases[arguments.part_id :: arguments.num_parts])

@@ -1,0 +1,371 @@
+"""Raw datasets in nnU-Net's layout: dataset.json, folders of images, label maps. Reads through nnU-Net's readers."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from nnkd import paths
+from nnkd.errors import DatasetError, UnknownNameError
+from nnkd.files import atomic, is_visible
+from nnkd.geometry import Grid, Orientation
+from nnkd.types import Volume
+
+Split = Literal["Tr", "Ts"]
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What dataset.json says.
+
+    Attributes:
+        json: Its content.
+        name: The dataset's full name, for messages.
+    """
+
+    json: Mapping[str, Any]
+    name: str
+
+    @classmethod
+    def read(cls, file: Path) -> DatasetSpec:
+        """Read and check a dataset.json.
+
+        Raises:
+            DatasetError: If it is missing, no JSON, or lacks channel_names, labels or file_ending.
+        """
+        name = file.parent.name
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise DatasetError(f"{name} has no dataset.json. Every nnU-Net dataset needs one.") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DatasetError(f"dataset.json of {name} is no valid JSON ({error}). Correct it.") from error
+        missing = [key for key in ("channel_names", "labels", "file_ending") if key not in content]
+        if missing:
+            raise DatasetError(f"dataset.json of {name} lacks {', '.join(missing)}. See nnU-Net's dataset format.")
+        spec = cls(content, name)
+        if not spec.labels:
+            raise DatasetError(f"dataset.json of {name} names no label beside the background. Add one.")
+        return spec
+
+    @property
+    def file_ending(self) -> str:
+        """Such as ".nii.gz"."""
+        return self.json["file_ending"]
+
+    @cached_property
+    def channel_names(self) -> tuple[str, ...]:
+        """In file order."""
+        channels = self.json["channel_names"]
+        return tuple(str(channels[key]) for key in sorted(channels, key=int))
+
+    @cached_property
+    def labels(self) -> dict[str, tuple[int, ...]]:
+        """Foreground labels (or regions), without background and ignore label, by name, in the order of nnU-Net's
+        output heads; each as the integers it is made of."""
+        found = {
+            name: tuple(value) if isinstance(value, list | tuple) else (int(value),)
+            for name, value in self.json["labels"].items()
+            if name != "ignore"
+        }
+        foreground = {name: values for name, values in found.items() if values != (0,) and name != "background"}
+        if self.has_regions:
+            return foreground
+        return dict(sorted(foreground.items(), key=lambda item: item[1]))
+
+    @cached_property
+    def has_regions(self) -> bool:
+        """Whether a label is made of several integers (nnU-Net's region-based training)."""
+        return any(isinstance(v, list | tuple) and len(v) > 1 for v in self.json["labels"].values())
+
+    @property
+    def ignore_label(self) -> int | None:
+        """The integer of voxels to leave out of the loss, or None."""
+        return self.json["labels"].get("ignore")
+
+    @cached_property
+    def values(self) -> frozenset[int]:
+        """Every integer a manual label map may contain."""
+        numbers = {0, *(v for values in self.labels.values() for v in values)}
+        return frozenset(numbers if self.ignore_label is None else {*numbers, self.ignore_label})
+
+    def check_label(self, name: str) -> str:
+        """The name itself.
+
+        Raises:
+            UnknownNameError: If dataset.json has no such label.
+        """
+        if name not in self.labels:
+            raise UnknownNameError(f"{self.name} has no label '{name}'; it has {', '.join(self.labels)}.")
+        return name
+
+    def label_map(self, masks: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+        """Non-overlapping masks -> label map. Regions are painted in the order of regions_class_order.
+
+        Args:
+            masks: bool (Z, Y, X) by label name.
+            shape: (Z, Y, X).
+
+        Returns:
+            (Z, Y, X) uint8 (uint16 if a label's integer needs it).
+        """
+        result = np.zeros(shape, dtype=np.uint8 if max(self.values) < 255 else np.uint16)
+        for name, integer in zip(self.labels, self._paint_integers(), strict=True):
+            if name in masks:
+                result[masks[name]] = integer
+        return result
+
+    def _paint_integers(self) -> list[int]:
+        if self.has_regions:
+            order = self.json.get("regions_class_order")
+            if order is None or len(order) != len(self.labels):
+                raise DatasetError(
+                    f"dataset.json of {self.name} has {len(self.labels)} regions but regions_class_order={order}. "
+                    f"nnU-Net needs one integer per region there."
+                )
+            return list(order)
+        return [values[0] for values in self.labels.values()]
+
+    def mask(self, label_map: np.ndarray, name: str) -> np.ndarray:
+        """bool mask of a label (the OR of a region's integers)."""
+        return np.isin(label_map, self.labels[name])
+
+    @cached_property
+    def reader(self) -> Any:
+        """nnU-Net's reader and writer for this dataset's files.
+
+        Raises:
+            DatasetError: If nnU-Net reads no such ending.
+        """
+        from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
+        try:
+            return determine_reader_writer_from_dataset_json(dict(self.json), verbose=False)()
+        except RuntimeError as error:
+            raise DatasetError(f"nnU-Net has no reader for '{self.file_ending}' files ({self.name}).") from error
+
+    def read_label_map(self, file: Path) -> tuple[np.ndarray, Grid, dict[str, Any]]:
+        """Read a label map in file order.
+
+        Returns:
+            (Z, Y, X) integer array, its grid, and the reader's properties (for writing on the same grid).
+
+        Raises:
+            DatasetError: If the file is missing, unreadable, or holds values that dataset.json does not name.
+        """
+        array, properties = _read(self.reader.read_seg, str(file), file)
+        integers = array[0].astype(np.int32)
+        if not np.array_equal(integers, array[0]):
+            raise DatasetError(f"'{file.name}' holds fractions, but a label map holds integers. Re-export it.")
+        strange = sorted(set(np.unique(integers).tolist()) - self.values)
+        if strange:
+            raise DatasetError(
+                f"'{file.name}' holds the value{'s' if len(strange) > 1 else ''} {', '.join(map(str, strange[:8]))}, "
+                f"but dataset.json of {self.name} names {', '.join(map(str, sorted(self.values)))}. "
+                f"Correct the file or add the label."
+            )
+        return integers, Grid.from_properties(integers.shape, properties), properties
+
+    def write_label_map(self, label_map: np.ndarray, file: Path, properties: Mapping[str, Any]) -> None:
+        """Write a label map atomically, on the grid of `properties`.
+
+        Args:
+            label_map: (Z, Y, X) integers in file order.
+            file: Target, with this dataset's ending.
+            properties: What the reader returned for the image.
+        """
+        with atomic(file) as temporary:
+            self.reader.write_seg(label_map, str(temporary), dict(properties))
+
+
+class ImageFolder:
+    """A folder of images named CASE_0000.ending, as nnU-Net names them."""
+
+    def __init__(self, folder: Path, spec: DatasetSpec):
+        self.folder = folder
+        self.spec = spec
+
+    @cached_property
+    def _files(self) -> dict[str, dict[int, Path]]:
+        if not self.folder.is_dir():
+            raise DatasetError(f"{self.spec.name} has no folder {self.folder.name}. Put the images there.")
+        pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(self.spec.file_ending)}")
+        found: dict[str, dict[int, Path]] = {}
+        for path in sorted(self.folder.iterdir()):
+            match = pattern.fullmatch(path.name)
+            if match and is_visible(path):
+                found.setdefault(match.group(1), {})[int(match.group(2))] = path
+        return found
+
+    def cases(self) -> list[str]:
+        """Identifiers, sorted.
+
+        Raises:
+            DatasetError: If there is no image, naming what is there instead.
+        """
+        if not self._files:
+            others = sorted(p.name for p in self.folder.iterdir() if is_visible(p))[:3]
+            there = f"It holds {', '.join(others)} ..." if others else "It is empty."
+            raise DatasetError(
+                f"No image named CASE_0000{self.spec.file_ending} is in {self.folder.name} of {self.spec.name}. {there}"
+            )
+        return sorted(self._files)
+
+    def files(self, case: str) -> tuple[Path, ...]:
+        """Image files of a case, one a channel.
+
+        Raises:
+            UnknownNameError: If there is no such case.
+            DatasetError: If a channel is missing or there is one too many.
+        """
+        if case not in self._files:
+            raise UnknownNameError(f"There is no case '{case}' in {self.folder.name} of {self.spec.name}.")
+        have, names = self._files[case], self.spec.channel_names
+        one_for_all = list(have) == [0]  # RGB in one png, or a 4D file: `read` counts its channels
+        if not one_for_all and sorted(have) != list(range(len(names))):
+            raise DatasetError(self._wrong_channels(case, f"{len(have)} images", [have[k] for k in sorted(have)]))
+        return tuple(have[k] for k in sorted(have))
+
+    def _wrong_channels(self, case: str, what: str, files: Iterable[Path]) -> str:
+        names = self.spec.channel_names
+        return (
+            f"Case '{case}' has {what} ({', '.join(f.name for f in files)}), but dataset.json of {self.spec.name} "
+            f"names {len(names)} channel{'s' if len(names) != 1 else ''} ({', '.join(names)}). "
+            f"Convert the case again or take it out."
+        )
+
+    def read(self, case: str) -> tuple[np.ndarray, Grid, dict[str, Any]]:
+        """Read a case in file order.
+
+        Returns:
+            (C, Z, Y, X) float32 array, its grid, and the reader's properties.
+
+        Raises:
+            DatasetError: If a file is empty, truncated or unreadable, or the channels' grids or number differ.
+        """
+        files = self.files(case)
+        array, properties = _read(self.spec.reader.read_images, [str(f) for f in files], files[0])
+        grid = Grid.from_properties(array.shape[1:], properties)
+        if array.shape[0] != len(self.spec.channel_names):
+            channels = "1 channel" if array.shape[0] == 1 else f"{array.shape[0]} channels"
+            raise DatasetError(self._wrong_channels(case, channels, files))
+        return array, grid, properties
+
+    def volume(self, case: str) -> tuple[Volume, Orientation, dict[str, Any]]:
+        """Read a case as teachers see it.
+
+        Returns:
+            The volume in LPS order, the orientation that takes masks back (`to_file`), and the reader's properties.
+        """
+        array, grid, properties = self.read(case)
+        orientation = Orientation(grid)
+        turned = orientation.grid
+        volume = Volume(
+            case=case,
+            data=orientation.to_lps(array),
+            spacing=turned.spacing,
+            origin=turned.origin,
+            direction=turned.direction,
+            channel_names=self.spec.channel_names,
+            files=self.files(case),
+        )
+        return volume, orientation, properties
+
+
+class RawDataset:
+    """nnUNet_raw/DatasetXXX_Name.
+
+    Attributes:
+        folder: That folder.
+        spec: Its dataset.json.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.spec = DatasetSpec.read(folder / "dataset.json")
+
+    @classmethod
+    def open(cls, dataset: str | int) -> RawDataset:
+        """Open by id or name.
+
+        Raises:
+            FolderError: If it is not in nnUNet_raw.
+        """
+        return cls(paths.raw_folder(dataset))
+
+    @property
+    def name(self) -> str:
+        """DatasetXXX_Name."""
+        return self.folder.name
+
+    def images(self, split: Split = "Tr") -> ImageFolder:
+        """imagesTr or imagesTs."""
+        return ImageFolder(self.folder / f"images{split}", self.spec)
+
+    def label_file(self, case: str, split: Split = "Tr") -> Path:
+        """Where the case's label map lies; it need not exist."""
+        return self.folder / f"labels{split}" / f"{case}{self.spec.file_ending}"
+
+    def teachers_folder(self, split: Split = "Tr") -> Path:
+        """teachersTr or teachersTs; one prediction folder per teacher lies in it."""
+        return self.folder / f"teachers{split}"
+
+    def consensus_file(self) -> Path:
+        """Lists which label maps of labelsTr are manual and which a consensus (`nnkd.consensus`)."""
+        return self.folder / "consensus.json"
+
+
+def write_dataset_json(folder: Path, channel_names: Iterable[str], labels: Mapping[str, Any], file_ending: str,
+                       num_training: int, **more: Any) -> DatasetSpec:
+    """Write a dataset.json that nnU-Net accepts.
+
+    Args:
+        folder: The dataset's folder.
+        channel_names: In file order; "CT" switches on nnU-Net's CT normalisation.
+        labels: name -> integer (or list of integers), "background": 0 included.
+        file_ending: Such as ".nii.gz".
+        num_training: Number of cases in imagesTr.
+        more: Further keys, such as regions_class_order, licence, reference.
+
+    Returns:
+        What was written, read back.
+    """
+    content = {
+        "channel_names": {str(i): name for i, name in enumerate(channel_names)},
+        "labels": dict(labels),
+        "numTraining": num_training,
+        "file_ending": file_ending,
+        **more,
+    }
+    file = folder / "dataset.json"
+    with atomic(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return DatasetSpec.read(file)
+
+
+def _read(reader: Any, what: Any, file: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """Call one of nnU-Net's readers; whatever goes wrong becomes one sentence."""
+    if not file.is_file():
+        raise DatasetError(f"'{file.name}' is missing in {file.parent.name}.")
+    if file.stat().st_size == 0:
+        raise DatasetError(f"'{file.name}' in {file.parent.name} is empty (0 bytes). Copy or convert it again.")
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):
+            return reader(what)
+    except Exception as error:  # readers raise whatever their libraries raise
+        why = said.getvalue().strip().replace("\n", "; ") or str(error).strip().splitlines()[-1:] or [repr(error)]
+        why = why if isinstance(why, str) else why[0]
+        raise DatasetError(
+            f"'{file.name}' in {file.parent.name} cannot be read ({why[:200]}). It may be truncated or of another "
+            f"format, or its channels differ in size or spacing; copy or convert it again."
+        ) from error

@@ -1,0 +1,102 @@
+"""Writing so that a killed process leaves nothing half-written, hashing, and JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nnkd.errors import NnkdError, PredictionError
+
+TEMPORARY_PREFIX = ".writing-"
+
+
+def split_ending(name: str, endings: Iterable[str] = (".nii.gz",)) -> tuple[str, str]:
+    """A file name as stem and ending, with two-part endings kept whole."""
+    for ending in endings:
+        if name.lower().endswith(ending):
+            return name[: -len(ending)], name[-len(ending) :]
+    path = Path(name)
+    return path.stem, path.suffix
+
+
+@contextmanager
+def atomic(target: Path) -> Iterator[Path]:
+    """Write a file under a temporary name beside its target and move it there when all went well.
+
+    The temporary name begins with a dot and keeps the ending, so that writers that look at endings work and no
+    lister takes it for a case. On any error it is removed and the old target stays.
+
+    Yields:
+        The temporary path to write to.
+
+    Raises:
+        NnkdError: If the file cannot be written (disk full, no permission).
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{target.name}"
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    except OSError as error:
+        raise NnkdError(
+            f"'{target.name}' could not be written ({error.strerror or error}). Nothing half-written remains; "
+            f"make room or change the permissions and run the command again: it continues where it stopped."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files that killed processes left in a folder. Only for folders that no other process of
+    ours writes to at the moment."""
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        PredictionError: If the file is missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PredictionError(f"'{path.name}' is missing in {path.parent.name}.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise PredictionError(f"'{path.name}' in {path.parent.name} is no valid JSON ({error}). Restore it.") from error
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+
+
+def _sha256(file: Any) -> str:  # Python 3.10 has no hashlib.file_digest
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_text(text: str) -> str:
+    """Hexadecimal SHA-256 of a text."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def is_visible(path: Path) -> bool:
+    """Whether a file is data, not a temporary or hidden one."""
+    return path.is_file() and not path.name.startswith(".")

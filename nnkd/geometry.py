@@ -1,0 +1,127 @@
+"""Where voxels lie in the world: grids, their comparison, and the one orientation teachers see (LPS)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+TOLERANCE_MM = 1e-2  # half-precision headers of some tools differ by a few micrometres
+TOLERANCE_DIRECTION = 1e-3
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A voxel grid.
+
+    Attributes:
+        shape: (Z, Y, X) voxels.
+        spacing: (z, y, x) mm.
+        origin: (x, y, z) mm, LPS, centre of the first voxel.
+        direction: (3, 3); columns are the world directions of the x, y and z axes.
+        in_world: False for image formats without geometry (png, tif): only the shape means anything.
+    """
+
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float]
+    direction: np.ndarray
+    in_world: bool = True
+
+    @classmethod
+    def from_properties(cls, shape: tuple[int, ...], properties: Mapping[str, Any]) -> Grid:
+        """The grid of an array that one of nnU-Net's readers returned.
+
+        Args:
+            shape: (Z, Y, X) of the array.
+            properties: The reader's properties.
+        """
+        spacing = tuple(float(s) for s in properties["spacing"])
+        shape3 = tuple(int(s) for s in shape)
+        if "sitk_stuff" in properties:
+            stuff = properties["sitk_stuff"]
+            if len(stuff["spacing"]) == 3:
+                direction = np.asarray(stuff["direction"], dtype=float).reshape(3, 3)
+                return cls(shape3, spacing, tuple(map(float, stuff["origin"])), direction)
+            spacing = (1.0, *spacing[1:])
+        if "nibabel_stuff" in properties:
+            stuff = properties["nibabel_stuff"]
+            affine = np.asarray(stuff.get("reoriented_affine", stuff["original_affine"]), dtype=float)
+            lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+            lengths = np.linalg.norm(lps[:3, :3], axis=0)
+            return cls(shape3, tuple(lengths[::-1]), tuple(lps[:3, 3]), lps[:3, :3] / lengths)
+        if spacing[0] > 900:  # nnU-Net's 999 for "no third axis"
+            spacing = (1.0, *spacing[1:])
+        return cls(shape3, spacing, (0.0, 0.0, 0.0), np.eye(3), in_world="sitk_stuff" in properties)
+
+    def difference(self, other: Grid) -> str:
+        """What differs, as half a sentence; empty if both are the same grid."""
+        if self.shape != other.shape:
+            return f"size {_numbers(self.shape)} against {_numbers(other.shape)} voxels (z, y, x)"
+        if not (self.in_world and other.in_world):
+            return ""
+        if not np.allclose(self.spacing, other.spacing, rtol=1e-4, atol=1e-4):
+            return f"spacing {_numbers(self.spacing)} against {_numbers(other.spacing)} mm (z, y, x)"
+        if not np.allclose(self.direction, other.direction, atol=TOLERANCE_DIRECTION):
+            return "direction (orientation of the axes)"
+        if not np.allclose(self.origin, other.origin, atol=max(TOLERANCE_MM, 0.01 * min(self.spacing))):
+            return f"origin {_numbers(self.origin)} against {_numbers(other.origin)} mm (x, y, z)"
+        return ""
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return "x".join(f"{v:g}" for v in values)
+
+
+class Orientation:
+    """Takes arrays of one grid to LPS order and back. Axes are permuted and flipped, never resampled, so that the
+    round trip is exact; an oblique grid stays oblique.
+
+    Attributes:
+        grid: The re-oriented grid.
+    """
+
+    def __init__(self, grid: Grid):
+        from nibabel import orientations
+
+        affine = np.eye(4)
+        affine[:3, :3] = grid.direction * np.asarray(grid.spacing[::-1])
+        affine[:3, 3] = grid.origin
+        shape_xyz = grid.shape[::-1]
+        if not grid.in_world or grid.shape[0] == 1:  # 2D: there is no feet and no head
+            self._forward = self._backward = np.array([[0, 1], [1, 1], [2, 1]])
+            self.grid = grid
+            return
+        self._forward = orientations.io_orientation(affine)
+        canonical = orientations.axcodes2ornt(orientations.ornt2axcodes([[0, 1], [1, 1], [2, 1]]))
+        self._backward = orientations.ornt_transform(canonical, self._forward)
+        turned = affine @ orientations.inv_ornt_aff(self._forward, shape_xyz)
+        order = np.argsort(self._forward[:, 0]).astype(int)
+        lengths = np.linalg.norm(turned[:3, :3], axis=0)
+        self.grid = Grid(
+            shape=tuple(int(shape_xyz[i]) for i in order)[::-1],
+            spacing=tuple(float(v) for v in lengths)[::-1],
+            origin=tuple(float(v) for v in turned[:3, 3]),
+            direction=turned[:3, :3] / lengths,
+        )
+
+    def to_lps(self, array: np.ndarray) -> np.ndarray:
+        """(..., Z, Y, X) in file order -> (..., Z, Y, X) in LPS order; contiguous."""
+        return self._apply(array, self._forward)
+
+    def to_file(self, array: np.ndarray) -> np.ndarray:
+        """(..., Z, Y, X) in LPS order -> file order; contiguous."""
+        return self._apply(array, self._backward)
+
+    @staticmethod
+    def _apply(array: np.ndarray, orientation: np.ndarray) -> np.ndarray:
+        from nibabel.orientations import apply_orientation
+
+        leading = tuple(range(array.ndim - 3))
+        n = len(leading)
+        spatial_first = array.transpose((n + 2, n + 1, n, *leading))  # (X, Y, Z, ...)
+        turned = apply_orientation(spatial_first, orientation)
+        back = turned.transpose((*range(3, 3 + n), 2, 1, 0))
+        return np.ascontiguousarray(back)

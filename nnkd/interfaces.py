@@ -1,0 +1,153 @@
+"""What a plugin's classes must be. Options of all of them are the keyword-only arguments of `__init__`, with
+annotations and defaults: `--set NAME.option=value` is checked and converted against these (`nnkd.settings`)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from nnkd.types import Prompt, TeacherContext, Volume
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from nnkd.participants import Participant
+
+
+class Teacher(ABC):
+    """A frozen model, or a classical method, that segments a case. Constructed once, then called case by case.
+
+    Attributes:
+        prompt: What `predict` is told per label: nothing, the label's text, or boxes per axial slice.
+    """
+
+    prompt: ClassVar[Literal["none", "text", "box"]] = "none"
+
+    def __init__(self, context: TeacherContext):
+        self.context = context
+
+    @abstractmethod
+    def predict(self, volume: Volume, prompts: Mapping[str, Prompt]) -> Mapping[str, np.ndarray]:
+        """Segment one case.
+
+        Args:
+            volume: The case.
+            prompts: By label name; empty for teachers with prompt "none".
+
+        Returns:
+            By label name: a bool mask (Z, Y, X), or float probabilities in [0, 1] of that shape (cut at > 0.5). A
+            label that is left out is an abstention; an empty mask is an answer ("not here").
+
+        Raises:
+            NnkdError: If this case cannot be segmented; the others go on.
+        """
+
+    def weights(self) -> Sequence[Mapping[str, str]]:
+        """The weight files in use, as {"name", "sha256", "licence"}; for the manifest."""
+        return ()
+
+
+class BoxTeacher(Teacher):
+    """A teacher prompted by boxes whose image encoder can be shared between labels and students."""
+
+    prompt = "box"
+
+    @abstractmethod
+    def encode(self, image: np.ndarray) -> np.ndarray:
+        """Embed one slice.
+
+        Args:
+            image: (H, W, 3) uint8.
+
+        Returns:
+            (channels, h, w) float32 embedding.
+        """
+
+    @abstractmethod
+    def decode(self, embedding: np.ndarray, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """Segment boxes in an embedded slice.
+
+        Args:
+            embedding: What `encode` returned.
+            boxes: (n, 4) int, rows (y0, x0, y1, x1) in pixels of the slice, upper bounds excluded.
+            shape: (H, W) of the slice.
+
+        Returns:
+            (n, H, W) float32 probabilities in [0, 1].
+        """
+
+
+class Aggregator(ABC):
+    """Turns votes into target probabilities. Every voxelwise rule is a function of which teachers said yes: bit k
+    of a vote pattern is teacher k. So a rule is a table per case and label, fitted on how often each pattern occurs.
+
+    Attributes:
+        draws_teacher: Whether the loader draws one teacher per sample instead of applying a table.
+    """
+
+    draws_teacher: ClassVar[bool] = False
+
+    @abstractmethod
+    def table(self, counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """Fit the rule to one case.
+
+        Args:
+            counts: (L, 2**K) int64, voxels with each pattern, by label, on the raw grid.
+            answers: (K, L) bool, whether teacher k answers for label l; the bit of one that does not is always 0.
+
+        Returns:
+            (L, 2**K) float32 in [0, 1]. Rows of labels nobody answers for are ignored by the caller.
+        """
+
+
+class Sampler(ABC):
+    """Decides which cases form a batch. Free of torch and of images."""
+
+    @abstractmethod
+    def batches(
+        self, participants: Mapping[str, Participant], batch_size: int, rng: np.random.Generator
+    ) -> Iterator[list[str]]:
+        """Yield one epoch of batches.
+
+        Args:
+            participants: By case identifier, the training cases only. Cases of one person share a participant.
+            batch_size: Cases in a batch.
+            rng: The only source of randomness.
+
+        Yields:
+            `batch_size` case identifiers.
+
+        Raises:
+            NnkdError: If no batch satisfies the rule.
+        """
+
+
+class AuxiliaryScheduler(ABC):
+    """Decides which auxiliary dataset trains along. Plain numbers in, names out."""
+
+    @abstractmethod
+    def select(self) -> str:
+        """The dataset to train along in the next turn."""
+
+    @abstractmethod
+    def update(self, dataset: str, loss: float, gradient_cosine: float) -> None:
+        """Take note of what a turn with `dataset` brought.
+
+        Args:
+            dataset: What `select` returned.
+            loss: Its mean loss.
+            gradient_cosine: Cosine between its gradient and the target's, in [-1, 1].
+        """
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, object]:
+        """Plain numbers and names from which `load_state_dict` resumes exactly."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Resume.
+
+        Raises:
+            RecipeError: If the state is of other datasets.
+        """

@@ -1,0 +1,314 @@
+"""Prediction folders: label maps CASE.ext and one manifest.json. Teachers, aggregations and students all write them;
+evaluation, prompting, importing and voting all read them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nnkd.dataset import DatasetSpec
+from nnkd.errors import PredictionError
+from nnkd.files import is_visible, read_json, sha256, write_json
+from nnkd.geometry import Grid
+
+MANIFEST = "manifest.json"
+
+
+class Weights(BaseModel):
+    """One weights file in use."""
+
+    name: str
+    sha256: str
+    licence: str = ""
+
+
+class Lineage(BaseModel):
+    """A model that took part, and the licences its predictions inherit."""
+
+    name: str
+    licence: str = ""
+    weights_licence: str = ""
+
+
+class CaseRecord(BaseModel):
+    """One finished case.
+
+    Attributes:
+        inputs: sha256 by name of what it was made from (image files, or TEACHER/CASE files).
+        output: sha256 of the label map.
+        answers: Labels answered for; the others are abstentions.
+        overlaps: Voxels that several labels claimed, by the label that lost them.
+        seconds: Wall time.
+        notes: Whatever else is worth keeping, such as the atlases used.
+    """
+
+    inputs: dict[str, str]
+    output: str
+    answers: list[str]
+    overlaps: dict[str, int] = Field(default_factory=dict)
+    seconds: float = 0.0
+    notes: dict[str, Any] = Field(default_factory=dict)
+
+
+class Manifest(BaseModel):
+    """What made a prediction folder. The one schema of all of them. Never a host name, an absolute path or a
+    participant's attribute.
+
+    Attributes:
+        kind: Who wrote it.
+        name: The folder's name in recipes and tables (a teacher's alias).
+        made_by: The entry's name, such as "atlas" or "nnUNetTrainerUNet".
+        versions: Version by distribution.
+        options: As given and defaulted.
+        labels: Integers by label name, as dataset.json had them.
+        lineage: Models that took part, with licences.
+        ground_truth: Whether reference labels were used anywhere (boxes drawn from them, say).
+        cases: Finished cases.
+        failures: One sentence by case.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: Literal[1] = 1
+    kind: Literal["teacher", "aggregation", "student"]
+    name: str
+    made_by: str
+    made_on: str = Field(default_factory=lambda: date.today().isoformat())
+    versions: dict[str, str] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict)
+    labels: dict[str, list[int]]
+    file_ending: str
+    weights: list[Weights] = Field(default_factory=list)
+    lineage: list[Lineage] = Field(default_factory=list)
+    ground_truth: bool = False
+    cases: dict[str, CaseRecord] = Field(default_factory=dict)
+    failures: dict[str, str] = Field(default_factory=dict)
+
+
+class PredictionFolder:
+    """A prediction folder on disk. Several processes may write different cases of one folder at once."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+    @property
+    def manifest_file(self) -> Path:
+        """Where manifest.json lies."""
+        return self.folder / MANIFEST
+
+    def exists(self) -> bool:
+        """Whether something has been written here."""
+        return self.manifest_file.is_file()
+
+    def manifest(self) -> Manifest:
+        """Read the manifest.
+
+        Raises:
+            PredictionError: If it is missing or not of this schema.
+        """
+        if not self.exists():
+            raise PredictionError(
+                f"{self._say()} has no {MANIFEST}, so it is no prediction folder. Write it with "
+                f"nnKD_predict_teachers, nnKD_aggregate or nnKD_predict, or import it with the teacher 'imported'."
+            )
+        try:
+            return Manifest.model_validate(read_json(self.manifest_file))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(str(part) for part in problem["loc"])
+            raise PredictionError(
+                f"{MANIFEST} of {self._say()} is not as expected: {where}: {problem['msg']}. "
+                f"It may be from another version; write the folder again with --overwrite."
+            ) from error
+
+    def begin(self, header: Manifest, overwrite: bool = False) -> Manifest:
+        """Open the folder for writing: a new manifest, or the existing one if it was made the same way.
+
+        Args:
+            header: A manifest without cases.
+            overwrite: Start anew, forgetting (not yet deleting) what is there.
+
+        Returns:
+            The manifest to continue.
+
+        Raises:
+            PredictionError: If the folder was made by something else or with other options.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._lock():
+            if self.exists() and not overwrite:
+                found = self.manifest()
+                difference = _difference(found, header)
+                if difference:
+                    raise PredictionError(
+                        f"{self._say()} was made otherwise ({difference}). Give the new one a name of its own, "
+                        f"or replace the old one with --overwrite."
+                    )
+                return found
+            write_json(self.manifest_file, header.model_dump())
+            return header
+
+    def cases(self) -> list[str]:
+        """Finished cases whose label map is there, sorted."""
+        manifest = self.manifest()
+        return sorted(case for case in manifest.cases if self.file(case, manifest.file_ending).is_file())
+
+    def file(self, case: str, file_ending: str) -> Path:
+        """Where a case's label map lies."""
+        return self.folder / f"{case}{file_ending}"
+
+    def is_done(self, manifest: Manifest, case: str, inputs: Mapping[str, str]) -> bool:
+        """Whether a case is finished, its label map is there, and it was made from the same inputs."""
+        record = manifest.cases.get(case)
+        return (
+            record is not None
+            and record.inputs == dict(inputs)
+            and self.file(case, manifest.file_ending).is_file()
+        )
+
+    def write(
+        self,
+        spec: DatasetSpec,
+        case: str,
+        label_map: np.ndarray,
+        properties: Mapping[str, Any],
+        *,
+        inputs: Mapping[str, str],
+        answers: Iterable[str],
+        overlaps: Mapping[str, int] | None = None,
+        seconds: float = 0.0,
+        notes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write a case's label map, then its record; both atomically.
+
+        Args:
+            spec: The dataset.
+            case: Its identifier.
+            label_map: (Z, Y, X) integers in file order.
+            properties: The reader's properties of the image.
+            inputs, answers, overlaps, seconds, notes: See CaseRecord.
+        """
+        target = self.file(case, spec.file_ending)
+        spec.write_label_map(label_map, target, properties)
+        self.record(
+            case,
+            CaseRecord(
+                inputs=dict(inputs),
+                output=sha256(target),
+                answers=list(answers),
+                overlaps=dict(overlaps or {}),
+                seconds=round(seconds, 2),
+                notes=dict(notes or {}),
+            ),
+        )
+
+    def record(self, case: str, record: CaseRecord) -> None:
+        """Note that a case is finished."""
+        with self._lock():
+            manifest = self.manifest()
+            manifest.cases[case] = record
+            manifest.failures.pop(case, None)
+            write_json(self.manifest_file, manifest.model_dump())
+
+    def fail(self, case: str, reason: str) -> None:
+        """Note that a case failed; an earlier result of it is forgotten."""
+        with self._lock():
+            manifest = self.manifest()
+            manifest.cases.pop(case, None)
+            manifest.failures[case] = reason
+            write_json(self.manifest_file, manifest.model_dump())
+
+    def read(self, spec: DatasetSpec, case: str, grid: Grid | None = None) -> np.ndarray:
+        """Read a case's label map in file order.
+
+        Args:
+            spec: The dataset.
+            case: Its identifier.
+            grid: The image's grid, to check against; None: not checked.
+
+        Returns:
+            (Z, Y, X) int32.
+
+        Raises:
+            PredictionError: If the grids differ.
+        """
+        label_map, mine, _ = spec.read_label_map(self.file(case, spec.file_ending))
+        difference = mine.difference(grid) if grid is not None else ""
+        if difference:
+            raise PredictionError(
+                f"'{case}' in {self._say()} does not lie on its image's grid: {difference}. Write it again."
+            )
+        return label_map
+
+    def _say(self) -> str:
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    def _lock(self) -> FileLock:
+        return FileLock(self.folder / ".manifest.lock", timeout=60)
+
+
+def prediction_folders(parent: Path) -> list[PredictionFolder]:
+    """Prediction folders in a folder, sorted by name; other folders are passed over."""
+    if not parent.is_dir():
+        return []
+    folders = (PredictionFolder(p) for p in sorted(parent.iterdir()) if p.is_dir())
+    return [folder for folder in folders if folder.exists()]
+
+
+def label_map_files(folder: Path, file_ending: str) -> dict[str, Path]:
+    """Label maps in any folder (with or without manifest) by case."""
+    return {p.name[: -len(file_ending)]: p for p in sorted(folder.glob(f"*{file_ending}")) if is_visible(p)}
+
+
+def portable_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as they may stand in a manifest: absolute paths cut to their last part."""
+
+    def portable(value: Any) -> Any:
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        if isinstance(value, str) and os.path.isabs(value):
+            return f".../{Path(value).name}"
+        if isinstance(value, Mapping):
+            return {key: portable(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [portable(inner) for inner in value]
+        return value
+
+    return {key: portable(value) for key, value in options.items()}
+
+
+def versions(*distributions: str) -> dict[str, str]:
+    """Versions of installed distributions, nnkd's included."""
+    found = {}
+    for name in ("nnkd", *distributions):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _difference(found: Manifest, header: Manifest) -> str:
+    for field in ("kind", "made_by", "file_ending"):
+        if getattr(found, field) != getattr(header, field):
+            return f"{field} {getattr(found, field)}, now {getattr(header, field)}"
+    for key in sorted({*found.options, *header.options}):
+        if found.options.get(key) != header.options.get(key):
+            return f"{key}={found.options.get(key)}, now {key}={header.options.get(key)}"
+    if found.labels != header.labels:
+        return f"labels {', '.join(found.labels)}, now {', '.join(header.labels)}"
+    old, new = ([w.sha256 for w in m.weights] for m in (found, header))
+    return "" if old == new else "other weights"

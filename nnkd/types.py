@@ -1,0 +1,141 @@
+"""The words of nnkd as types. Nothing here imports torch, nnunetv2 or another module of nnkd."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Kind = Literal["teacher", "aggregator", "student", "sampler", "auxiliary_scheduler"]
+KINDS: tuple[Kind, ...] = ("teacher", "aggregator", "student", "sampler", "auxiliary_scheduler")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing a plugin offers. Plain strings, so that listing plugins imports nothing heavy.
+
+    Attributes:
+        name: What the user types after -t, -a, -tr, -s or -as. For students: the trainer's class name.
+        load: Where the class is, as "package.module:Class"; imported on first use.
+        summary: One line for `nnKD_plugins`.
+        source: The paper or project it comes from.
+        licence: SPDX name of the code's licence.
+        weights_licence: SPDX name of the weights' licence; empty if there are no weights.
+    """
+
+    name: str
+    load: str
+    summary: str
+    source: str = ""
+    licence: str = ""
+    weights_licence: str = ""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One case as a teacher sees it: axes (Z, Y, X), re-oriented to LPS, so that Z runs from feet to head,
+    Y from front to back and X from the person's right to the left. 2D images have Z = 1 and are not re-oriented.
+
+    Attributes:
+        case: nnU-Net's identifier.
+        data: (C, Z, Y, X) float32, raw intensities.
+        spacing: (z, y, x) in mm; (1, 1, 1) where the file has none.
+        origin: (x, y, z) in mm of the first voxel's centre, LPS world.
+        direction: (3, 3) matrix whose columns are the world directions of the x, y and z axes (SimpleITK's order).
+        channel_names: dataset.json's channel names, in file order.
+        files: The case's image files, one a channel.
+    """
+
+    case: str
+    data: np.ndarray
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float]
+    direction: np.ndarray
+    channel_names: tuple[str, ...]
+    files: tuple[Path, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(Z, Y, X)."""
+        return tuple(self.data.shape[1:])  # type: ignore[return-value]
+
+    @property
+    def is_2d(self) -> bool:
+        """Whether the case is one slice."""
+        return self.data.shape[1] == 1
+
+    def modality(self, channel: int = 0) -> str:
+        """The channel's name in capitals, such as "CT" or "MRI"."""
+        return self.channel_names[channel].upper()
+
+
+@dataclass(frozen=True)
+class TextPrompt:
+    """A label's name, as a text-prompted teacher is told it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class SliceBoxes:
+    """Boxes of one label in one case, at most a few per axial slice of the re-oriented volume.
+
+    Attributes:
+        boxes: Rows (z, y0, x0, y1, x1) in voxels of `Volume.data`; upper bounds are excluded. A slice without a
+            row means "not here".
+        ground_truth: Whether reference labels were used to draw them.
+    """
+
+    boxes: Sequence[tuple[int, int, int, int, int]]
+    ground_truth: bool = False
+
+
+Prompt = TextPrompt | SliceBoxes
+
+
+@dataclass(frozen=True)
+class TeacherContext:
+    """What a teacher may know beside the case: handed to its constructor.
+
+    Attributes:
+        labels: Names of the foreground labels the dataset asks for, in the order of their integers.
+        device: "cuda", "cpu" or "mps".
+        dataset: The raw dataset (`nnkd.dataset.RawDataset`), or None where a folder of images is predicted.
+        workers: How many processes or threads the teacher may use.
+    """
+
+    labels: tuple[str, ...]
+    device: str = "cpu"
+    dataset: object | None = None
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A case that could not be done, and why, in one sentence."""
+
+    case: str
+    reason: str
+
+
+@dataclass
+class StepReport:
+    """What a step did; the command prints it and derives its exit code from it.
+
+    Attributes:
+        done: Cases written in this run.
+        skipped: Cases that were already there.
+        failures: Cases that could not be done; not empty means exit code 3.
+        lines: Text to show, in order.
+        data: Figures by name, for tests and callers.
+    """
+
+    done: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    data: Mapping[str, object] = field(default_factory=dict)

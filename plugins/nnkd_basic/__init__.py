@@ -1,0 +1,77 @@
+"""What every installation has: classical and imported teachers, the simple aggregators, the first two students."""
+
+from nnkd import Entry, hookimpl
+
+LICENCE = "Apache-2.0"
+PAPER_1 = "Li et al., MICCAI 2025"
+
+
+@hookimpl
+def nnkd_register_teachers():
+    """Teachers without weights."""
+    return [
+        Entry(
+            "atlas",
+            "nnkd_basic.atlas:AtlasTeacher",
+            "registers labelled cases to the scan and fuses their labels (SimpleITK)",
+            source="SimpleITK registration",
+            licence=LICENCE,
+        ),
+        Entry(
+            "imported",
+            "nnkd_basic.imported:ImportedTeacher",
+            "takes masks that another program wrote, after checking their geometry",
+            licence=LICENCE,
+        ),
+    ]
+
+
+@hookimpl
+def nnkd_register_aggregators():
+    """Rules from votes to targets."""
+    return [
+        Entry("mean", "nnkd_basic.aggregators:Mean", "mean vote of the answering teachers", PAPER_1, LICENCE),
+        Entry(
+            "majority",
+            "nnkd_basic.aggregators:Majority",
+            "more than half of the answering teachers; ties by agreement weights, no or yes",
+            PAPER_1,
+            LICENCE,
+        ),
+        Entry(
+            "random_teacher",
+            "nnkd_basic.aggregators:RandomTeacher",
+            "one answering teacher, drawn anew for each training sample",
+            PAPER_1,
+            LICENCE,
+        ),
+    ]
+
+
+@hookimpl
+def nnkd_register_students():
+    """Trainers for -tr."""
+    return [
+        Entry(
+            "nnUNetTrainerKD",
+            "nnkd.trainer:nnUNetTrainerKD",
+            "nnU-Net's planned network, distilled from the recipe's teachers",
+            PAPER_1,
+            LICENCE,
+        ),
+        Entry(
+            "nnUNetTrainerUNet",
+            "nnkd_basic.unet:nnUNetTrainerUNet",
+            "paper 1's UNet (2.26 M parameters), Adam 1e-4",
+            PAPER_1,
+            LICENCE,
+        ),
+    ]
+
+
+@hookimpl
+def nnkd_register_samplers():
+    """Rules that form batches."""
+    return [
+        Entry("uniform", "nnkd_basic.samplers:Uniform", "every case as likely as any other (nnU-Net's)", "nnU-Net", LICENCE)
+    ]
