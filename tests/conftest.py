@@ -1,0 +1,27 @@
+"""Fixtures of all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from toy import toy_dataset
+
+from nnkd.dataset import RawDataset
+
+
+@pytest.fixture
+def nnunet_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """nnUNet_raw, nnUNet_preprocessed and nnUNet_results in an empty folder, which is returned."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+    for name, value in (("nnUNet_compile", "f"), ("nnUNet_def_n_proc", "1"), ("nnUNet_n_proc_DA", "1")):
+        monkeypatch.setenv(name, value)
+    return tmp_path
+
+
+@pytest.fixture
+def dataset(nnunet_folders: Path) -> RawDataset:
+    """Dataset701_Toy: four 3D training cases, two of them labelled."""
+    return toy_dataset(nnunet_folders / "nnUNet_raw" / "Dataset701_Toy")

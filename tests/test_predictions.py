@@ -1,0 +1,43 @@
+"""Tests of nnkd.predictions."""
+
+from __future__ import annotations
+
+import pytest
+from toy import toy_teacher
+
+from nnkd.errors import PredictionError
+from nnkd.predictions import portable_options
+
+
+def test_a_folder_is_continued_only_if_made_the_same_way(dataset):
+    folder = toy_teacher(dataset, "one")
+    manifest = folder.manifest()
+    assert folder.cases() == dataset.images().cases()
+    header = manifest.model_copy(update={"cases": {}, "options": {"number": 3}})
+    with pytest.raises(PredictionError, match="number=None, now number=3"):
+        folder.begin(header)
+    assert folder.begin(header, overwrite=True).cases == {}
+
+
+def test_a_failed_case_is_not_done(dataset):
+    folder = toy_teacher(dataset, "one")
+    inputs = folder.manifest().cases["toy_000"].inputs
+    assert folder.is_done(folder.manifest(), "toy_000", inputs)
+    assert not folder.is_done(folder.manifest(), "toy_000", {**inputs, "other": "x"})
+    folder.fail("toy_000", "no reason")
+    assert "toy_000" not in folder.cases()
+    assert folder.manifest().failures == {"toy_000": "no reason"}
+
+
+def test_a_broken_manifest_is_named(dataset):
+    folder = toy_teacher(dataset, "one")
+    folder.manifest_file.write_text("{")
+    with pytest.raises(PredictionError, match=r"manifest\.json"):
+        folder.cases()
+
+
+def test_options_lose_their_absolute_paths():
+    assert portable_options({"folder": "/home/me/masks", "map": {"a": "/x/y"}}) == {
+        "folder": ".../masks",
+        "map": {"a": ".../y"},
+    }
