@@ -182,9 +182,18 @@ class DatasetSpec:
             label_map: (Z, Y, X) integers in file order.
             file: Target, with this dataset's ending.
             properties: What the reader returned for the image.
+
+        Raises:
+            NnkdError: If it could not be written whole (disk full, no permission).
         """
         with atomic(file) as temporary:
-            self.reader.write_seg(label_map, str(temporary), dict(properties))
+            try:
+                self.reader.write_seg(label_map, str(temporary), dict(properties))
+                whole = np.array_equal(self.reader.read_seg(str(temporary))[0][0], label_map)
+            except RuntimeError as error:  # what SimpleITK raises, also on a full disk
+                raise OSError(str(error).strip().splitlines()[-1]) from error
+            if not whole:  # on a full disk ITK's NIfTI writer cuts the file short and says nothing (tried, ITK 5.4)
+                raise OSError("the disk is full, or the labels do not fit the file format")
 
 
 class ImageFolder:

@@ -124,7 +124,14 @@ class Sampler(ABC):
 
 
 class AuxiliaryScheduler(ABC):
-    """Decides which auxiliary dataset trains along. Plain numbers in, names out."""
+    """Decides which auxiliary dataset trains along. Plain numbers in, names out.
+
+    Attributes:
+        datasets: The names to choose from.
+    """
+
+    def __init__(self, datasets: Sequence[str]):
+        self.datasets = tuple(datasets)
 
     @abstractmethod
     def select(self) -> str:

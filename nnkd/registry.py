@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -23,6 +24,7 @@ from nnkd.interfaces import Aggregator, AuxiliaryScheduler, Sampler, Teacher
 from nnkd.types import KINDS, Entry, Kind
 
 GROUP = "nnkd"
+MARK = f"{hookspecs.PROJECT}_impl"  # what pluggy's hookimpl leaves on a function
 HOOKS: dict[str, Kind] = {
     "nnkd_register_teachers": "teacher",
     "nnkd_register_aggregators": "aggregator",
@@ -71,17 +73,19 @@ class Registry:
     Attributes:
         entries: What is installed, first-party plugins first, then by distribution and name.
         set_aside: What is not usable.
+        disabled: Plugins that NNKD_DISABLED_PLUGINS leaves out.
     """
 
     def __init__(self) -> None:
         self.entries: list[Registered] = []
         self.set_aside: list[SetAside] = []
+        self.disabled: list[str] = []
 
     def add(self, name: str, module: ModuleType, distribution: str = "", version: str = "") -> None:
         """Take one plugin's entries; whatever is wrong with it goes to `set_aside`."""
         try:
             offered = list(_offered(name, module))
-        except Exception as error:  # a third party's code: any error sets it aside
+        except (Exception, SystemExit) as error:  # a third party's code: any error sets it aside
             self.set_aside.append(SetAside(name, distribution, _reason(error)))
             return
         for kind, entry in offered:
@@ -147,7 +151,7 @@ def load_class(kind: Kind, entry: Entry, distribution: str = "") -> type:
     source = f" of {distribution}" if distribution else ""
     try:
         target = getattr(importlib.import_module(module_name), class_name)
-    except Exception as error:  # missing extras, broken third-party code
+    except (Exception, SystemExit) as error:  # missing extras, broken third-party code
         raise BrokenPluginError(
             f"The {_say(kind)} '{entry.name}'{source} could not be imported: {_reason(error)}. "
             f"Install what it needs, or leave it out."
@@ -164,13 +168,14 @@ def installed() -> Registry:
     registry = Registry()
     disabled = {name.strip() for name in os.environ.get("NNKD_DISABLED_PLUGINS", "").split(",") if name.strip()}
     for point in _entry_points():
-        if point.name in disabled:
-            continue
         distribution = point.dist.name if point.dist else ""
+        if {point.name, distribution} & disabled:
+            registry.disabled.append(point.name)
+            continue
         version = point.dist.version if point.dist else ""
         try:
             module = point.load()
-        except Exception as error:  # a broken plugin must not stop the others
+        except (Exception, SystemExit) as error:  # a broken plugin must not stop the others
             registry.set_aside.append(SetAside(point.name, distribution, _reason(error)))
             continue
         registry.add(point.name, module, distribution, version)
@@ -187,6 +192,9 @@ def _offered(name: str, module: ModuleType) -> Iterable[tuple[Kind, Entry]]:
     manager.add_hookspecs(hookspecs)
     manager.register(module, name=name)
     manager.check_pending()  # a misspelt hook is an error, not silence
+    unmarked = [hook for hook in HOOKS if hasattr(module, hook) and not hasattr(getattr(module, hook), MARK)]
+    if unmarked:
+        raise BrokenPluginError(f"{', '.join(unmarked)} lacks the decorator @nnkd.hookimpl")
     for hook, kind in HOOKS.items():
         for implementation in getattr(manager.hook, hook).get_hookimpls():
             for entry in implementation.function():
@@ -196,8 +204,13 @@ def _offered(name: str, module: ModuleType) -> Iterable[tuple[Kind, Entry]]:
 def _entry_problem(entry: object) -> str:
     if not isinstance(entry, Entry):
         return f"a hook returned {entry!r}, but nnkd.Entry objects are expected"
+    texts = (entry.name, entry.load, entry.summary, entry.source, entry.licence, entry.weights_licence)
+    if not all(isinstance(text, str) for text in texts):
+        return f"the entry {entry.name!r} holds something else than strings: {entry!r}"
+    if not re.fullmatch(r"\w[\w.+-]*", entry.name):
+        return f"the name {entry.name!r} is not made of letters, digits, '_', '-', '+' and '.' alone"
     module, colon, name = entry.load.partition(":")
-    if not (entry.name and module and colon and name):
+    if not (module and colon and name):
         return f"the entry '{entry.name}' has load='{entry.load}', but 'package.module:Class' is expected"
     return ""
 

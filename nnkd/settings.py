@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ def options_of(target: Callable[..., object]) -> dict[str, Option]:
     function = target.__init__ if inspect.isclass(target) else target
     try:
         hints = typing.get_type_hints(function, include_extras=True)
-    except NameError as error:
+    except (NameError, AttributeError, TypeError, SyntaxError) as error:
         raise BrokenPluginError(
             f"The options of {getattr(target, '__name__', target)} cannot be read: {error}. "
             f"Import the types of its annotations at run time."
@@ -98,28 +99,49 @@ def _unknown(owner: str, name: str, known: list[str]) -> str:
 
 
 def _convert(option: Option, value: object, owner: str) -> object:
-    from pydantic import TypeAdapter, ValidationError  # 0.15 s: not for --help
+    from pydantic import PydanticUserError, TypeAdapter, ValidationError  # 0.15 s: not for --help
 
     try:
         return TypeAdapter(option.annotation).validate_python(_literal(option.annotation, value))
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise SettingError(f"'{owner}.{option.name}' got '{value}': {reason} (default: {option.default}).") from None
+    except PydanticUserError as error:
+        raise BrokenPluginError(
+            f"'{owner}.{option.name}' is annotated as {option.annotation}, which no text can be turned into. "
+            f"Annotate it with plain types: int, float, bool, str, Literal, list, dict, None."
+        ) from error
 
 
 def _literal(annotation: object, value: object) -> object:
     """A string as the value it spells, where the annotation is not simply a string."""
-    if not isinstance(value, str) or annotation is str:
+    kinds = _alternatives(annotation)
+    if not isinstance(value, str) or set(kinds) == {str}:
         return value
-    arguments = typing.get_args(annotation)
-    if value.lower() == "none" and type(None) in arguments:
+    if value.lower() == "none" and type(None) in kinds:
         return None
-    if value[:1] in "[{":
+    choices = {str(choice): choice for kind in kinds for choice in _choices(kind)}
+    if value in choices:
+        return choices[value]
+    if value[:1] in ("[", "{"):
         try:
             return json.loads(value)
         except json.JSONDecodeError:
             return value
-    candidates = [annotation, *arguments]
-    if any(typing.get_origin(c) in (list, tuple, set, frozenset) for c in candidates):
+    if any((typing.get_origin(kind) or kind) in (list, tuple, set, frozenset) for kind in kinds):
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """`Annotated[int | None, ...]` -> int, None's type: the types a value may have."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _alternatives(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        return [kind for part in typing.get_args(annotation) for kind in _alternatives(part)]
+    return [annotation]
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    return typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()

@@ -1,0 +1,367 @@
+"""Checks of a plugin for its author: options, licence, and one smoke call by kind on toy data made here."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import json
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from nnkd.errors import BrokenPluginError, NnkdError, SettingError
+from nnkd.settings import options_of, parse_options
+from nnkd.types import Entry, Kind, Prompt, SliceBoxes, TeacherContext, TextPrompt, Volume
+
+Outcome = Literal["ok", "failed", "not tried"]
+OK: Outcome = "ok"
+FAILED: Outcome = "failed"
+NOT_TRIED: Outcome = "not tried"
+LABELS = ("liver", "spleen")
+UNAVAILABLE = (NnkdError, OSError, ImportError, RuntimeError)  # no weights, no folder, no network, no device
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at.
+
+    Attributes:
+        subject: The module, or the kind and name of the entry.
+        what: What was looked at.
+        outcome: "not tried" where something the plugin needs is absent here.
+        detail: What came, and what was expected.
+    """
+
+    subject: str
+    what: str
+    outcome: Outcome
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An entry to check.
+
+    Attributes:
+        kind: What it is offered as.
+        entry: What the hook returned.
+        target: Its class; None if it could not be imported or does not fit its interface.
+        problem: Why not.
+        taken_by: Another plugin that offers the same name; empty if none does.
+    """
+
+    kind: Kind
+    entry: Entry
+    target: type | None
+    problem: str = ""
+    taken_by: str = ""
+
+    @property
+    def subject(self) -> str:
+        """Kind and name."""
+        return f"{self.kind.replace('_', ' ')} {self.entry.name}"
+
+
+def check(candidate: Candidate) -> list[Check]:
+    """Everything there is to check about one entry."""
+    subject, entry = candidate.subject, candidate.entry
+    taken = f"also offered by {candidate.taken_by}; choose another" if candidate.taken_by else ""
+    checks = [
+        _verdict(subject, "name", taken),
+        _verdict(subject, "licence", "" if entry.licence else "empty; give the SPDX name of the code's licence"),
+        _verdict(subject, "summary", "" if entry.summary else "empty; nnKD_plugins shows it in the list"),
+        _verdict(subject, "interface", candidate.problem),
+    ]
+    if candidate.target is None:
+        return checks
+    if candidate.kind != "student":  # a student's options are the recipe's
+        problem = _options_problem(candidate.target, entry.name)
+        checks.append(_verdict(subject, "options", problem))
+        if problem:
+            return checks
+    return [*checks, *SMOKE[candidate.kind](candidate)]
+
+
+def _verdict(subject: str, what: str, problem: str) -> Check:
+    return Check(subject, what, FAILED if problem else OK, problem)
+
+
+def _options_problem(target: type, name: str) -> str:
+    """Why the options cannot be set with --set; empty if they can."""
+    try:
+        defaults = {option.name: option.default for option in options_of(target).values()}
+        parse_options(target, defaults, name)
+    except (BrokenPluginError, SettingError) as error:
+        return str(error)
+    required = [
+        p.name
+        for p in inspect.signature(target.__init__).parameters.values()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY and p.default is inspect.Parameter.empty
+    ]
+    return f"{', '.join(required)} has no default; every option needs one" if required else ""
+
+
+def _guarded(subject: str, what: str, action: Callable[[], str]) -> Check:
+    """Run a smoke call.
+
+    Args:
+        subject, what: For the Check.
+        action: Returns the problem it found, or "".
+    """
+    try:
+        return _verdict(subject, what, action())
+    except (NnkdError, OSError, ImportError) as error:  # it refuses the toy case, or lacks a file or a package
+        return Check(subject, what, NOT_TRIED, str(error))
+    except Exception as error:  # the plugin's own code
+        return Check(subject, what, FAILED, f"{type(error).__name__}: {error}")
+
+
+def _made(subject: str, make: Callable[[], Any]) -> tuple[Any, list[Check]]:
+    """Construct a plugin's object with its default options.
+
+    Returns:
+        The object, or None; and the check of the construction.
+    """
+    try:
+        return make(), [Check(subject, "construction", OK)]
+    except UNAVAILABLE as error:
+        return None, [Check(subject, "construction", NOT_TRIED, f"{type(error).__name__}: {error}")]
+    except Exception as error:  # the plugin's own code
+        return None, [Check(subject, "construction", FAILED, f"{type(error).__name__}: {error}")]
+
+
+def toy_volume(slices: int, seed: int = 0) -> Volume:
+    """Two bright balls on a dark ground: CT numbers, 3 mm slices.
+
+    Args:
+        slices: Z; 1 makes a 2D case.
+        seed: Of the noise.
+
+    Returns:
+        A volume of shape (1, slices, 32, 28).
+    """
+    rng = np.random.default_rng(seed)
+    shape = (slices, 32, 28)
+    z, y, x = np.indices(shape)
+    data = rng.normal(-50, 10, shape)
+    for value, (cy, cx) in ((60, (10, 9)), (120, (21, 18))):
+        inside = ((z - slices // 2) / 3) ** 2 + ((y - cy) / 6) ** 2 + ((x - cx) / 6) ** 2 <= 1
+        data[inside] = value + rng.normal(0, 5, int(inside.sum()))
+    return Volume(
+        case="toy_000",
+        data=data[None].astype(np.float32),
+        spacing=(3.0, 1.5, 1.5),
+        origin=(0.0, 0.0, 0.0),
+        direction=np.eye(3),
+        channel_names=("CT",),
+        files=(Path("toy_000_0000.nii.gz"),),
+    )
+
+
+def toy_prompts(prompt: str, volume: Volume) -> dict[str, Prompt]:
+    """What a teacher is told about the toy volume: nothing, each label's name, or one box a slice."""
+    if prompt == "text":
+        return {label: TextPrompt(label) for label in LABELS}
+    if prompt == "box":
+        corners = ((4, 3, 17, 16), (15, 12, 28, 25))
+        slices = range(volume.shape[0])
+        return {
+            label: SliceBoxes([(z, *corner) for z in slices]) for label, corner in zip(LABELS, corners, strict=True)
+        }
+    return {}
+
+
+def _check_teacher(candidate: Candidate) -> Iterator[Check]:
+    subject, cls = candidate.subject, candidate.target
+    if cls.prompt not in ("none", "text", "box"):
+        yield Check(subject, "prompt", FAILED, f"is {cls.prompt!r}, but 'none', 'text' or 'box' is expected")
+        return
+    options = parse_options(cls, {}, candidate.entry.name)
+    teacher, checks = _made(subject, lambda: cls(TeacherContext(labels=LABELS), **options))
+    yield from checks
+    if teacher is None:
+        return
+    for what, slices in (("3D volume", 8), ("2D image", 1)):
+        yield _guarded(subject, what, lambda slices=slices: _teacher_problem(teacher, toy_volume(slices)))
+    yield _guarded(subject, "weights", lambda: _weights_problem(teacher.weights(), candidate.entry))
+
+
+def _teacher_problem(teacher: Any, volume: Volume) -> str:
+    before = volume.data.copy()
+    answers = teacher.predict(volume, toy_prompts(teacher.prompt, volume))
+    if not np.array_equal(before, volume.data):
+        return "predict changed volume.data; work on a copy"
+    if not isinstance(answers, Mapping):
+        return f"predict returned {type(answers).__name__}, but a mapping from label name to array is expected"
+    for label, mask in answers.items():
+        problem = _mask_problem(label, mask, volume.shape)
+        if problem:
+            return problem
+    return ""
+
+
+def _mask_problem(label: object, mask: object, shape: tuple[int, ...]) -> str:
+    if label not in LABELS:
+        return f"answered for {label!r}, but was asked for {', '.join(LABELS)} (context.labels)"
+    if not isinstance(mask, np.ndarray) or mask.shape != shape:
+        came = f"shape {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
+        return f"'{label}' came as {came}, but an array of shape {shape} (Z, Y, X) is expected"
+    if mask.dtype == bool:
+        return ""
+    if not np.issubdtype(mask.dtype, np.floating):
+        return f"'{label}' came as {mask.dtype}, but bool, or float probabilities, are expected"
+    if not (np.isfinite(mask).all() and mask.min() >= 0 and mask.max() <= 1):
+        return f"'{label}' came with values from {mask.min():g} to {mask.max():g}, but [0, 1] is expected"
+    return ""
+
+
+def _weights_problem(weights: Iterable[Mapping[str, str]], entry: Entry) -> str:
+    weights = list(weights)
+    for file in weights:
+        missing = {"name", "sha256", "licence"} - set(file)
+        if missing:
+            return f"lacks {', '.join(sorted(missing))} in {dict(file)}"
+    if weights and not entry.weights_licence:
+        return "uses weights, but its entry has no weights_licence"
+    return ""
+
+
+def _check_aggregator(candidate: Candidate) -> Iterator[Check]:
+    subject, cls = candidate.subject, candidate.target
+    options = parse_options(cls, {}, candidate.entry.name)
+    aggregator, checks = _made(subject, lambda: cls(**options))
+    yield from checks
+    if aggregator is None:
+        return
+    if aggregator.draws_teacher:
+        yield Check(subject, "table", NOT_TRIED, "draws a teacher per sample instead")
+        return
+    for what, teachers, silent in (("one teacher", 1, ()), ("three teachers", 3, ()), ("abstentions", 4, (1, 3))):
+        counts, answers = toy_counts(teachers, silent)
+        yield _guarded(subject, what, lambda c=counts, a=answers: _table_problem(aggregator.table, c, a))
+
+
+def toy_counts(teachers: int, silent: Iterable[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """How often each vote pattern occurs in a made-up case of two labels.
+
+    Args:
+        teachers: K.
+        silent: Teachers that abstain for the second label.
+        seed: Of the counts.
+
+    Returns:
+        counts (2, 2**K) int64 and answers (K, 2) bool.
+    """
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 50, (2, 2**teachers))
+    counts[:, 0] += 1000  # most voxels are background for everybody
+    answers = np.ones((teachers, 2), dtype=bool)
+    answers[list(silent), 1] = False
+    for teacher in silent:  # the bit of one that does not answer is never set
+        counts[1, (np.arange(2**teachers) >> teacher) & 1 == 1] = 0
+    return counts.astype(np.int64), answers
+
+
+def _table_problem(fit: Callable[..., Any], counts: np.ndarray, answers: np.ndarray) -> str:
+    before = counts.copy()
+    table = fit(counts, answers)
+    if not np.array_equal(before, counts):
+        return "table changed its counts; work on a copy"
+    if not isinstance(table, np.ndarray) or table.shape != counts.shape:
+        came = f"shape {table.shape}" if isinstance(table, np.ndarray) else type(table).__name__
+        return f"table returned {came}, but an array of shape {counts.shape} (L, 2**K) is expected"
+    if not np.issubdtype(table.dtype, np.floating):
+        return f"table returned {table.dtype}, but float32 is expected"
+    if not (np.isfinite(table).all() and table.min() >= 0 and table.max() <= 1):
+        return f"table returned values from {table.min():g} to {table.max():g}, but [0, 1] is expected"
+    return ""
+
+
+def _check_sampler(candidate: Candidate) -> Iterator[Check]:
+    subject, cls = candidate.subject, candidate.target
+    options = parse_options(cls, {}, candidate.entry.name)
+    sampler, checks = _made(subject, lambda: cls(**options))
+    yield from checks
+    if sampler is None:
+        return
+    for size in (2, 4):
+        yield _guarded(subject, f"batches of {size}", lambda size=size: _batches_problem(sampler, size))
+
+
+def _batches_problem(sampler: Any, batch_size: int) -> str:
+    people = toy_participants()
+    first, again = (
+        list(itertools.islice(sampler.batches(people, batch_size, np.random.default_rng(7)), 100)) for _ in range(2)
+    )
+    if not first:
+        return f"yielded no batch for {len(people)} cases"
+    for batch in first:
+        strange = [case for case in batch if case not in people]
+        if len(batch) != batch_size or strange:
+            return f"yielded {batch}, but {batch_size} identifiers out of {sorted(people)} are expected"
+    return "" if first == again else "equal seeds gave different batches; draw from rng alone"
+
+
+def toy_participants() -> dict[str, Any]:
+    """Twelve cases of twelve people, by case: both sexes, ages 25 to 80, bmi 19 to 35."""
+    from nnkd.participants import Participant
+
+    return {
+        f"toy_{i:03d}": Participant(identifier=f"sub-{i:02d}", sex="FM"[i % 2], age=25.0 + 5 * i, bmi=19.0 + 5 * (i % 4))
+        for i in range(12)
+    }
+
+
+def _check_auxiliary_scheduler(candidate: Candidate) -> Iterator[Check]:
+    subject, cls = candidate.subject, candidate.target
+    options = parse_options(cls, {}, candidate.entry.name)
+    datasets = ("Dataset801_A", "Dataset802_B", "Dataset803_C")
+    made, checks = _made(subject, lambda: (cls(datasets, **options), cls(datasets, **options)))
+    yield from checks
+    if made is not None:
+        yield _guarded(subject, "turns and state", lambda: _scheduler_problem(*made, datasets))
+
+
+def _scheduler_problem(scheduler: Any, resumed: Any, datasets: tuple[str, ...]) -> str:
+    rng = np.random.default_rng(0)
+    turns = rng.uniform(0, 1, (30, 2)).tolist()
+    for loss, cosine in turns[:15]:
+        chosen = scheduler.select()
+        if chosen not in datasets:
+            return f"select returned {chosen!r}, but one of {', '.join(datasets)} is expected"
+        scheduler.update(chosen, loss, cosine)
+    resumed.load_state_dict(json.loads(json.dumps(scheduler.state_dict())))
+    for loss, cosine in turns[15:]:
+        chosen, again = scheduler.select(), resumed.select()
+        if chosen != again:
+            return f"resumed from its state_dict it selected {again}, but {chosen} was next"
+        scheduler.update(chosen, loss, cosine)
+        resumed.update(chosen, loss, cosine)
+    return ""
+
+
+def _check_student(candidate: Candidate) -> Iterator[Check]:
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    cls = candidate.target
+    mine, stock = (list(inspect.signature(c.__init__).parameters) for c in (cls, nnUNetTrainer))
+    problem = "" if mine == stock else f"has {mine}, but nnU-Net's own {stock} are expected (others crash in nnU-Net)"
+    yield _verdict(candidate.subject, "constructor", problem)
+    yield _guarded(candidate.subject, "pickle", lambda: _pickle_problem(cls))
+
+
+def _pickle_problem(cls: type) -> str:
+    return "" if pickle.loads(pickle.dumps(cls)) is cls else "pickles into another class"  # noqa: S301 (own bytes)
+
+
+SMOKE: dict[Kind, Callable[[Candidate], Iterable[Check]]] = {
+    "teacher": _check_teacher,
+    "aggregator": _check_aggregator,
+    "student": _check_student,
+    "sampler": _check_sampler,
+    "auxiliary_scheduler": _check_auxiliary_scheduler,
+}
