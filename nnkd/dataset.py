@@ -333,8 +333,14 @@ class RawDataset:
         return self.folder / "consensus.json"
 
 
-def write_dataset_json(folder: Path, channel_names: Iterable[str], labels: Mapping[str, Any], file_ending: str,
-                       num_training: int, **more: Any) -> DatasetSpec:
+def write_dataset_json(
+    folder: Path,
+    channel_names: Iterable[str],
+    labels: Mapping[str, Any],
+    file_ending: str,
+    num_training: int,
+    **more: Any,
+) -> DatasetSpec:
     """Write a dataset.json that nnU-Net accepts.
 
     Args:

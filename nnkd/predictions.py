@@ -173,11 +173,7 @@ class PredictionFolder:
     def is_done(self, manifest: Manifest, case: str, inputs: Mapping[str, str]) -> bool:
         """Whether a case is finished, its label map is there, and it was made from the same inputs."""
         record = manifest.cases.get(case)
-        return (
-            record is not None
-            and record.inputs == dict(inputs)
-            and self.file(case, manifest.file_ending).is_file()
-        )
+        return record is not None and record.inputs == dict(inputs) and self.file(case, manifest.file_ending).is_file()
 
     def write(
         self,

@@ -85,7 +85,7 @@ class Registry:
         """Take one plugin's entries; whatever is wrong with it goes to `set_aside`."""
         try:
             offered = list(_offered(name, module))
-        except (Exception, SystemExit) as error:  # a third party's code: any error sets it aside
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (a third party's code: any error sets it aside)
             self.set_aside.append(SetAside(name, distribution, _reason(error)))
             return
         for kind, entry in offered:
@@ -126,9 +126,7 @@ class Registry:
         there = f"There are: {', '.join(names)}." if names else f"No plugin with {_say(kind)}s is installed."
         hint = f" Did you mean '{close[0]}'?" if close else ""
         aside = f" Set aside (see nnKD_plugins): {', '.join(sorted({a.plugin for a in self.set_aside}))}."
-        raise UnknownPluginError(
-            f"There is no {_say(kind)} '{name}'. {there}{hint}{aside if self.set_aside else ''}"
-        )
+        raise UnknownPluginError(f"There is no {_say(kind)} '{name}'. {there}{hint}{aside if self.set_aside else ''}")
 
     def load(self, kind: Kind, name: str) -> type:
         """Import the class of an entry and check it against its interface.
@@ -175,7 +173,7 @@ def installed() -> Registry:
         version = point.dist.version if point.dist else ""
         try:
             module = point.load()
-        except (Exception, SystemExit) as error:  # a broken plugin must not stop the others
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (a broken plugin must not stop the others)
             registry.set_aside.append(SetAside(point.name, distribution, _reason(error)))
             continue
         registry.add(point.name, module, distribution, version)
@@ -223,7 +221,8 @@ def _class_problem(kind: Kind, entry: Entry, target: object) -> str:
 
         if not issubclass(target, nnUNetTrainer):
             return "is not derived from nnUNetTrainer"
-        return "" if target.__name__ == entry.name else f"is the class {target.__name__}; nnU-Net wants both names equal"
+        own = target.__name__
+        return "" if own == entry.name else f"is the class {own}; nnU-Net wants both names equal"
     interface = INTERFACES[kind]
     if not issubclass(target, interface):
         return f"is not derived from nnkd.{interface.__name__}"

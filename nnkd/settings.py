@@ -1,4 +1,4 @@
-"""Options of plugins and trainers: the keyword-only arguments of a class's `__init__`, set with --set NAME.option=value."""
+"""Options of plugins and trainers: the keyword-only arguments of `__init__`, set with --set NAME.option=value."""
 
 from __future__ import annotations
 

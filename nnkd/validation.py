@@ -116,7 +116,7 @@ def _guarded(subject: str, what: str, action: Callable[[], str]) -> Check:
         return _verdict(subject, what, action())
     except (NnkdError, OSError, ImportError) as error:  # it refuses the toy case, or lacks a file or a package
         return Check(subject, what, NOT_TRIED, str(error))
-    except Exception as error:  # the plugin's own code
+    except Exception as error:  # noqa: BLE001 (the plugin's own code)
         return Check(subject, what, FAILED, f"{type(error).__name__}: {error}")
 
 
@@ -130,7 +130,7 @@ def _made(subject: str, make: Callable[[], Any]) -> tuple[Any, list[Check]]:
         return make(), [Check(subject, "construction", OK)]
     except UNAVAILABLE as error:
         return None, [Check(subject, "construction", NOT_TRIED, f"{type(error).__name__}: {error}")]
-    except Exception as error:  # the plugin's own code
+    except Exception as error:  # noqa: BLE001 (the plugin's own code)
         return None, [Check(subject, "construction", FAILED, f"{type(error).__name__}: {error}")]
 
 
@@ -311,7 +311,9 @@ def toy_participants() -> dict[str, Any]:
     from nnkd.participants import Participant
 
     return {
-        f"toy_{i:03d}": Participant(identifier=f"sub-{i:02d}", sex="FM"[i % 2], age=25.0 + 5 * i, bmi=19.0 + 5 * (i % 4))
+        f"toy_{i:03d}": Participant(
+            identifier=f"sub-{i:02d}", sex="FM"[i % 2], age=25.0 + 5 * i, bmi=19.0 + 5 * (i % 4)
+        )
         for i in range(12)
     }
 

@@ -61,7 +61,12 @@ def _as_json(found: Registry) -> dict[str, object]:
     return {
         "plugins": {
             kind: [
-                {**dataclasses.asdict(r.entry), "plugin": r.plugin, "distribution": r.distribution, "version": r.version}
+                {
+                    **dataclasses.asdict(r.entry),
+                    "plugin": r.plugin,
+                    "distribution": r.distribution,
+                    "version": r.version,
+                }
                 for r in found.of_kind(kind)
             ]
             for kind in KINDS
@@ -94,7 +99,14 @@ def _table(found: Registry) -> Iterable[str]:
 
 def _row(registered: Registered) -> tuple[str, ...]:
     entry = registered.entry
-    texts = (entry.name, registered.distribution, registered.version, entry.licence, entry.weights_licence, entry.source)
+    texts = (
+        entry.name,
+        registered.distribution,
+        registered.version,
+        entry.licence,
+        entry.weights_licence,
+        entry.source,
+    )
     return tuple(text or "-" for text in texts)
 
 
@@ -144,7 +156,7 @@ def _modules(package: str) -> tuple[dict[str, ModuleType], list[tuple[str, str]]
                     f"Install it (pip install -e .) or check the name."
                 ) from None
             found.append((module, f"{type(error).__name__}: {error}"))
-        except (Exception, SystemExit) as error:  # the plugin's own code
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (the plugin's own code)
             found.append((module, f"{type(error).__name__}: {error}"))
     return modules, found
 
@@ -203,5 +215,3 @@ def _taken(registered: Registered) -> str:
     everywhere = [r for r in registry.installed().of_kind(registered.kind) if r.entry.name == registered.entry.name]
     others = [r for r in everywhere if r.entry.load != registered.entry.load]
     return f"{others[0].plugin} ({others[0].distribution})" if others else ""
-
-
