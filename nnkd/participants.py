@@ -1,0 +1,313 @@
+"""The people behind the cases: BIDS' participants.tsv, and cases.tsv where a case's name is not its participant's."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+
+from nnkd.errors import ParticipantsError
+
+PARTICIPANTS_FILE = "participants.tsv"
+CASES_FILE = "cases.tsv"
+PREFIX = "sub-"  # BIDS writes it before every participant_id; case names rarely have it
+MISSING = frozenset({"", "n/a", "na", "nan"})
+LIMITS = {"age": (0.0, 120.0, "years"), "bmi": (8.0, 100.0, "kg/m2")}
+SEX_WORDS: Mapping[str, Literal["F", "M"]] = {"f": "F", "female": "F", "m": "M", "male": "M"}
+SEX_DIGITS: Mapping[str, Literal["F", "M"]] = {"0": "F", "1": "M"}
+NO_VALUE = "missing"
+log = logging.getLogger("nnkd")
+
+
+@dataclass(frozen=True)
+class Participant:
+    """One person.
+
+    Attributes:
+        identifier: participant_id as the file spells it; the case's name where the file has no row.
+        sex: "F", "M" or None where it is not known.
+        age: In years, or None.
+        bmi: Body mass index in kg/m2, or None.
+        attributes: All further columns as text; missing values are left out.
+    """
+
+    identifier: str
+    sex: Literal["F", "M"] | None = None
+    age: float | None = None
+    bmi: float | None = None
+    attributes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+
+    def value(self, column: str) -> str | float | None:
+        """What stands in a column: text, a number for age and bmi, or None where it is missing."""
+        if column in ("sex", "age", "bmi"):
+            return getattr(self, column)
+        return self.attributes.get(column)
+
+    def __reduce__(self) -> tuple[object, ...]:  # a mapping proxy does not pickle, but data loaders' workers need it
+        return Participant, (self.identifier, self.sex, self.age, self.bmi, dict(self.attributes))
+
+
+def read_participants(folder: Path) -> dict[str, Participant]:
+    """Read participants.tsv of a dataset's folder.
+
+    Columns participant_id (required), sex, age [years], bmi [kg/m2] and any others; "n/a" or an empty cell is a missing
+    value. Sex is M/F or male/female in any case, or 0/1 throughout: 0 = female, 1 = male (BIDS has no rule for
+    digits, so the log says that they were read in this way).
+
+    Args:
+        folder: nnUNet_raw/DATASET or nnUNet_preprocessed/DATASET.
+
+    Returns:
+        By participant_id, in file order.
+
+    Raises:
+        ParticipantsError: If the file is missing, or a column, an identifier or a value is not as above. Values of
+            single people never stand in the message; their line does.
+    """
+    rows = _read_table(folder, PARTICIPANTS_FILE, ("participant_id",))
+    _check_unique([row["participant_id"] for row in rows], folder, PARTICIPANTS_FILE)
+    sexes = _sex_coding(rows, folder)
+    found = (_participant(row, line, sexes, folder) for line, row in enumerate(rows, start=2))
+    return {participant.identifier: participant for participant in found}
+
+
+def participants_of_cases(folder: Path, cases: Sequence[str], required: bool = False) -> dict[str, Participant]:
+    """The person behind each case.
+
+    A case's person is named in cases.tsv (columns case, participant_id) or else is the one whose participant_id is the
+    case's name, with or without "sub-". Without participants.tsv, cases.tsv still says which cases share a person.
+
+    Args:
+        folder: nnUNet_raw/DATASET or nnUNet_preprocessed/DATASET.
+        cases: Identifiers.
+        required: Whether every case needs a row; otherwise those without one get an anonymous participant named as
+            the case.
+
+    Returns:
+        By case, in the order of `cases`.
+
+    Raises:
+        ParticipantsError: If a file contradicts itself, cases.tsv names an unknown participant, or a row is missing
+            although required.
+    """
+    has_file = (folder / PARTICIPANTS_FILE).is_file()
+    known = read_participants(folder) if has_file or required else {}
+    by_name = {_bare(identifier): participant for identifier, participant in known.items()}
+    names = _read_cases(folder)
+    if has_file:
+        _check_known(names, by_name, folder)
+    missing = [case for case in cases if _bare(names.get(case, case)) not in by_name]
+    if missing and required:
+        raise ParticipantsError(
+            f"{PARTICIPANTS_FILE} of {folder.name} has no row for {len(missing)} of {len(cases)} cases "
+            f"({_some(missing)}). Add the rows, or name their participants in {CASES_FILE}."
+        )
+    return {
+        case: by_name.get(_bare(names.get(case, case))) or Participant(names.get(case, case).strip()) for case in cases
+    }
+
+
+def groups(
+    participants: Iterable[Participant], column: str, edges: Sequence[float] | None = None, quantiles: int = 4
+) -> dict[str, str]:
+    """Name of the group each participant falls into by one column.
+
+    Args:
+        participants: Any; doubles count once.
+        column: sex, age, bmi or any other column. It is numeric if all its values are numbers and there are more
+            different ones than `quantiles`, or if `edges` are given.
+        edges: Inner bounds of the bins of a numeric column: 30, 40 makes "<30", "30-40", ">=40" (half-open).
+        quantiles: Number of bins of equal size where no edges are given.
+
+    Returns:
+        Group by participant identifier; "missing" where there is no value.
+
+    Raises:
+        ParticipantsError: If nobody has a value in that column, or edges are given for a column of text.
+    """
+    people = {participant.identifier: participant for participant in participants}
+    values = {name: person.value(column) for name, person in people.items()}
+    present = {name: value for name, value in values.items() if value is not None}
+    if not present:
+        columns = known_columns(people.values())
+        there = f"The columns with values are {', '.join(columns)}" if columns else "No column has any"
+        raise ParticipantsError(f"No participant has a value in the column '{column}'. {there}.")
+    numbers = _as_numbers(present, column, needed=edges is not None)
+    if numbers is None or (edges is None and len(set(numbers.values())) <= quantiles):
+        return {name: NO_VALUE if value is None else _text(value) for name, value in values.items()}
+    if edges is None:
+        edges = np.unique(np.quantile(list(numbers.values()), np.arange(1, quantiles) / quantiles)).tolist()
+    edges = sorted(edges)
+    return {name: _bin(numbers[name], edges) if name in numbers else NO_VALUE for name in people}
+
+
+def known_columns(participants: Iterable[Participant]) -> list[str]:
+    """Columns in which somebody has a value: sex, age, bmi first, then the others by name."""
+    people = list(participants)
+    first = [column for column in ("sex", "age", "bmi") if any(p.value(column) is not None for p in people)]
+    return first + sorted({column for person in people for column in person.attributes})
+
+
+def _read_table(folder: Path, name: str, needed: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a TSV as text by column."""
+    import pandas as pd
+
+    file = folder / name
+    try:
+        # without a header, a row that is too long is an error instead of an unnamed first column
+        table = pd.read_csv(
+            file, sep="\t", header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=False
+        )
+    except FileNotFoundError:
+        raise ParticipantsError(
+            f"{folder.name} has no {name}. Put one beside dataset.json (tab-separated: participant_id, sex, age, bmi)."
+        ) from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ParticipantsError(
+            f"{name} of {folder.name} is no tab-separated UTF-8 table ({str(error).strip()}). Export it again."
+        ) from error
+    cells = [[str(cell).strip() for cell in row] for row in table.fillna("").to_numpy()]
+    header = [_column_name(cell) for cell in cells[0]]
+    _check_header(header, needed, folder, name)
+    while len(cells) > 1 and not any(cells[-1]):  # empty lines at the end; elsewhere they are rows without a name
+        cells.pop()
+    return [dict(zip(header, row, strict=True)) for row in cells[1:]]
+
+
+def _column_name(text: str) -> str:
+    return text.lower() if text.lower() in ("participant_id", "sex", "age", "bmi", "case") else text
+
+
+def _check_header(header: Sequence[str], needed: Sequence[str], folder: Path, name: str) -> None:
+    missing = [column for column in needed if column not in header]
+    if missing:
+        separator = " Its columns must be separated by tabs." if len(header) == 1 else ""
+        raise ParticipantsError(
+            f"{name} of {folder.name} lacks the column {', '.join(missing)}; it has {', '.join(header)}.{separator} "
+            f"Add the column or correct its name."
+        )
+    doubled = sorted({column for column in header if header.count(column) > 1})
+    if doubled:
+        raise ParticipantsError(f"{name} of {folder.name} has the column {', '.join(doubled)} twice. Remove one.")
+
+
+def _check_unique(identifiers: Sequence[str], folder: Path, name: str) -> None:
+    bare = [_bare(identifier) for identifier in identifiers]
+    if "" in bare:
+        raise ParticipantsError(f"Line {bare.index('') + 2} of {name} of {folder.name} names nobody. Complete it.")
+    doubled = sorted(identifier for identifier, count in Counter(bare).items() if count > 1)
+    if doubled:
+        raise ParticipantsError(
+            f"{name} of {folder.name} names {_some(doubled)} more than once (with or without '{PREFIX}'). "
+            f"Keep one row each."
+        )
+
+
+def _sex_coding(rows: Sequence[Mapping[str, str]], folder: Path) -> Mapping[str, Literal["F", "M"]]:
+    """Words or digits, never both: a file that mixes them was merged from two codings."""
+    spellings = {row.get("sex", "").lower() for row in rows} - MISSING
+    digits = spellings & set(SEX_DIGITS)
+    if digits and spellings & set(SEX_WORDS):
+        raise ParticipantsError(
+            f"{PARTICIPANTS_FILE} of {folder.name} mixes 0/1 and words in the column sex. Write M and F throughout."
+        )
+    if digits:
+        log.info("%s: sex is coded by digits; read as 0 = female, 1 = male", PARTICIPANTS_FILE)
+    return SEX_DIGITS if digits else SEX_WORDS
+
+
+def _participant(
+    row: Mapping[str, str], line: int, sexes: Mapping[str, Literal["F", "M"]], folder: Path
+) -> Participant:
+    where = f"Line {line} of {PARTICIPANTS_FILE} of {folder.name}"
+    sex = row.get("sex", "").lower()
+    if sex not in MISSING and sex not in sexes:
+        raise ParticipantsError(
+            f"{where} spells sex in a way that is not known. Write M or F, male or female, "
+            f"0 (female) or 1 (male) throughout, or n/a."
+        )
+    others = {
+        column: text
+        for column, text in row.items()
+        if column not in ("participant_id", "sex", "age", "bmi") and text.lower() not in MISSING
+    }
+    return Participant(
+        identifier=row["participant_id"],
+        sex=sexes.get(sex),
+        age=_number(row.get("age", ""), "age", where),
+        bmi=_number(row.get("bmi", ""), "bmi", where),
+        attributes=MappingProxyType(others),
+    )
+
+
+def _number(text: str, column: str, where: str) -> float | None:
+    if text.lower() in MISSING:
+        return None
+    low, high, unit = LIMITS[column]
+    try:
+        value = float(text)
+    except ValueError:
+        raise ParticipantsError(
+            f"{where} has a {column} that is no number. Write it in {unit} with a decimal point, or n/a."
+        ) from None
+    if not low <= value <= high:
+        raise ParticipantsError(f"{where} has a {column} outside {low:g} to {high:g} {unit}. Correct it, or write n/a.")
+    return value
+
+
+def _read_cases(folder: Path) -> dict[str, str]:
+    if not (folder / CASES_FILE).is_file():
+        return {}
+    rows = _read_table(folder, CASES_FILE, ("case", "participant_id"))
+    _check_unique([row["case"] for row in rows], folder, CASES_FILE)
+    nameless = [row["case"] for row in rows if row["participant_id"].lower() in MISSING]
+    if nameless:
+        raise ParticipantsError(
+            f"{CASES_FILE} of {folder.name} names no participant for {_some(nameless)}. Complete it."
+        )
+    return {row["case"]: row["participant_id"] for row in rows}
+
+
+def _check_known(names: Mapping[str, str], by_name: Mapping[str, Participant], folder: Path) -> None:
+    unknown = sorted({name for name in names.values() if _bare(name) not in by_name})
+    if unknown:
+        raise ParticipantsError(
+            f"{CASES_FILE} of {folder.name} names {_some(unknown)}, but {PARTICIPANTS_FILE} has no such participant. "
+            f"Add the row or correct the name."
+        )
+
+
+def _as_numbers(values: Mapping[str, str | float], column: str, needed: bool) -> dict[str, float] | None:
+    try:
+        return {name: float(value) for name, value in values.items()}
+    except ValueError:
+        if needed:
+            raise ParticipantsError(f"Bins were given for the column '{column}', but it holds text.") from None
+        return None
+
+
+def _bin(value: float, edges: Sequence[float]) -> str:
+    index = int(np.searchsorted(edges, value, side="right"))
+    if index == 0:
+        return f"<{edges[0]:g}"
+    if index == len(edges):
+        return f">={edges[-1]:g}"
+    return f"{edges[index - 1]:g}-{edges[index]:g}"
+
+
+def _text(value: str | float) -> str:
+    return f"{value:g}" if isinstance(value, float) else value
+
+
+def _bare(identifier: str) -> str:
+    return identifier.strip().removeprefix(PREFIX)
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(f"'{name}'" for name in names[:most]) + (", ..." if len(names) > most else "")
