@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nnkd import paths
+from nnkd import paths, readers
 from nnkd.errors import DatasetError, UnknownNameError
 from nnkd.files import atomic, is_visible
 from nnkd.geometry import Grid, Orientation
@@ -30,10 +29,12 @@ class DatasetSpec:
     Attributes:
         json: Its content.
         name: The dataset's full name, for messages.
+        folder: Where it lies; None if it was not read from a file.
     """
 
     json: Mapping[str, Any]
     name: str
+    folder: Path | None = None
 
     @classmethod
     def read(cls, file: Path) -> DatasetSpec:
@@ -49,10 +50,10 @@ class DatasetSpec:
             raise DatasetError(f"{name} has no dataset.json. Every nnU-Net dataset needs one.") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DatasetError(f"dataset.json of {name} is no valid JSON ({error}). Correct it.") from error
-        missing = [key for key in ("channel_names", "labels", "file_ending") if key not in content]
-        if missing:
-            raise DatasetError(f"dataset.json of {name} lacks {', '.join(missing)}. See nnU-Net's dataset format.")
-        spec = cls(content, name)
+        problem = _json_problem(content)
+        if problem:
+            raise DatasetError(f"dataset.json of {name} {problem}. See nnU-Net's dataset format.")
+        spec = cls(content, name, file.parent)
         if not spec.labels:
             raise DatasetError(f"dataset.json of {name} names no label beside the background. Add one.")
         return spec
@@ -146,12 +147,7 @@ class DatasetSpec:
         Raises:
             DatasetError: If nnU-Net reads no such ending.
         """
-        from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-
-        try:
-            return determine_reader_writer_from_dataset_json(dict(self.json), verbose=False)()
-        except RuntimeError as error:
-            raise DatasetError(f"nnU-Net has no reader for '{self.file_ending}' files ({self.name}).") from error
+        return readers.reader_of(self.json, self.name, self.folder)
 
     def read_label_map(self, file: Path) -> tuple[np.ndarray, Grid, dict[str, Any]]:
         """Read a label map in file order.
@@ -162,7 +158,7 @@ class DatasetSpec:
         Raises:
             DatasetError: If the file is missing, unreadable, or holds values that dataset.json does not name.
         """
-        array, properties = _read(self.reader.read_seg, str(file), file)
+        array, properties = readers.read(self.reader.read_seg, str(file), (file,))
         integers = array[0].astype(np.int32)
         if not np.array_equal(integers, array[0]):
             raise DatasetError(f"'{file.name}' holds fractions, but a label map holds integers. Re-export it.")
@@ -175,13 +171,20 @@ class DatasetSpec:
             )
         return integers, Grid.from_properties(integers.shape, properties), properties
 
-    def write_label_map(self, label_map: np.ndarray, file: Path, properties: Mapping[str, Any]) -> None:
+    def write_label_map(
+        self,
+        label_map: np.ndarray,
+        file: Path,
+        properties: Mapping[str, Any],
+        before_move: Callable[[Path], None] | None = None,
+    ) -> None:
         """Write a label map atomically, on the grid of `properties`.
 
         Args:
             label_map: (Z, Y, X) integers in file order.
             file: Target, with this dataset's ending.
             properties: What the reader returned for the image.
+            before_move: Called with the finished temporary file; if it raises, the old target stays.
 
         Raises:
             NnkdError: If it could not be written whole (disk full, no permission).
@@ -189,11 +192,18 @@ class DatasetSpec:
         with atomic(file) as temporary:
             try:
                 self.reader.write_seg(label_map, str(temporary), dict(properties))
-                whole = np.array_equal(self.reader.read_seg(str(temporary))[0][0], label_map)
+                written, _ = readers.read(self.reader.read_seg, str(temporary), (temporary,))
             except RuntimeError as error:  # what SimpleITK raises, also on a full disk
                 raise OSError(str(error).strip().splitlines()[-1]) from error
-            if not whole:  # on a full disk ITK's NIfTI writer cuts the file short and says nothing (tried, ITK 5.4)
-                raise OSError("the disk is full, or the labels do not fit the file format")
+            except DatasetError as error:  # on a full disk ITK's NIfTI writer cuts the file short and says nothing
+                raise OSError("the disk is full") from error
+            if not np.array_equal(written[0], label_map):
+                raise OSError("the labels do not fit the file format")
+            if before_move is not None:
+                before_move(temporary)
+            sidecar = temporary.with_suffix(".json")  # nnU-Net's writer of 3D tif keeps the spacing there
+            if sidecar.is_file():
+                os.replace(sidecar, file.with_suffix(".json"))
 
 
 class ImageFolder:
@@ -241,7 +251,8 @@ class ImageFolder:
         have, names = self._files[case], self.spec.channel_names
         one_for_all = list(have) == [0]  # RGB in one png, or a 4D file: `read` counts its channels
         if not one_for_all and sorted(have) != list(range(len(names))):
-            raise DatasetError(self._wrong_channels(case, f"{len(have)} images", [have[k] for k in sorted(have)]))
+            what = "1 image" if len(have) == 1 else f"{len(have)} images"
+            raise DatasetError(self._wrong_channels(case, what, [have[k] for k in sorted(have)]))
         return tuple(have[k] for k in sorted(have))
 
     def _wrong_channels(self, case: str, what: str, files: Iterable[Path]) -> str:
@@ -262,7 +273,7 @@ class ImageFolder:
             DatasetError: If a file is empty, truncated or unreadable, or the channels' grids or number differ.
         """
         files = self.files(case)
-        array, properties = _read(self.spec.reader.read_images, [str(f) for f in files], files[0])
+        array, properties = readers.read(self.spec.reader.read_images, [str(f) for f in files], files)
         grid = Grid.from_properties(array.shape[1:], properties)
         if array.shape[0] != len(self.spec.channel_names):
             channels = "1 channel" if array.shape[0] == 1 else f"{array.shape[0]} channels"
@@ -367,20 +378,19 @@ def write_dataset_json(
     return DatasetSpec.read(file)
 
 
-def _read(reader: Any, what: Any, file: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """Call one of nnU-Net's readers; whatever goes wrong becomes one sentence."""
-    if not file.is_file():
-        raise DatasetError(f"'{file.name}' is missing in {file.parent.name}.")
-    if file.stat().st_size == 0:
-        raise DatasetError(f"'{file.name}' in {file.parent.name} is empty (0 bytes). Copy or convert it again.")
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(said):
-            return reader(what)
-    except Exception as error:  # readers raise whatever their libraries raise
-        why = said.getvalue().strip().replace("\n", "; ") or str(error).strip().splitlines()[-1:] or [repr(error)]
-        why = why if isinstance(why, str) else why[0]
-        raise DatasetError(
-            f"'{file.name}' in {file.parent.name} cannot be read ({why[:200]}). It may be truncated or of another "
-            f"format, or its channels differ in size or spacing; copy or convert it again."
-        ) from error
+def _json_problem(content: Any) -> str:
+    """What is wrong with a dataset.json, as the rest of a sentence; empty if nothing is."""
+    if not isinstance(content, dict):
+        return "is no dictionary"
+    missing = [key for key in ("channel_names", "labels", "file_ending") if key not in content]
+    if missing:
+        return f"lacks {', '.join(missing)}"
+    channels, labels = content["channel_names"], content["labels"]
+    if not (isinstance(channels, dict) and isinstance(labels, dict)):
+        return "has channel_names or labels that are no dictionary"
+    if sorted(channels) != sorted(str(i) for i in range(len(channels))):
+        return 'has channel_names that do not map "0", "1" ... to a name'
+    values = [v for value in labels.values() for v in (value if isinstance(value, list) else [value])]
+    if not all(isinstance(v, int) for v in values):
+        return 'has labels that do not map a name to an integer (or a list of them), such as "liver": 1'
+    return ""

@@ -50,7 +50,7 @@ def test_entries_are_found_by_kind_and_name():
 def test_an_unknown_name_is_answered_with_those_that_exist_and_the_closest():
     found = Registry()
     found.add("made_up", plugin(entry("majority"), entry("mean")))
-    with pytest.raises(UnknownPluginError, match="There are: majority, mean. Did you mean 'majority'?"):
+    with pytest.raises(UnknownPluginError, match=r"There are: majority, mean\. Did you mean 'majority'\?"):
         found.find("aggregator", "majorty")
     with pytest.raises(UnknownPluginError, match="No plugin with samplers is installed"):
         found.find("sampler", "mean")

@@ -108,7 +108,7 @@ def test_a_wrong_value_is_named_with_its_option(name, text):
 
 
 def test_an_unknown_option_is_answered_with_the_closest():
-    with pytest.raises(SettingError, match="no option 'numbr'; it has number, .* Did you mean 'number'?"):
+    with pytest.raises(SettingError, match=r"no option 'numbr'; it has number, .* Did you mean 'number'\?"):
         parse_options(Example, {"numbr": "3"}, "example")
     with pytest.raises(SettingError, match="'thing' has no option 'x'; it has none at all"):
         parse_options(object, {"x": "1"}, "thing")
@@ -123,7 +123,7 @@ def test_an_annotation_that_cannot_be_read_is_the_plugins_fault():
 
     with pytest.raises(BrokenPluginError, match="Unimported"):
         options_of(unresolved)
-    with pytest.raises(BrokenPluginError, match="'owner.x' is annotated as"):
+    with pytest.raises(BrokenPluginError, match=r"'owner\.x' is annotated as"):
         parse_options(impossible, {"x": "1"}, "owner")
 
 

@@ -1,0 +1,115 @@
+"""Tests of nnkd.files."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import subprocess
+import sys
+
+import pytest
+
+from nnkd import files
+from nnkd.errors import NnkdError, PredictionError
+
+
+def test_what_was_written_replaces_the_old_file(tmp_path):
+    target = tmp_path / "new" / "case.nii.gz"
+    for text in ("old", "new"):
+        with files.atomic(target) as temporary:
+            assert temporary.name.startswith(".")
+            assert temporary.name.endswith(".nii.gz")
+            temporary.write_text(text)
+    assert target.read_text() == "new"
+    assert list(target.parent.iterdir()) == [target]
+
+
+class Interrupted(Exception):
+    """Anything that happens in the middle."""
+
+
+@pytest.mark.parametrize(
+    ("error", "seen"),
+    [
+        (Interrupted(), Interrupted),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (NnkdError("no"), NnkdError),
+        (OSError(errno.ENOSPC, "No space left on device"), NnkdError),
+    ],
+    ids=["error", "interrupt", "own", "disk full"],
+)
+def test_an_error_in_the_middle_leaves_the_old_file_alone(tmp_path, error, seen):
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+
+    def write_half():
+        with files.atomic(target) as temporary:
+            temporary.write_text("ha")
+            raise error
+
+    with pytest.raises(seen):
+        write_half()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_full_disk_is_said_in_one_sentence(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(NnkdError, match=r"'list\.json' could not be written \(No space left on device\)"):
+        files.write_json(tmp_path / "list.json", [1])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_killed_while_writing_leaves_nothing_that_counts(tmp_path):
+    target = tmp_path / "case.nii.gz"
+    target.write_text("old")
+    code = (
+        "import os, sys, pathlib; from nnkd.files import atomic\n"
+        "with atomic(pathlib.Path(sys.argv[1])) as t:\n    t.write_text('ha'); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(target)], check=False)
+    assert target.read_text() == "old"
+    assert [p for p in tmp_path.iterdir() if files.is_visible(p)] == [target]
+    assert len(list(tmp_path.iterdir())) == 2
+    files.remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_json_comes_back(tmp_path):
+    content = {"ä": [1, 2.5, None], "b": {"c": "d"}}
+    files.write_json(tmp_path / "a.json", content)
+    assert files.read_json(tmp_path / "a.json") == content
+
+
+def test_json_that_is_missing_or_broken_is_named(tmp_path):
+    with pytest.raises(PredictionError, match=r"'a\.json' is missing"):
+        files.read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_bytes(b'{"a": \xff')
+    with pytest.raises(PredictionError, match="no valid JSON"):
+        files.read_json(tmp_path / "a.json")
+
+
+def test_hashes(tmp_path):
+    content = os.urandom(3 << 20)
+    (tmp_path / "a").write_bytes(content)
+    assert files.sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+    with open(tmp_path / "a", "rb") as file:  # Python 3.10's way
+        assert files._sha256(file) == hashlib.sha256(content).hexdigest()
+    assert files.sha256_text("ä") == hashlib.sha256("ä".encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("a.b.nii.gz", ("a.b", ".nii.gz")),
+        ("A.NII.GZ", ("A", ".NII.GZ")),
+        ("a.b.mha", ("a.b", ".mha")),
+        ("a", ("a", "")),
+    ],
+)
+def test_endings_of_two_parts_stay_whole(name, parts):
+    assert files.split_ending(name) == parts
