@@ -7,7 +7,7 @@ import json
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -34,7 +34,8 @@ def options_of(target: Callable[..., object]) -> dict[str, Option]:
     """
     function = target.__init__ if inspect.isclass(target) else target
     try:
-        hints = typing.get_type_hints(function, include_extras=True)
+        # a dataclass's generated __init__ does not know the modules of the classes it inherits fields from
+        hints = typing.get_type_hints(target if is_dataclass(target) else function, include_extras=True)
     except (NameError, AttributeError, TypeError, SyntaxError) as error:
         raise BrokenPluginError(
             f"The options of {getattr(target, '__name__', target)} cannot be read: {error}. "

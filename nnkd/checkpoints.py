@@ -1,0 +1,154 @@
+"""Trained model folders and nnU-Net's checkpoints, loaded without running what a pickle may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+from nnkd.errors import FolderError, WeightsError
+from nnkd.files import read_json, sha256
+
+
+def _allowed() -> list[Any]:
+    """numpy's types, which nnU-Net puts into its logs, and nothing else."""
+    import numpy as np
+    from numpy._core import multiarray
+
+    dtypes = [type(np.dtype(t)) for t in (np.float16, np.float32, np.float64, np.int32, np.int64, np.bool_)]
+    return [multiarray.scalar, multiarray._reconstruct, np.ndarray, np.dtype, np.float64, np.float32, *dtypes]
+
+
+def load_checkpoint(file: Path) -> dict[str, Any]:
+    """Load an nnU-Net checkpoint with weights_only=True, numpy's types allowed.
+
+    Returns:
+        Its content, on the CPU.
+
+    Raises:
+        WeightsError: If the file is missing, truncated, no nnU-Net checkpoint, or wants other classes.
+    """
+    import torch
+
+    if not file.is_file():
+        raise WeightsError(
+            f"There is no checkpoint '{file.name}' in {file.parent.name}. Train that fold, or choose -chk."
+        )
+    try:
+        with torch.serialization.safe_globals(_allowed()):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        why = str(error).splitlines()[0][:160]
+        raise WeightsError(
+            f"'{file.name}' in {file.parent.name} holds more than weights and is not loaded ({why}). Ask its author "
+            f"for a checkpoint that nnU-Net itself wrote."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise WeightsError(
+            f"'{file.name}' in {file.parent.name} cannot be read ({str(error).splitlines()[0][:120]}). It may be "
+            f"truncated; copy it again."
+        ) from error
+    if not isinstance(content, dict) or "network_weights" not in content:
+        raise WeightsError(
+            f"'{file.name}' in {file.parent.name} is no nnU-Net checkpoint: it has no 'network_weights'."
+        )
+    return content
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained nnU-Net model folder.
+
+    Attributes:
+        folder: TRAINER__PLANS__CONFIG.
+        folds: As in fold_X.
+        checkpoint: File name in each fold.
+    """
+
+    folder: Path
+    folds: Sequence[str]
+    checkpoint: str = "checkpoint_final.pth"
+
+    @classmethod
+    def open(cls, folder: Path, folds: Sequence[str], checkpoint: str) -> TrainedModel:
+        """Check that everything is there before anything expensive.
+
+        Raises:
+            FolderError: If the folder, its plans.json or dataset.json, or a fold is missing.
+        """
+        if not folder.is_dir():
+            raise FolderError(f"There is no trained model '{folder.name}' in {folder.parent.name}. {_near(folder)}")
+        for name in ("plans.json", "dataset.json"):
+            if not (folder / name).is_file():
+                raise FolderError(
+                    f"'{folder.name}' is no trained model: {name} is missing. Name the folder above fold_X."
+                )
+        there = sorted(p.parent.name[5:] for p in folder.glob(f"fold_*/{checkpoint}"))
+        missing = [f for f in folds if f not in there]
+        if missing:
+            found = f"fold(s) {', '.join(there)}" if there else "no fold"
+            raise FolderError(
+                f"Fold(s) {', '.join(missing)} of '{folder.name}' have no {checkpoint}; it has {found}. "
+                f"Choose with -f, or -chk checkpoint_best.pth for an unfinished training."
+            )
+        return cls(folder, tuple(folds), checkpoint)
+
+    def files(self) -> list[Path]:
+        """Its checkpoint files."""
+        return [self.folder / f"fold_{fold}" / self.checkpoint for fold in self.folds]
+
+    def weights(self) -> list[dict[str, str]]:
+        """Name and sha256 of each, for the manifest."""
+        return [{"name": f"{f.parent.name}/{f.name}", "sha256": sha256(f)} for f in self.files()]
+
+    def plans(self) -> dict[str, Any]:
+        """plans.json."""
+        return read_json(self.folder / "plans.json")
+
+    def dataset_json(self) -> dict[str, Any]:
+        """dataset.json."""
+        return read_json(self.folder / "dataset.json")
+
+    def initialize(self, predictor: Any) -> None:
+        """Hand the model to one of nnU-Net's predictors, which would itself load the pickles unchecked.
+
+        Raises:
+            WeightsError: If a checkpoint cannot be loaded or does not fit its network.
+        """
+        from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+        from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+        from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+        checkpoints = [load_checkpoint(file) for file in self.files()]
+        first, plans, dataset_json = checkpoints[0], PlansManager(self.plans()), self.dataset_json()
+        configuration = plans.get_configuration(first["init_args"]["configuration"])
+        try:
+            trainer = recursive_find_trainer_class_by_name(first["trainer_name"])
+        except RuntimeError as error:
+            raise WeightsError(
+                f"'{self.folder.name}' was trained by {first['trainer_name']}, which no installed plugin offers. "
+                f"Install the plugin, or set nnUNet_extTrainer."
+            ) from error
+        heads = plans.get_label_manager(dataset_json).num_segmentation_heads
+        channels = determine_num_input_channels(plans, configuration, dataset_json)
+        network = trainer.build_network_architecture(plans, configuration, channels, heads, False)
+        try:
+            network.load_state_dict(first["network_weights"])
+        except RuntimeError as error:
+            raise WeightsError(f"The weights of '{self.folder.name}' do not fit its network: {error}") from error
+        predictor.manual_initialization(
+            network,
+            plans,
+            configuration,
+            [checkpoint["network_weights"] for checkpoint in checkpoints],
+            dataset_json,
+            first["trainer_name"],
+            first.get("inference_allowed_mirroring_axes"),
+        )
+
+
+def _near(folder: Path) -> str:
+    models = sorted(p.name for p in folder.parent.glob("*__*__*")) if folder.parent.is_dir() else []
+    return f"There are: {', '.join(models)}." if models else "None has been trained there yet."

@@ -1,0 +1,64 @@
+"""nnKD_plan_and_preprocess: as nnUNetv2_plan_and_preprocess, votes included."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from nnkd.cli import command
+from nnkd.types import StepReport
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command.parser(
+        "Fingerprint, plan and preprocess, as nnUNetv2_plan_and_preprocess does, and put the teachers' votes on the "
+        "preprocessed grid. Only what is missing or older than its inputs is done.",
+        "nnKD_plan_and_preprocess -d 701 -c 2d",
+    )
+    add = parser.add_argument
+    add("-d", nargs="+", required=True, help="dataset ids or names")
+    add("-fpe", default="DatasetFingerprintExtractor", help="fingerprint extractor class")
+    add("-npfp", type=int, default=8, help="processes for the fingerprint (default: 8)")
+    add("--verify_dataset_integrity", action="store_true", help="have nnU-Net check the dataset first")
+    add("--no_pp", action="store_true", help="fingerprint and plans only")
+    add("--clean", action="store_true", help="extract the fingerprint anew")
+    add("-pl", default="ExperimentPlanner", help="experiment planner class, e.g. nnUNetPlannerResEncM")
+    add("-gpu_memory_target", type=float, default=None, help="GPU memory in GB to plan for")
+    add("-preprocessor_name", default="DefaultPreprocessor", help="preprocessor class")
+    add("-overwrite_target_spacing", type=float, nargs=3, default=None, help="target spacing of 3d_fullres in mm")
+    add("-overwrite_plans_name", default=None, help="name of the plans, if not the planner's own")
+    add("-c", nargs="+", default=["2d", "3d_fullres", "3d_lowres"], help="configurations to preprocess")
+    add("-np", type=int, nargs="+", default=None, help="processes, one number or one per configuration")
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> StepReport:
+    from nnkd.steps.plan_and_preprocess import Request, plan_and_preprocess
+
+    whole = StepReport()
+    for dataset in arguments.d:
+        report = plan_and_preprocess(
+            Request(
+                dataset=dataset,
+                configurations=arguments.c,
+                processes=arguments.np,
+                fingerprint_processes=arguments.npfp,
+                fingerprint_extractor=arguments.fpe,
+                verify=arguments.verify_dataset_integrity,
+                preprocess=not arguments.no_pp,
+                clean=arguments.clean,
+                planner=arguments.pl,
+                gpu_memory_target=arguments.gpu_memory_target,
+                preprocessor=arguments.preprocessor_name,
+                target_spacing=arguments.overwrite_target_spacing,
+                plans_name=arguments.overwrite_plans_name,
+            )
+        )
+        whole.lines += report.lines
+        whole.failures += report.failures
+    return whole
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, run, return the exit code."""
+    return command.run(_run, _parser().parse_args(argv))

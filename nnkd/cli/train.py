@@ -1,0 +1,123 @@
+"""nnKD_train: as nnUNetv2_train; recipe flags write the recipe first."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from nnkd.cli import command
+from nnkd.types import StepReport
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command.parser(
+        "Train a student, as nnUNetv2_train does. Recipe flags (-t -a -s --set -n) write a recipe, which is a plans "
+        "file, and print the -p to use from then on; without them a student learns from all teachers by the mean of "
+        "their votes.",
+        "nnKD_train 701 2d 0 -tr nnUNetTrainerUNet -a majority --set majority.ties=yes --set epochs=200",
+    )
+    add = parser.add_argument
+    add("dataset_name_or_id", help="dataset name or id")
+    add("configuration", help="2d, 3d_fullres, 3d_lowres or 3d_cascade_fullres")
+    add("fold", help="fold of splits_final.json, or 'all'")
+    add("-tr", default="nnUNetTrainerKD", help="student, or any nnU-Net trainer (default: nnUNetTrainerKD)")
+    add("-p", default="nnUNetPlans", help="plans, or a recipe made before (default: nnUNetPlans)")
+    add("-pretrained_weights", default=None, help="nnU-Net checkpoint to start from")
+    add("-num_gpus", type=int, default=1, help="number of GPUs")
+    add("--npz", action="store_true", help="save softmax outputs of the final validation")
+    add("--c", action="store_true", help="continue from the latest checkpoint")
+    add("--val", action="store_true", help="only run the validation")
+    add("--val_best", action="store_true", help="validate checkpoint_best instead of checkpoint_final")
+    add("--disable_checkpointing", action="store_true", help="write no checkpoints")
+    command.add_device(parser)
+    recipe = parser.add_argument_group("recipe")
+    recipe.add_argument("-t", nargs="*", default=None, help="teachers to learn from (default: all); 'none': labelsTr")
+    recipe.add_argument("-a", default=None, help="aggregator (default: mean)")
+    recipe.add_argument("-s", default=None, help="sampler (default: uniform)")
+    recipe.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="options: of the training (epochs=200, lr=1e-4, iou=jml ...), of the plans (batch_size=24, "
+        "patch_size=96,96), of an aggregator or sampler (majority.ties=yes)",
+    )
+    recipe.add_argument("-n", default=None, help="name of the recipe (default: a readable one with 6 digits)")
+    recipe.add_argument("--dry_run", action="store_true", help="write the recipe and print its name, do not train")
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> StepReport:
+    from nnkd import registry
+    from nnkd.errors import SettingError
+    from nnkd.settings import parse_options, split_settings
+
+    plugins = registry.installed()
+    settings = split_settings(arguments.set)
+    flags = {"options": settings.pop("", {}), "teachers": arguments.t, "name": arguments.n}
+    for kind, given, default in (("aggregator", arguments.a, "mean"), ("sampler", arguments.s, "uniform")):
+        name = given or default
+        options = settings.pop(name, {})
+        flags[kind] = None
+        if given or options:
+            plugin = plugins.load(kind, name)
+            checked = parse_options(plugin, options, name)
+            flags[kind] = (name, {key: checked[key] for key in options})
+    if settings:
+        raise SettingError(
+            f"--set names '{next(iter(settings))}', but options belong to the training itself (epochs=200), to the "
+            f"aggregator {arguments.a or 'mean'} or to the sampler {arguments.s or 'uniform'}."
+        )
+    return _train(arguments, flags, plugins)
+
+
+def _train(arguments: argparse.Namespace, flags: dict, plugins: object) -> StepReport:
+    from nnkd import paths
+    from nnkd.recipes import Choice
+    from nnkd.steps.train import RecipeFlags, Request, train
+
+    paths.preprocessed_folder(arguments.dataset_name_or_id)  # before torch is imported
+    is_student = arguments.tr in plugins.names("student")
+    trainer = plugins.load("student", arguments.tr) if is_student else _nnunet_trainer(arguments.tr, plugins)
+    choices = {kind: Choice(*flags[kind]) if flags[kind] else None for kind in ("aggregator", "sampler")}
+    return train(
+        Request(
+            dataset=arguments.dataset_name_or_id,
+            configuration=arguments.configuration,
+            fold=arguments.fold,
+            trainer_name=arguments.tr,
+            trainer=trainer,
+            is_student=is_student and hasattr(trainer, "options_class"),
+            plans=arguments.p,
+            flags=RecipeFlags(
+                flags["teachers"], choices["aggregator"], choices["sampler"], flags["options"], flags["name"]
+            ),
+            pretrained_weights=arguments.pretrained_weights,
+            num_gpus=arguments.num_gpus,
+            save_probabilities=arguments.npz,
+            continue_training=arguments.c,
+            only_validate=arguments.val,
+            validate_best=arguments.val_best,
+            disable_checkpointing=arguments.disable_checkpointing,
+            device=arguments.device,
+            dry_run=arguments.dry_run,
+        )
+    )
+
+
+def _nnunet_trainer(name: str, plugins: object) -> type:
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    try:
+        return recursive_find_trainer_class_by_name(name)
+    except RuntimeError:
+        return plugins.find("student", name)  # raises, naming the students there are
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, run, return the exit code."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"):
+        os.environ.setdefault(name, "1")  # as nnUNetv2_train: loader workers must not fight over the cores
+    return command.run(_run, _parser().parse_args(argv))

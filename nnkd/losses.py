@@ -1,0 +1,119 @@
+"""Losses that learn from soft votes.
+
+Targets are (B, L, *S) float: per label a probability in [0, 1], or NO_VOTE (-1) where it stays out of the loss. With
+a softmax network, a label without vote is merged with the background at that voxel: "not one of the answered labels"
+is all that is known. A voxel where no label has a vote contributes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+IouForm = Literal["soft", "jml"]
+
+
+class DistillationLoss(nn.Module):
+    """IoU loss plus (binary) cross-entropy, always computed in float32.
+
+    Source: Li et al., MICCAI 2025, Eq. 1.
+    Departs: several labels share one softmax, where the paper trains one binary model per label; with one label
+        both are the same, because a softmax over (0, x) is sigmoid(x).
+
+    Args:
+        regions: True for independent sigmoid outputs (nnU-Net's regions), False for softmax with background first.
+        iou: "soft" is 1 - (I + 1) / (U - I + 1), biased for soft targets; "jml" is the Jaccard metric loss, whose
+            optimum is the soft target itself (Wang et al., NeurIPS 2023).
+        weighted: Whether the target's last channel is a weight per voxel in [0, 1].
+    """
+
+    def __init__(self, regions: bool, iou: IouForm = "soft", weighted: bool = False):
+        super().__init__()
+        self.regions = regions
+        self.iou = iou
+        self.weighted = weighted
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Mean over the batch of IoU loss + cross-entropy.
+
+        Args:
+            logits: (B, L + 1, *S), or (B, L, *S) with regions.
+            target: (B, L, *S) float, plus one weight channel if `weighted`.
+        """
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = logits.float()
+            weight = target[:, -1:].float() if self.weighted else None
+            soft = (target[:, :-1] if self.weighted else target).float()
+            answered = soft >= 0
+            soft = soft.clamp(0, 1)
+            if self.regions:
+                probabilities = torch.sigmoid(logits)
+                entropy = _binary_cross_entropy(logits, soft, answered, weight)
+            else:
+                soft = soft / soft.mul(answered).sum(1, keepdim=True).clamp(min=1)
+                log_probabilities = torch.log_softmax(logits, 1)
+                probabilities = log_probabilities[:, 1:].exp()
+                entropy = _merged_cross_entropy(log_probabilities, soft, answered, weight)
+            return _iou_loss(probabilities, soft, answered, weight, self.iou) + entropy
+
+
+def _binary_cross_entropy(
+    logits: torch.Tensor, soft: torch.Tensor, answered: torch.Tensor, weight: torch.Tensor | None
+) -> torch.Tensor:
+    loss = functional.binary_cross_entropy_with_logits(logits, soft, reduction="none")
+    return _mean(loss, answered.float() if weight is None else answered * weight)
+
+
+def _merged_cross_entropy(
+    log_probabilities: torch.Tensor, soft: torch.Tensor, answered: torch.Tensor, weight: torch.Tensor | None
+) -> torch.Tensor:
+    soft = soft * answered
+    foreground = -(soft * log_probabilities[:, 1:]).sum(1, keepdim=True)
+    merged = log_probabilities[:, 1:].masked_fill(answered, float("-inf"))
+    rest = torch.logsumexp(torch.cat((log_probabilities[:, :1], merged), 1), 1, keepdim=True)
+    background = -(1 - soft.sum(1, keepdim=True)).clamp(min=0) * rest
+    any_vote = answered.any(1, keepdim=True).float()
+    return _mean(foreground + background, any_vote if weight is None else any_vote * weight)
+
+
+def _mean(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return (values * weight).sum() / weight.expand_as(values).sum().clamp(min=1)
+
+
+def _iou_loss(
+    probabilities: torch.Tensor, soft: torch.Tensor, answered: torch.Tensor, weight: torch.Tensor | None, form: IouForm
+) -> torch.Tensor:
+    """Mean over images and answered labels; sums run over the voxels of one image."""
+    inside = answered.float() if weight is None else answered * weight
+    axes = tuple(range(2, probabilities.ndim))
+    total = ((probabilities + soft) * inside).sum(axes)
+    if form == "jml":
+        distance = ((probabilities - soft).abs() * inside).sum(axes)
+        ratio = (total - distance + 1) / (total + distance + 1)
+    else:
+        intersection = (probabilities * soft * inside).sum(axes)
+        ratio = (intersection + 1) / (total - intersection + 1)
+    seen = answered.flatten(2).any(2).float()
+    return _mean(1 - ratio, seen)
+
+
+def pool_target(target: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    """A soft target on a coarser grid, for deep supervision: the mean of the voxels that have a vote.
+
+    Args:
+        target: (B, L, *S) or (L, *S) float, -1 without vote.
+        size: The coarser grid.
+
+    Returns:
+        The same with spatial shape `size`; -1 where no voxel had a vote.
+    """
+    if tuple(target.shape[-len(size) :]) == tuple(size):
+        return target
+    pool = functional.adaptive_avg_pool3d if len(size) == 3 else functional.adaptive_avg_pool2d
+    answered = (target >= 0).float()
+    share = pool(answered, size)
+    mean = pool(target.clamp(min=0) * answered, size) / share.clamp(min=1e-6)
+    return torch.where(share > 0, mean, torch.full_like(mean, -1.0))

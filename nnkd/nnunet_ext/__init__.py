@@ -1,0 +1,1 @@
+"""What nnUNet_extTrainer points to; holds exactly one module."""

@@ -1,0 +1,161 @@
+"""Recipes: everything of a training but its trainer, kept in nnU-Net's own plans under "nnkd".
+
+A recipe is a plans file BASE_NAME.json whose inner plans_name is BASE_NAME too, because nnU-Net names the results
+folder by the inner one. Unknown keys survive in plans, in results/plans.json and in the export zip.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nnkd.errors import RecipeError
+from nnkd.files import read_json, sha256_text, write_json
+
+KEY = "nnkd"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plugin's entry by name, with the options that were given for it."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What plans["nnkd"] holds.
+
+    Attributes:
+        base: Name of the plans it derives from.
+        teachers: Names of prediction folders; none means supervised training on labelsTr.
+        aggregator: Votes -> targets.
+        sampler: Cases -> batches.
+        options: The trainer's options that were given.
+        plan_values: Changed values by configuration, such as {"2d": {"batch_size": 24}}.
+        lineage: The teachers' names and licences.
+        ground_truth: Whether a teacher was told of reference labels.
+        has_regions: Whether the dataset has regions; networks cannot ask dataset.json when they are built.
+        inputs: By data identifier and teacher, a hash of what was learned from.
+    """
+
+    base: str
+    teachers: tuple[str, ...] = ()
+    aggregator: Choice = Choice("mean")
+    sampler: Choice = Choice("uniform")
+    options: Mapping[str, Any] = field(default_factory=dict)
+    plan_values: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    lineage: tuple[Mapping[str, str], ...] = ()
+    ground_truth: bool = False
+    has_regions: bool = True
+    inputs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @classmethod
+    def of_plans(cls, plans: Mapping[str, Any]) -> Recipe:
+        """The recipe in plans; an empty one (supervised training) where there is none.
+
+        Raises:
+            RecipeError: If plans["nnkd"] is of another version of nnkd.
+        """
+        if KEY not in plans:
+            return cls(base=plans["plans_name"])
+        content = dict(plans[KEY])
+        try:
+            content["aggregator"] = Choice(**content["aggregator"])
+            content["sampler"] = Choice(**content["sampler"])
+            content["teachers"] = tuple(content["teachers"])
+            content["lineage"] = tuple(content["lineage"])
+            return cls(**content)
+        except (KeyError, TypeError) as error:
+            raise RecipeError(
+                f"The plans '{plans['plans_name']}' hold a recipe that this version of nnkd does not understand "
+                f"({error}). Write it again with nnKD_train."
+            ) from error
+
+    def content(self) -> dict[str, Any]:
+        """As it stands in plans["nnkd"]."""
+        return json.loads(json.dumps(asdict(self)))
+
+    def slug(self) -> str:
+        """A readable name and six hexadecimal digits of the content."""
+        how = [self.aggregator.name, *(str(v) for v in self.aggregator.options.values())]
+        if not self.teachers:
+            how = ["supervised"]
+        if self.sampler.name != "uniform":
+            how.append(self.sampler.name)
+        digits = sha256_text(json.dumps(self.content(), sort_keys=True))[:6]
+        return re.sub(r"[^A-Za-z0-9]+", "-", "-".join(how)).strip("-") + f"_{digits}"
+
+
+def read_plans(preprocessed: Path, name: str) -> dict[str, Any]:
+    """A plans file of a preprocessed dataset.
+
+    Raises:
+        RecipeError: If there is none of that name.
+    """
+    file = preprocessed / f"{name}.json"
+    if not file.is_file():
+        plans = [p.stem for p in sorted(preprocessed.glob("*.json")) if _is_plans(p)]
+        there = f"There are: {', '.join(plans)}." if plans else "There are none: run nnKD_plan_and_preprocess."
+        raise RecipeError(f"{preprocessed.name} has no plans '{name}'. {there}")
+    return read_json(file)
+
+
+def _is_plans(file: Path) -> bool:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "plans_name" in content
+
+
+def write_recipe(preprocessed: Path, recipe: Recipe, name: str | None = None) -> str:
+    """Write a recipe's plans file, or find the same one again.
+
+    Args:
+        preprocessed: nnUNet_preprocessed/DATASET.
+        recipe: What to write.
+        name: The part after BASE_; None: `Recipe.slug`.
+
+    Returns:
+        The plans name, for -p.
+
+    Raises:
+        RecipeError: If another recipe has that name, or the base is a recipe itself.
+    """
+    base = read_plans(preprocessed, recipe.base)
+    if KEY in base:
+        raise RecipeError(
+            f"'{recipe.base}' is itself a recipe (of {base[KEY]['base']}). Give recipe flags with -p "
+            f"{base[KEY]['base']}, or train it unchanged by leaving them out."
+        )
+    if name is not None and ("__" in name or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name)):
+        raise RecipeError(f"A recipe's name is letters, digits, - and single _, but -n got '{name}'.")
+    plans_name = f"{recipe.base}_{name or recipe.slug()}"
+    plans = _apply(base, recipe, plans_name)
+    file = preprocessed / f"{plans_name}.json"
+    if file.is_file() and read_json(file) != plans:
+        raise RecipeError(
+            f"There is already another recipe '{plans_name}', or its base plans changed since. Choose another name "
+            f"with -n, or train the old one unchanged with -p {plans_name}."
+        )
+    write_json(file, plans)
+    return plans_name
+
+
+def _apply(base: Mapping[str, Any], recipe: Recipe, plans_name: str) -> dict[str, Any]:
+    plans = copy.deepcopy(dict(base))
+    plans["plans_name"] = plans_name
+    plans[KEY] = recipe.content()
+    for configuration, values in recipe.plan_values.items():
+        if configuration not in plans["configurations"]:
+            known = ", ".join(plans["configurations"])
+            raise RecipeError(f"The plans '{recipe.base}' have no configuration '{configuration}'; they have {known}.")
+        plans["configurations"][configuration].update(values)
+    return plans

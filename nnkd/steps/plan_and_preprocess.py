@@ -1,0 +1,335 @@
+"""Raw dataset -> preprocessed dataset, votes included. nnU-Net plans and preprocesses; only what is missing or older
+than its inputs is done, because nnU-Net's own preprocessor begins by deleting everything."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from nnkd import consensus, preprocessing
+from nnkd.dataset import RawDataset
+from nnkd.errors import DatasetError, NnkdError
+from nnkd.files import atomic, read_json, remove_leftovers, sha256, sha256_text, write_json
+from nnkd.paths import room
+from nnkd.predictions import Lineage, prediction_folders
+from nnkd.types import Failure, StepReport
+from nnkd.votes_folder import VotesFolder, VotesIndex, VotesOfCase, sparse_counts
+
+log = logging.getLogger("nnkd")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to do; defaults and meanings are those of nnUNetv2_plan_and_preprocess.
+
+    Attributes:
+        dataset: Id or name.
+        configurations: Those to preprocess.
+        processes: Per configuration; one number for all, or one each.
+        preprocess: False: fingerprint and plans only.
+    """
+
+    dataset: str
+    configurations: Sequence[str] = ("2d", "3d_fullres", "3d_lowres")
+    processes: Sequence[int] | None = None
+    fingerprint_processes: int = 8
+    fingerprint_extractor: str = "DatasetFingerprintExtractor"
+    verify: bool = False
+    preprocess: bool = True
+    clean: bool = False
+    planner: str = "ExperimentPlanner"
+    gpu_memory_target: float | None = None
+    preprocessor: str = "DefaultPreprocessor"
+    target_spacing: Sequence[float] | None = None
+    plans_name: str | None = None
+
+
+def plan_and_preprocess(request: Request) -> StepReport:
+    """Extract the fingerprint, plan, preprocess images and votes.
+
+    Raises:
+        DatasetError: If a training case has neither a manual label nor a consensus, or an image is missing.
+    """
+    dataset = RawDataset.open(request.dataset)
+    cases = _check(dataset)
+    target = room("nnUNet_preprocessed") / dataset.name
+    target.mkdir(parents=True, exist_ok=True)
+    with _no_zero_workers():
+        plans_name = _plan(request, dataset, target, cases)
+    report = StepReport()
+    for file in ("participants.tsv", "cases.tsv"):
+        _copy_if_there(dataset.folder / file, target / file)
+    if request.preprocess:
+        _copy_labels(dataset, target, cases)
+        plans = read_json(target / f"{plans_name}.json")
+        for number, configuration in zip(_processes(request), request.configurations, strict=True):
+            _configuration(dataset, target, plans, configuration, cases, number, report)
+    report.lines.append(f"Plans: {plans_name}. Train with nnKD_train {dataset.name} CONFIGURATION FOLD -tr STUDENT ...")
+    return report
+
+
+# --- checks -----------------------------------------------------------------------------------------------------
+
+
+def _check(dataset: RawDataset) -> list[str]:
+    images = dataset.images()
+    cases = images.cases()
+    for case in cases:
+        images.files(case)
+    without = [c for c in cases if not dataset.label_file(c).is_file()]
+    if without:
+        raise DatasetError(
+            f"{len(without)} of {len(cases)} training cases of {dataset.name} have neither a manual label nor a "
+            f"consensus in labelsTr (such as {without[0]}). Run nnKD_predict_teachers and nnKD_aggregate, or move "
+            f"those images out of imagesTr."
+        )
+    behind = consensus.stale_cases(dataset)
+    if behind:
+        raise DatasetError(
+            f"The consensus of {len(behind)} case(s) in labelsTr (such as {behind[0]}) is older than the teachers' "
+            f"label maps. Run nnKD_aggregate -d {dataset.name} again."
+        )
+    return cases
+
+
+@contextmanager
+def _no_zero_workers() -> Iterator[None]:
+    """Planning fails with nnUNet_n_proc_DA=0, which is meant for training."""
+    value = os.environ.pop("nnUNet_n_proc_DA", None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ["nnUNet_n_proc_DA"] = value
+
+
+def _processes(request: Request) -> list[int]:
+    usual = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
+    given = list(request.processes or [usual.get(c, 4) for c in request.configurations])
+    if len(given) == 1:
+        given *= len(request.configurations)
+    if len(given) != len(request.configurations):
+        raise NnkdError(
+            f"-np got {len(given)} numbers for {len(request.configurations)} configurations; give one, or one each."
+        )
+    return given
+
+
+# --- planning ---------------------------------------------------------------------------------------------------
+
+
+def _plan(request: Request, dataset: RawDataset, target: Path, cases: Sequence[str]) -> str:
+    from nnunetv2.experiment_planning import plan_and_preprocess_api as api
+
+    number = int(dataset.name[7:].split("_")[0])
+    warnings.filterwarnings("ignore", category=SyntaxWarning)
+    clean = request.clean or _fingerprint_is_old(target, cases)
+    try:
+        api.extract_fingerprints(
+            [number], request.fingerprint_extractor, request.fingerprint_processes, request.verify, clean, False
+        )
+        return api.plan_experiments(
+            [number],
+            request.planner,
+            request.gpu_memory_target,
+            request.preprocessor,
+            request.target_spacing,
+            request.plans_name,
+        )
+    except (RuntimeError, AssertionError, KeyError) as error:  # nnU-Net's way of refusing a dataset
+        raise DatasetError(
+            f"nnU-Net could not plan {dataset.name}: {str(error).strip() or type(error).__name__}. "
+            f"Run again with --verify_dataset_integrity to see which file is to blame."
+        ) from error
+
+
+def _fingerprint_is_old(target: Path, cases: Sequence[str]) -> bool:
+    file = target / "dataset_fingerprint.json"
+    return file.is_file() and len(read_json(file)["shapes_after_crop"]) != len(cases)
+
+
+def _copy_if_there(source: Path, target: Path) -> None:
+    if source.is_file():
+        with atomic(target) as temporary:
+            shutil.copyfile(source, temporary)
+
+
+def _copy_labels(dataset: RawDataset, target: Path, cases: Sequence[str]) -> None:
+    folder = target / "gt_segmentations"
+    for case in cases:
+        source = dataset.label_file(case)
+        copy = folder / source.name
+        if not copy.is_file() or sha256(copy) != sha256(source):
+            _copy_if_there(source, copy)
+
+
+# --- one configuration ------------------------------------------------------------------------------------------
+
+
+def _configuration(
+    dataset: RawDataset,
+    target: Path,
+    plans: Mapping[str, Any],
+    configuration: str,
+    cases: Sequence[str],
+    processes: int,
+    report: StepReport,
+) -> None:
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    manager = PlansManager(dict(plans))
+    if configuration not in manager.available_configurations:
+        report.lines.append(f"{configuration}: not planned for this dataset, passed over")
+        return
+    identifier = manager.get_configuration(configuration).data_identifier
+    work = _Work(dataset, target / identifier, dict(plans), configuration)
+    remove_leftovers(work.votes.folder)
+    work.forget_removed(cases)
+    jobs = [job for case in cases if (job := work.job(case)) is not None]
+    report.skipped += [c for c in cases if c not in {job.case for job in jobs}]
+    for job, outcome in _run_all(jobs, processes, f"{configuration}: preprocessing"):
+        if isinstance(outcome, NnkdError):
+            report.failures.append(Failure(job.case, str(outcome)))
+        else:
+            work.record(job, outcome)
+            report.done.append(job.case)
+    work.finish()
+    voted = f", votes of {', '.join(work.index.teachers)}" if work.index.teachers else ", no teachers"
+    report.lines.append(
+        f"{configuration}: {len(jobs)} case(s) preprocessed, {len(cases) - len(jobs)} up to date{voted}"
+    )
+
+
+def _run_all(jobs: Sequence[preprocessing.Job], processes: int, title: str) -> Iterator[tuple[preprocessing.Job, Any]]:
+    """Run jobs in processes; a case's own error is handed on, anything else stops the step."""
+    processes = min(processes, len(jobs))
+    progress = tqdm(total=len(jobs), desc=title, unit="case", disable=not jobs)
+    with progress:
+        if processes <= 1:
+            for job in jobs:
+                yield job, _attempt(job)
+                progress.update()
+            return
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            futures: dict[Future, preprocessing.Job] = {pool.submit(_attempt, job): job for job in jobs}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+                progress.update()
+
+
+def _attempt(job: preprocessing.Job) -> Any:
+    try:
+        return preprocessing.run(job)
+    except NnkdError as error:
+        return error
+    except (RuntimeError, AssertionError, ValueError) as error:  # nnU-Net's readers and preprocessor
+        return DatasetError(f"nnU-Net could not preprocess it: {str(error).strip() or type(error).__name__}.")
+
+
+class _Work:
+    """What is to be done for one configuration, and the record of what was."""
+
+    def __init__(self, dataset: RawDataset, folder: Path, plans: dict[str, Any], configuration: str):
+        self.dataset, self.folder, self.plans, self.configuration = dataset, folder, plans, configuration
+        self.votes = VotesFolder(folder.parent / f"{folder.name}_votes")
+        self.inputs_file = folder.parent / f"{folder.name}_inputs.json"
+        self.inputs: dict[str, str] = read_json(self.inputs_file) if self.inputs_file.is_file() else {}
+        self.teachers = {f.name: (f, f.manifest()) for f in prediction_folders(dataset.teachers_folder())}
+        self.index = self._start_index()
+        values = plans["configurations"][configuration]
+        self.plans_hash = sha256_text(str(sorted(values.items())) + str(plans["transpose_forward"]))
+
+    def _start_index(self) -> VotesIndex:
+        manifests = [manifest for _, manifest in self.teachers.values()]
+        fresh = VotesIndex(
+            teachers=list(self.teachers),
+            labels=list(self.dataset.spec.labels),
+            lineage=[
+                Lineage(name=m.name, licence=_licence(m, "licence"), weights_licence=_licence(m, "weights_licence"))
+                for m in manifests
+            ],
+            ground_truth=any(m.ground_truth for m in manifests),
+            manual=consensus.manual_cases(self.dataset),
+        )
+        if self.votes.exists() and self.votes.index.same_bits(fresh):
+            fresh.cases = self.votes.index.cases
+        return fresh
+
+    def forget_removed(self, cases: Sequence[str]) -> None:
+        """Remove preprocessed cases whose image is gone, so that nobody trains on them."""
+        for case in set(preprocessing.listed_cases(self.folder)) - set(cases):
+            preprocessing.remove_case(self.folder, case)
+        for case in set(self.index.cases) - set(cases):
+            self.index.cases.pop(case)
+            self.votes.file(case).unlink(missing_ok=True)
+
+    def job(self, case: str) -> preprocessing.Job | None:
+        """What is to be done for a case; None if nothing is."""
+        images, label = self.dataset.images().files(case), self.dataset.label_file(case)
+        do_images = not preprocessing.is_preprocessed(self.folder, case) or self.inputs.get(case) != self._inputs(case)
+        outputs = self._outputs(case)
+        known = self.index.cases.get(case)
+        there = known is not None and known.outputs == outputs and self.votes.file(case).is_file()
+        do_votes = bool(outputs) and (do_images or not there)
+        if not outputs:
+            self.index.cases.pop(case, None)
+        if not (do_images or do_votes):
+            return None
+        teachers = {
+            name: folder.file(case, manifest.file_ending) if name in outputs else None
+            for name, (folder, manifest) in self.teachers.items()
+        }
+        return preprocessing.Job(
+            case,
+            images,
+            label,
+            teachers,
+            self.plans,
+            self.configuration,
+            self.dataset.spec,
+            self.folder,
+            self.votes.folder,
+            do_images,
+            do_votes,
+        )
+
+    def _outputs(self, case: str) -> dict[str, str]:
+        return {name: m.cases[case].output for name, (_, m) in self.teachers.items() if case in m.cases}
+
+    def _inputs(self, case: str) -> str:
+        files = (*self.dataset.images().files(case), self.dataset.label_file(case))
+        return sha256_text("".join(sha256(f) for f in files) + self.plans_hash)
+
+    def record(self, job: preprocessing.Job, counts: Any) -> None:
+        """Note that a case is done."""
+        if job.do_images:
+            self.inputs[job.case] = self._inputs(job.case)
+            write_json(self.inputs_file, self.inputs)
+        if counts is not None:
+            outputs = self._outputs(job.case)
+            answers = {name: self.teachers[name][1].cases[job.case].answers for name in outputs}
+            labels = list(self.dataset.spec.labels)
+            self.index.cases[job.case] = VotesOfCase(
+                outputs=outputs, answers=answers, counts=sparse_counts(counts, labels)
+            )
+            self.votes.write_index(self.index)
+
+    def finish(self) -> None:
+        """Write votes.json once more: teachers may have gone, manual labels come."""
+        if self.teachers or self.votes.exists():
+            self.votes.write_index(self.index)
+
+
+def _licence(manifest: Any, field: str) -> str:
+    return ", ".join(sorted({getattr(m, field) for m in manifest.lineage if getattr(m, field)}))

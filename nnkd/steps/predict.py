@@ -1,0 +1,340 @@
+"""A trained student and a folder of images -> a prediction folder. nnU-Net's arguments and result; beyond it: one bad
+image does not stop the rest, nothing half-written remains, and a manifest says what made the label maps."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from nnkd import paths
+from nnkd.checkpoints import TrainedModel
+from nnkd.dataset import DatasetSpec, ImageFolder
+from nnkd.errors import DatasetError, FolderError, NnkdError, PredictionError
+from nnkd.files import TEMPORARY_PREFIX, sha256, write_json
+from nnkd.predictions import CaseRecord, Lineage, Manifest, PredictionFolder, Weights, versions
+from nnkd.recipes import Recipe
+from nnkd.types import Failure, StepReport
+
+log = logging.getLogger("nnkd")
+
+
+@dataclass(frozen=True)
+class Request:
+    """nnUNetv2_predict's arguments.
+
+    Attributes:
+        model: The trained model.
+        source, target: -i and -o.
+        cases: Which cases, given all of them: -num_parts and -part_id.
+        resume: --continue_prediction.
+    """
+
+    model: TrainedModel
+    source: Path
+    target: Path
+    part_id: int = 0
+    num_parts: int = 1
+    step_size: float = 0.5
+    mirroring: bool = True
+    verbose: bool = False
+    save_probabilities: bool = False
+    resume: bool = False
+    preprocessing_processes: int = 3
+    export_processes: int = 3
+    previous_stage: Path | None = None
+    device: str = "cuda"
+    progress: bool = True
+    everything_on_device: bool = True
+
+
+def predict(request: Request) -> StepReport:
+    """Predict a folder of images.
+
+    Raises:
+        NnkdError: If the model or the folder of images is not as it should be.
+    """
+    os.environ["nnUNet_extTrainer"] = paths.trainer_path()
+    plans, spec = request.model.plans(), DatasetSpec(request.model.dataset_json(), request.source.name)
+    images = ImageFolder(request.source, spec)
+    if not request.source.is_dir():
+        raise FolderError(f"There is no folder '{request.source.name}' to predict (-i).")
+    cases = images.cases()[request.part_id :: request.num_parts]
+    folder = PredictionFolder(request.target)
+    manifest = folder.begin(_header(request, plans, spec), overwrite=not request.resume and request.num_parts == 1)
+    write_json(request.target / "dataset.json", request.model.dataset_json())  # nnU-Net's ensemble reads both
+    write_json(request.target / "plans.json", plans)
+    predictor = _predictor(request)
+    _check_cascade(request, predictor)
+    report = StepReport()
+    todo = []
+    for case in cases:
+        try:
+            inputs = {file.name: sha256(file) for file in images.files(case)}
+        except NnkdError as error:
+            _fail(folder, report, case, str(error))
+            continue
+        if request.resume and folder.is_done(manifest, case, inputs) and _complete(request, case):
+            report.skipped.append(case)
+        else:
+            todo.append((case, inputs))
+    _run(request, predictor, images, folder, todo, report)
+    report.lines.append(f"{len(report.done)} case(s) predicted, {len(report.skipped)} were there already")
+    return report
+
+
+def _header(request: Request, plans: Mapping[str, Any], spec: DatasetSpec) -> Manifest:
+    recipe = Recipe.of_plans(plans)
+    trainer, plans_name, configuration = request.model.folder.name.split("__")[:3]
+    return Manifest(
+        kind="student",
+        name=request.target.name,
+        made_by=trainer,
+        versions=versions("nnunetv2", "torch"),
+        options={
+            "plans": plans_name,
+            "configuration": configuration,
+            "folds": list(request.model.folds),
+            "checkpoint": request.model.checkpoint,
+            "step_size": request.step_size,
+            "mirroring": request.mirroring,
+            "recipe": recipe.content() if recipe.teachers else None,
+        },
+        labels={name: list(values) for name, values in spec.labels.items()},
+        file_ending=spec.file_ending,
+        weights=[Weights(**w) for w in request.model.weights()],
+        lineage=[Lineage(**model) for model in recipe.lineage],
+        ground_truth=recipe.ground_truth,
+    )
+
+
+def _predictor(request: Request) -> Any:
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    if request.device == "cuda" and not torch.cuda.is_available():
+        raise NnkdError("-device cuda is the default, but torch sees no GPU here. Say -device cpu, or mps on a Mac.")
+    if request.device == "cpu":
+        torch.set_num_threads(os.cpu_count() or 1)
+    else:
+        torch.set_num_threads(1)
+    on_device = request.everything_on_device and request.device == "cuda"
+    predictor = nnUNetPredictor(
+        tile_step_size=request.step_size,
+        use_gaussian=True,
+        use_mirroring=request.mirroring,
+        perform_everything_on_device=on_device,
+        device=torch.device(request.device),
+        verbose=request.verbose,
+        verbose_preprocessing=request.verbose,
+        allow_tqdm=False,
+    )
+    request.model.initialize(predictor)
+    return predictor
+
+
+def _check_cascade(request: Request, predictor: Any) -> None:
+    previous = predictor.configuration_manager.previous_stage_name
+    if previous is not None and request.previous_stage is None:
+        raise PredictionError(
+            f"'{request.model.folder.name}' is the second stage of a cascade. Predict {previous} first and name that "
+            f"folder with -prev_stage_predictions."
+        )
+
+
+def _complete(request: Request, case: str) -> bool:
+    return not request.save_probabilities or (request.target / f"{case}.npz").is_file()
+
+
+# --- the loop: preprocess ahead, predict here, export behind -----------------------------------------------------
+
+
+def _run(
+    request: Request,
+    predictor: Any,
+    images: ImageFolder,
+    folder: PredictionFolder,
+    todo: Sequence[tuple[str, dict[str, str]]],
+    report: StepReport,
+) -> None:
+    if not todo:
+        return
+    started = {}
+    inputs = dict(todo)
+    progress = tqdm(total=len(todo), desc="predicting", unit="case", disable=not request.progress)
+    with (
+        progress,
+        _pool(request.preprocessing_processes, todo) as before,
+        _pool(request.export_processes, todo) as after,
+    ):
+        exports: dict[str, Future] = {}
+        for case, prepared in _prepared(request, predictor, images, [case for case, _ in todo], before):
+            started[case] = time.monotonic()
+            try:
+                data, properties = prepared.result()
+                logits = _logits(predictor, data)
+            except (NnkdError, RuntimeError, ValueError, AssertionError) as error:
+                _fail(folder, report, case, _sentence(error))
+                progress.update()
+                continue
+            exports[case] = after.submit(
+                _export,
+                request,
+                predictor.plans_manager.plans,
+                folder.folder,
+                case,
+                logits,
+                properties,
+                predictor.configuration_manager.configuration,
+            )
+            while len(exports) > max(1, request.export_processes):
+                _collect(next(iter(exports)), exports, inputs, started, folder, report, progress)
+        while exports:
+            _collect(next(iter(exports)), exports, inputs, started, folder, report, progress)
+
+
+class _Here(Executor):
+    """Runs what is submitted at once, in this process: nnU-Net's -npp 0 and -nps 0."""
+
+    def submit(self, function: Any, /, *arguments: Any, **keywords: Any) -> Future:
+        future: Future = Future()
+        try:
+            future.set_result(function(*arguments, **keywords))
+        except Exception as error:  # noqa: BLE001 - handed on to whoever asks for the result, as every executor does
+            future.set_exception(error)
+        return future
+
+
+def _pool(processes: int, todo: Sequence[Any]) -> Executor:
+    if processes <= 0 or len(todo) == 1:
+        return _Here()
+    return ProcessPoolExecutor(min(processes, len(todo)), mp_context=get_context("spawn"))
+
+
+def _prepared(
+    request: Request, predictor: Any, images: ImageFolder, cases: Sequence[str], pool: Executor
+) -> Iterator[tuple[str, Future]]:
+    """Preprocessed cases in order, a few ahead: each is a whole scan in memory."""
+    ahead: list[tuple[str, Future]] = []
+    limit = max(1, min(request.preprocessing_processes, len(cases)))
+    configuration = predictor.configuration_manager
+    for case in cases:
+        files = [str(f) for f in images.files(case)]
+        ahead.append(
+            (
+                case,
+                pool.submit(
+                    _prepare,
+                    case,
+                    files,
+                    request,
+                    predictor.plans_manager.plans,
+                    images.spec,
+                    configuration.configuration,
+                ),
+            )
+        )
+        if len(ahead) >= limit:
+            yield ahead.pop(0)
+    yield from ahead
+
+
+def _prepare(
+    case: str, files: list[str], request: Request, plans: dict, spec: DatasetSpec, configuration: dict
+) -> tuple[np.ndarray, dict]:
+    from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+    ImageFolder(request.source, spec).read(case)  # our sentence rather than the reader's traceback
+    plans_manager, configuration_manager = PlansManager(plans), ConfigurationManager(configuration)
+    previous = None
+    if request.previous_stage is not None:
+        previous = request.previous_stage / f"{case}{spec.file_ending}"
+        if not previous.is_file():
+            raise DatasetError(f"'{previous.name}' is missing in -prev_stage_predictions. Predict that stage first.")
+    preprocessor = configuration_manager.preprocessor_class(verbose=False)
+    data, seg, properties = preprocessor.run_case(
+        files, str(previous) if previous else None, plans_manager, configuration_manager, dict(spec.json)
+    )
+    if previous is not None:
+        labels = plans_manager.get_label_manager(dict(spec.json)).foreground_labels
+        data = np.vstack((data, convert_labelmap_to_one_hot(seg[0], labels, data.dtype)))
+    return np.ascontiguousarray(data, dtype=np.float32), properties
+
+
+def _logits(predictor: Any, data: np.ndarray) -> np.ndarray:
+    import torch
+
+    return predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data)).cpu().detach().numpy()
+
+
+def _export(
+    request: Request, plans: dict, target: Path, case: str, logits: np.ndarray, properties: dict, configuration: dict
+) -> None:
+    """Bring logits to the image's grid and write the label map (and probabilities) by os.replace."""
+    from nnunetv2.inference.export_prediction import export_prediction_from_logits
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+    working = target / f"{TEMPORARY_PREFIX}{os.getpid()}-{case}"
+    working.mkdir(exist_ok=True)
+    try:
+        export_prediction_from_logits(
+            logits,
+            properties,
+            ConfigurationManager(configuration),
+            PlansManager(plans),
+            request.model.dataset_json(),
+            str(working / case),
+            request.save_probabilities,
+        )
+        for file in working.iterdir():
+            os.replace(file, target / file.name)
+    except OSError as error:
+        raise NnkdError(f"The label map of '{case}' could not be written ({error.strerror or error}).") from error
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+
+
+def _collect(
+    case: str,
+    exports: dict[str, Future],
+    inputs: Mapping[str, dict[str, str]],
+    started: Mapping[str, float],
+    folder: PredictionFolder,
+    report: StepReport,
+    progress: tqdm,
+) -> None:
+    try:
+        exports.pop(case).result()
+    except (NnkdError, RuntimeError, ValueError, AssertionError) as error:
+        _fail(folder, report, case, _sentence(error))
+    else:
+        manifest = folder.manifest()
+        output = sha256(folder.file(case, manifest.file_ending))
+        seconds = round(time.monotonic() - started[case], 2)
+        folder.record(
+            case, CaseRecord(inputs=inputs[case], output=output, answers=list(manifest.labels), seconds=seconds)
+        )
+        report.done.append(case)
+    progress.update()
+
+
+def _fail(folder: PredictionFolder, report: StepReport, case: str, reason: str) -> None:
+    folder.fail(case, reason)
+    report.failures.append(Failure(case, reason))
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, NnkdError):
+        return str(error)
+    return f"nnU-Net could not predict it: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}"

@@ -1,0 +1,235 @@
+"""Recipe flags -> recipe -> nnU-Net's training of a student."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nnkd import paths
+from nnkd.dataset import DatasetSpec
+from nnkd.errors import NnkdError, RecipeError, SettingError, UnknownNameError
+from nnkd.recipes import KEY, Choice, Recipe, read_plans, write_recipe
+from nnkd.settings import parse_options
+from nnkd.types import StepReport
+from nnkd.votes_folder import VotesFolder
+
+log = logging.getLogger("nnkd")
+
+
+@dataclass(frozen=True)
+class RecipeFlags:
+    """What the recipe flags of the command line say; None where a flag was not given.
+
+    Attributes:
+        teachers: -t; an empty list means none (supervised).
+        aggregator, sampler: Name and options, checked by the caller.
+        options: Trainer options and plan values (batch_size, patch_size) as given.
+        name: -n.
+    """
+
+    teachers: Sequence[str] | None = None
+    aggregator: Choice | None = None
+    sampler: Choice | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    name: str | None = None
+
+    def any(self) -> bool:
+        """Whether a recipe is asked for."""
+        given = (self.teachers is not None, self.aggregator, self.sampler, self.options, self.name)
+        return any(given)
+
+
+@dataclass(frozen=True)
+class Request:
+    """nnUNetv2_train's arguments, and the recipe flags."""
+
+    dataset: str
+    configuration: str
+    fold: str
+    trainer_name: str
+    trainer: type
+    is_student: bool
+    plans: str
+    flags: RecipeFlags
+    pretrained_weights: str | None = None
+    num_gpus: int = 1
+    save_probabilities: bool = False
+    continue_training: bool = False
+    only_validate: bool = False
+    validate_best: bool = False
+    disable_checkpointing: bool = False
+    device: str = "cuda"
+    dry_run: bool = False
+
+
+def train(request: Request) -> StepReport:
+    """Write the recipe if flags ask for one, then train.
+
+    Raises:
+        NnkdError: If anything is amiss that can be seen before the training starts.
+    """
+    folder = paths.preprocessed_folder(request.dataset)
+    plans_name = _plans_name(request, folder)
+    plans = read_plans(folder, plans_name)
+    _check(request, folder, plans)
+    report = StepReport(data={"plans": plans_name})
+    log.info("Plans: -p %s", plans_name)
+    if request.dry_run:
+        return report
+    os.environ["nnUNet_extTrainer"] = paths.trainer_path()
+    _train(request, folder.name, plans_name)
+    return report
+
+
+# --- the recipe -------------------------------------------------------------------------------------------------
+
+
+def _plans_name(request: Request, folder: Path) -> str:
+    plans = read_plans(folder, request.plans)
+    if not request.is_student:
+        if request.flags.any():
+            raise RecipeError(
+                f"{request.trainer_name} is not one of nnkd's students and reads no recipe. "
+                f"Leave the recipe flags out, or choose a student (nnKD_plugins lists them)."
+            )
+        return request.plans
+    if KEY in plans and not request.flags.any():
+        return request.plans
+    recipe = _recipe(request, folder, plans)
+    return write_recipe(folder, recipe, request.flags.name)
+
+
+def _recipe(request: Request, folder: Path, plans: Mapping[str, Any]) -> Recipe:
+    flags, spec = request.flags, DatasetSpec.read(folder / "dataset.json")
+    identifier = _configuration(plans, request.configuration, folder)["data_identifier"]
+    votes = VotesFolder.of(folder, identifier)
+    teachers = _teachers(flags.teachers, votes)
+    values, options = _split_options(request)
+    lineage: list[dict[str, str]] = []
+    if teachers:
+        chosen = {m.name: m for m in votes.index.lineage}
+        lineage = [chosen[t].model_dump() for t in teachers if t in chosen]
+    return Recipe(
+        base=request.plans,
+        teachers=tuple(teachers),
+        aggregator=flags.aggregator or Choice("mean"),
+        sampler=flags.sampler or Choice("uniform"),
+        options=options,
+        plan_values={request.configuration: values} if values else {},
+        lineage=tuple(lineage),
+        ground_truth=bool(teachers) and votes.index.ground_truth,
+        has_regions=spec.has_regions,
+        inputs={identifier: votes.digests(teachers)} if teachers else {},
+    )
+
+
+def _configuration(plans: Mapping[str, Any], name: str, folder: Path) -> dict[str, Any]:
+    """A configuration's values, what it inherits included."""
+    known = plans["configurations"]
+    if name not in known:
+        raise UnknownNameError(
+            f"The plans '{plans['plans_name']}' of {folder.name} have no configuration '{name}'; they have "
+            f"{', '.join(known)}."
+        )
+    values = dict(known[name])
+    parent = values.get("inherits_from")
+    return {**_configuration(plans, parent, folder), **values} if parent else values
+
+
+def _teachers(given: Sequence[str] | None, votes: VotesFolder) -> list[str]:
+    if given is None:
+        return list(votes.index.teachers)  # raises where there are no votes: distillation is what students are for
+    if list(given) in ([], ["none"]):
+        return []
+    if len(set(given)) < len(given):
+        raise RecipeError(f"-t names a teacher twice: {' '.join(given)}. Name each once.")
+    votes.bits(given)
+    return [t for t in votes.index.teachers if t in given]
+
+
+def _split_options(request: Request) -> tuple[dict[str, Any], dict[str, Any]]:
+    from pydantic import TypeAdapter, ValidationError
+
+    given = dict(request.flags.options)
+    values: dict[str, Any] = {}
+    for name, kind in (("batch_size", int), ("patch_size", list[int])):
+        if name in given:
+            text = given.pop(name)
+            try:
+                value: Any = text.split(",") if name == "patch_size" else text
+                values[name] = TypeAdapter(kind).validate_python(value)
+            except ValidationError:
+                raise SettingError(f"'{name}' got '{text}', but expects {kind} (such as 24, or 96,96).") from None
+    if values.get("batch_size", 1) < 1:
+        raise SettingError(f"'batch_size' got {values['batch_size']}, but expects at least 1.")
+    checked = parse_options(request.trainer.options_class, given, request.trainer_name)
+    return values, {name: checked[name] for name in given}
+
+
+# --- the training -----------------------------------------------------------------------------------------------
+
+
+def _check(request: Request, folder: Path, plans: Mapping[str, Any]) -> None:
+    values = _configuration(plans, request.configuration, folder)
+    if not (folder / values["data_identifier"]).is_dir():
+        raise RecipeError(
+            f"{folder.name} is not preprocessed for {request.configuration}. "
+            f"Run nnKD_plan_and_preprocess -d {folder.name} -c {request.configuration}."
+        )
+    if request.fold != "all" and not request.fold.isdigit():
+        raise NnkdError(f"The fold is '{request.fold}', but expects a number or 'all'.")
+    if request.continue_training and (request.only_validate or request.pretrained_weights):
+        raise NnkdError("--c continues a training; it goes neither with --val nor with -pretrained_weights.")
+    if request.validate_best and request.disable_checkpointing:
+        raise NnkdError("--val_best needs checkpoints; leave --disable_checkpointing out.")
+    if request.pretrained_weights and not Path(request.pretrained_weights).is_file():
+        raise NnkdError(f"-pretrained_weights names '{request.pretrained_weights}', but there is no such file.")
+    if request.device != "cuda" and request.num_gpus > 1:
+        raise NnkdError(f"-num_gpus {request.num_gpus} needs -device cuda, not {request.device}.")
+    if request.is_student:
+        _check_recipe(request, folder, plans, values)
+
+
+def _check_recipe(request: Request, folder: Path, plans: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    recipe = Recipe.of_plans(plans)
+    parse_options(request.trainer.options_class, recipe.options, request.trainer_name)
+    if not recipe.teachers:
+        return
+    votes = VotesFolder.of(folder, values["data_identifier"])
+    votes.bits(recipe.teachers)
+    raw = os.environ.get("nnUNet_raw")
+    if raw and (Path(raw) / folder.name).is_dir():  # a cluster often has no raw folder
+        votes.check_fresh(Path(raw) / folder.name / "teachersTr")
+
+
+def _train(request: Request, dataset: str, plans_name: str) -> None:
+    import torch
+    from nnunetv2.run.run_training import run_training
+
+    if request.device == "cuda" and not torch.cuda.is_available():
+        raise NnkdError("-device cuda is the default, but torch sees no GPU here. Say -device cpu, or mps on a Mac.")
+    if request.device == "cpu":
+        torch.set_num_threads(multiprocessing.cpu_count())
+    elif request.device == "cuda":
+        torch.set_num_threads(1)
+        torch.set_num_interop_threads(1)
+    run_training(
+        dataset,
+        request.configuration,
+        request.fold,
+        request.trainer_name,
+        plans_name,
+        request.pretrained_weights,
+        request.num_gpus,
+        request.save_probabilities,
+        request.continue_training,
+        request.only_validate,
+        request.disable_checkpointing,
+        request.validate_best,
+        device=torch.device(request.device),
+    )

@@ -1,0 +1,418 @@
+"""nnUNetTrainerKD: nnU-Net's planned network, distilled from the recipe's teachers. All students derive from it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from pydantic import Field
+from torch import distributed
+
+from nnkd import paths, splits
+from nnkd.errors import RecipeError, VotesError
+from nnkd.files import write_json
+from nnkd.interfaces import Aggregator, Sampler
+from nnkd.loader import Draw, DrawnDataLoader, Targets, VotesDataLoader
+from nnkd.losses import DistillationLoss
+from nnkd.participants import participants_of_cases
+from nnkd.recipes import Recipe
+from nnkd.settings import parse_options
+from nnkd.votes_folder import VotesFolder
+
+AtLeastOne = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+@dataclass(kw_only=True)
+class TrainingOptions:
+    """What --set can change in a training; defaults are nnU-Net's where it has the option.
+
+    Attributes:
+        epochs: Number of epochs.
+        iterations: Training iterations an epoch.
+        val_iterations: Validation iterations an epoch.
+        lr: Initial learning rate.
+        weight_decay: Weight decay.
+        oversample: Share of patches that are centred on foreground.
+        save_every: Epochs between two writings of checkpoint_latest, from which --c continues.
+        target: "soft" votes, or "hard" ones, cut at one half.
+        iou: Form of the IoU loss, see `nnkd.losses`.
+        voxel_weight: "agreement" weighs each voxel by how much the teachers agree there, |2 mean - 1|.
+        manual: "unanimous" trains manual label maps as a unanimous vote; "ignore" leaves them out.
+    """
+
+    epochs: AtLeastOne = 1000
+    iterations: AtLeastOne = 250
+    val_iterations: AtLeastOne = 50
+    lr: Positive = 1e-2
+    weight_decay: Annotated[float, Field(ge=0)] = 3e-5
+    oversample: Annotated[float, Field(ge=0, le=1)] = 0.33
+    save_every: AtLeastOne = 10
+    target: Literal["soft", "hard"] = "soft"
+    iou: Literal["soft", "jml"] = "soft"
+    voxel_weight: Literal["none", "agreement"] = "none"
+    manual: Literal["unanimous", "ignore"] = "unanimous"
+
+
+def training_options(trainer: type, recipe: Recipe) -> Any:
+    """A trainer's options, those of the recipe filled in.
+
+    Raises:
+        SettingError: If the recipe has an option that this trainer does not.
+    """
+    kind = getattr(trainer, "options_class", TrainingOptions)
+    return kind(**parse_options(kind, recipe.options, trainer.__name__))
+
+
+class nnUNetTrainerKD(nnUNetTrainer):
+    """Learns from the votes of the recipe's teachers (plans["nnkd"]); without teachers it is nnU-Net's supervised
+    training on labelsTr. The constructor is nnU-Net's, untouched.
+
+    Source: Li et al., MICCAI 2025, section 2.1, deterministic distillation.
+    """
+
+    options_class: ClassVar[type] = TrainingOptions
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
+    ):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.recipe = Recipe.of_plans(plans)
+        self.options = training_options(type(self), self.recipe)
+        self.num_epochs = self.options.epochs
+        self.num_iterations_per_epoch = self.options.iterations
+        self.num_val_iterations_per_epoch = self.options.val_iterations
+        self.initial_lr = self.options.lr
+        self.weight_decay = self.options.weight_decay
+        self.oversample_foreground_percent = self.options.oversample
+        self.save_every = self.options.save_every
+
+    @property
+    def distils(self) -> bool:
+        """Whether there are teachers."""
+        return bool(self.recipe.teachers)
+
+    # --- loss ---------------------------------------------------------------------------------------------------
+
+    def distillation_loss(self) -> torch.nn.Module:
+        """The loss of one output; subclasses with another loss override this."""
+        return DistillationLoss(
+            regions=self.label_manager.has_regions,
+            iou=self.options.iou,
+            weighted=self.options.voxel_weight == "agreement",
+        )
+
+    def _build_loss(self) -> torch.nn.Module:
+        if not self.distils:
+            return super()._build_loss()
+        loss = self.distillation_loss()
+        if not self.enable_deep_supervision:
+            return loss
+        weights = np.array([1 / 2**i for i in range(len(self._get_deep_supervision_scales()))])
+        if len(weights) > 1:  # nnU-Net leaves out the coarsest; under DDP no parameter may go unused
+            weights[-1] = 1e-6 if self.is_ddp and not self._do_i_compile() else 0
+        return DeepSupervisionWrapper(loss, weights / weights.sum())
+
+    # --- data ---------------------------------------------------------------------------------------------------
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """nnU-Net's split; where none was made yet, one by participant, because nnU-Net's is by case and leaks."""
+        file = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
+        if self.fold != "all" and not file.is_file() and self.local_rank == 0:
+            folder = Path(self.preprocessed_dataset_folder)
+            cases = sorted(p.stem for p in folder.glob("*.pkl"))
+            people = participants_of_cases(file.parent, cases)
+            write_json(file, splits.default_folds(people))
+            self.print_to_log_file("Made splits_final.json: 5 folds by participant.")
+        if self.is_ddp:
+            distributed.barrier()
+        return super().do_split()
+
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        """Training and validation cases; with teachers, those that have a target."""
+        training, validation = super().get_tr_and_val_datasets()
+        if not self.distils:
+            return training, validation
+        usable = self._usable_cases()
+        for what, dataset in (("training", training), ("validation", validation)):
+            left = [c for c in dataset.identifiers if c in usable]
+            if not left:
+                raise RecipeError(
+                    f"No {what} case of fold {self.fold} has votes of {', '.join(self.recipe.teachers)}"
+                    f"{' or a manual label' if self.options.manual == 'unanimous' else ' (manual=ignore)'}. "
+                    f"Choose other teachers, another fold, or --set manual=unanimous."
+                )
+            if len(left) < len(dataset.identifiers):
+                self.print_to_log_file(f"{len(dataset.identifiers) - len(left)} {what} case(s) without target left out")
+            dataset.identifiers = left
+        return training, validation
+
+    def _votes_folder(self) -> VotesFolder:
+        base, identifier = Path(self.preprocessed_dataset_folder_base), self.configuration_manager.data_identifier
+        votes = VotesFolder.of(base, identifier)
+        votes.bits(self.recipe.teachers)
+        known = self.recipe.inputs.get(identifier)
+        if known is not None and votes.digests(self.recipe.teachers) != dict(known):
+            raise VotesError(
+                f"The teachers' label maps changed since the recipe '{self.plans_manager.plans_name}' was written. "
+                f"Call nnKD_train with the recipe's flags again: it writes a new recipe."
+            )
+        return votes
+
+    def _usable_cases(self) -> set[str]:
+        index = self._votes_folder().index
+        teachers = set(self.recipe.teachers)
+        voted = {case for case, record in index.cases.items() if teachers & record.answers.keys()}
+        return voted | set(index.manual) if self.options.manual == "unanimous" else voted
+
+    def targets(self, cases: Sequence[str], draw_teachers: bool) -> Targets:
+        """Targets of these cases.
+
+        Args:
+            cases: Identifiers.
+            draw_teachers: Whether an aggregator that draws may do so; otherwise its table (the mean) is used.
+        """
+        votes = self._votes_folder()
+        teachers = self.recipe.teachers
+        aggregator = self._aggregator()
+        manual = frozenset(votes.index.manual if self.options.manual == "unanimous" else ()) & frozenset(cases)
+        voted = [c for c in cases if c not in manual]
+        draws = {}
+        if draw_teachers and aggregator.draws_teacher:
+            draws = {c: _drawable(votes, c, teachers) for c in voted}
+        weigh = self.options.voxel_weight == "agreement"
+        labels = self.label_manager.foreground_regions if self.label_manager.has_regions else None
+        labels = labels or [(label,) for label in self.label_manager.foreground_labels]
+        return Targets(
+            labels=tuple(tuple(v) if isinstance(v, list | tuple) else (v,) for v in labels),
+            ignore_label=self.label_manager.ignore_label,
+            votes=votes,
+            tables={c: votes.table(c, teachers, aggregator) for c in voted if c not in draws},
+            agreement={c: votes.table(c, teachers, _Agreement()) for c in voted} if weigh else {},
+            draws=draws,
+            manual=manual,
+            hard=self.options.target == "hard" or bool(draws),
+        )
+
+    def _aggregator(self) -> Aggregator:
+        from nnkd import registry
+
+        choice = self.recipe.aggregator
+        kind = registry.installed().load("aggregator", choice.name)
+        return kind(**parse_options(kind, choice.options, choice.name))
+
+    def _draw(self, cases: Sequence[str], workers: int) -> Draw:
+        from nnkd import registry
+
+        choice = self.recipe.sampler
+        kind = registry.installed().load("sampler", choice.name)
+        sampler: Sampler = kind(**parse_options(kind, choice.options, choice.name))
+        fold = 99 if self.fold == "all" else int(self.fold)
+        return Draw(
+            sampler=sampler,
+            participants=participants_of_cases(Path(self.preprocessed_dataset_folder_base), cases),
+            batch_size=self.configuration_manager.batch_size,
+            rank_slice=self._rank_slice(),
+            seed=1000 * self.current_epoch + fold,
+            workers=max(1, workers),
+        )
+
+    def _rank_slice(self) -> slice:
+        if not self.is_ddp:
+            return slice(None)
+        sizes: list[int] = [0] * distributed.get_world_size()
+        distributed.all_gather_object(sizes, self.batch_size)
+        start = sum(sizes[: self.local_rank])
+        return slice(start, start + self.batch_size)
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """nnU-Net's loaders; with teachers, their targets are votes."""
+        from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+
+        if self.dataset_class is None:
+            self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
+        patch = self.configuration_manager.patch_size
+        rotation, dummy_2d, initial_patch, mirror = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        training, validation = self.get_tr_and_val_datasets()
+        workers = get_allowed_n_proc_DA()
+        common = self._transform_arguments()
+        augment = self.get_training_transforms(
+            patch,
+            rotation,
+            common.pop("scales"),
+            mirror,
+            dummy_2d,
+            use_mask_for_norm=self.configuration_manager.use_mask_for_norm,
+            **common,
+        )
+        plain = self._transform_arguments()
+        keep = self.get_validation_transforms(plain.pop("scales"), **plain)
+        loaders = (
+            self._loader(training, initial_patch, augment, self._draw(training.identifiers, workers)),
+            self._loader(validation, patch, keep, None),
+        )
+        return tuple(
+            self._augmenter(loader, max(n, 0)) for loader, n in zip(loaders, (workers, workers // 2), strict=True)
+        )
+
+    def _transform_arguments(self) -> dict[str, Any]:
+        manager = self.label_manager
+        regions = manager.foreground_regions if manager.has_regions and not self.distils else None
+        return {
+            # targets are pooled by the loader: nnU-Net's transform looks at label maps alone
+            "scales": None if self.distils else self._get_deep_supervision_scales(),
+            "is_cascaded": self.is_cascaded,
+            "foreground_labels": manager.foreground_labels,
+            "regions": regions,
+            "ignore_label": manager.ignore_label,
+        }
+
+    def _loader(self, dataset: Any, initial_patch: Any, transforms: Any, draw: Draw | None) -> DrawnDataLoader:
+        arguments = (dataset, self.batch_size, initial_patch, self.configuration_manager.patch_size, self.label_manager)
+        keywords = {
+            "oversample_foreground_percent": self.oversample_foreground_percent,
+            "probabilistic_oversampling": self.probabilistic_oversampling,
+            "transforms": transforms,
+            "draw": draw,
+        }
+        if not self.distils:
+            return DrawnDataLoader(*arguments, **keywords)
+        return VotesDataLoader(
+            *arguments,
+            **keywords,
+            targets=self.targets(dataset.identifiers, draw_teachers=draw is not None),
+            scales=self._get_deep_supervision_scales(),
+            keep_seg=self.is_cascaded or any(self.configuration_manager.use_mask_for_norm),
+        )
+
+    def _augmenter(self, loader: DrawnDataLoader, workers: int) -> Any:
+        if get_allowed_n_proc_DA() == 0:
+            augmenter = SingleThreadedAugmenter(loader, None)
+        else:
+            workers = max(1, workers)
+            augmenter = NonDetMultiThreadedAugmenter(
+                data_loader=loader,
+                transform=None,
+                num_processes=workers,
+                num_cached=max(6 if loader.draw else 3, workers // 2),
+                seeds=None,
+                pin_memory=self.device.type == "cuda",
+                wait_time=0.002,
+            )
+        next(augmenter)  # as nnU-Net does: start the workers now, not in the first iteration
+        return augmenter
+
+    # --- steps --------------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: dict) -> dict:
+        """nnU-Net's validation step; with teachers, the pseudo Dice is against the consensus cut at one half."""
+        if not self.distils:
+            return super().validation_step(batch)
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = batch["target"]
+        target = [t.to(self.device) for t in target] if isinstance(target, list) else target.to(self.device)
+        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+            output = self.network(data)
+            loss = self.loss(output, target)
+        output = output[0] if isinstance(output, list | tuple) else output
+        target = target[0] if isinstance(target, list) else target
+        return {"loss": loss.detach().cpu().numpy(), **self._hard_counts(output, target)}
+
+    def _hard_counts(self, output: torch.Tensor, target: torch.Tensor) -> dict[str, np.ndarray]:
+        if self.label_manager.has_regions:
+            predicted = output > 0
+        else:
+            labels = torch.arange(1, output.shape[1], device=output.device)
+            predicted = output.argmax(1, keepdim=True) == labels.view(1, -1, *[1] * (output.ndim - 2))
+        target = target[:, : predicted.shape[1]]
+        answered, truth = target >= 0, target > 0.5
+        axes = (0, *range(2, output.ndim))
+        found = {
+            "tp_hard": predicted & truth & answered,
+            "fp_hard": predicted & ~truth & answered,
+            "fn_hard": ~predicted & truth & answered,
+        }
+        return {key: value.sum(axes).float().cpu().numpy() for key, value in found.items()}
+
+    # --- files --------------------------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """nnU-Net's, after saying what is learned from."""
+        self.print_to_log_file(f"Options: {asdict(self.options)}")
+        if self.distils:
+            self.print_to_log_file(
+                f"Recipe {self.plans_manager.plans_name}: teachers {', '.join(self.recipe.teachers)}; "
+                f"aggregator {self.recipe.aggregator.name} {dict(self.recipe.aggregator.options)}; "
+                f"sampler {self.recipe.sampler.name}"
+            )
+            for model in self.recipe.lineage:
+                self.print_to_log_file(
+                    f"  licence of {model['name']}: {model.get('licence') or 'unknown'}, weights "
+                    f"{model.get('weights_licence') or 'none'}"
+                )
+        else:
+            self.print_to_log_file("No recipe with teachers in these plans: supervised training on labelsTr.")
+        super().on_train_start()
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's, atomically: a process killed while writing leaves the old checkpoint whole."""
+        temporary = f"{filename}.writing"
+        super().save_checkpoint(temporary)
+        if self.local_rank == 0 and os.path.isfile(temporary):
+            os.replace(temporary, filename)
+
+    def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
+        """nnU-Net's, with the machine's folders called by their variables: logs are handed on with models."""
+        args = tuple(_without_paths(a) if isinstance(a, str) else a for a in args)
+        super().print_to_log_file(*args, also_print_to_console=also_print_to_console, add_timestamp=add_timestamp)
+
+    def _save_debug_information(self) -> None:
+        super()._save_debug_information()
+        if self.local_rank == 0:
+            file = Path(self.output_folder) / "debug.json"
+            content = json.loads(file.read_text(encoding="utf-8"))
+            content.pop("hostname", None)
+            write_json(file, {key: _without_paths(str(value)) for key, value in content.items()})
+
+
+class _Agreement(Aggregator):
+    """How much the answering teachers agree: |2 mean - 1|."""
+
+    def table(self, counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        teachers = answers.shape[0]
+        patterns = np.arange(counts.shape[1])
+        yes = (patterns[:, None] >> np.arange(teachers)) & 1
+        mean = yes @ answers / np.maximum(answers.sum(0), 1)
+        return np.abs(2 * mean.T - 1).astype(np.float32)
+
+
+def _drawable(votes: VotesFolder, case: str, teachers: Sequence[str]) -> tuple[list[int], np.ndarray]:
+    """Bits of the teachers that answer for something in this case, and (k, L) bool what."""
+    answers = votes.answers(case, teachers)
+    some = np.flatnonzero(answers.any(1))
+    bits = votes.bits(teachers)
+    return [bits[i] for i in some], answers[some]
+
+
+def _without_paths(text: str) -> str:
+    for name in paths.ROOMS:
+        value = os.environ.get(name)
+        if value:
+            text = text.replace(value.rstrip("/\\"), f"${name}")
+    return text
