@@ -30,10 +30,7 @@ def bit_dtype(k: int) -> np.dtype:
         VotesError: If there are no teachers, or more than MAX_TEACHERS.
     """
     if not 1 <= k <= MAX_TEACHERS:
-        raise VotesError(
-            f"{k} teachers came, but 1 to {MAX_TEACHERS} can vote together. Choose them with -t, or first merge "
-            f"some into one (nnKD_aggregate -i ... -o ...)."
-        )
+        raise VotesError(f"{k} teachers came, but 1 to {MAX_TEACHERS} can vote together. Choose them with -t.")
     return np.dtype(np.uint8 if k <= 8 else np.uint16)
 
 
@@ -164,6 +161,20 @@ def answers_matrix(records: Mapping[str, CaseRecord | None], labels: Iterable[st
     return np.array(rows, dtype=bool).reshape(len(rows), len(names))
 
 
+def clear_abstentions(counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """Pattern counts in which the bit of a teacher that abstains is never set.
+
+    Args:
+        counts: (L, 2**K) int64.
+        answers: (K, L) bool.
+
+    Returns:
+        (L, 2**K) int64 with the same sums.
+    """
+    seen = _answered_patterns(answers)
+    return np.stack([_fold(row[None], patterns, row.size)[0] for row, patterns in zip(counts, seen, strict=True)])
+
+
 def fit(aggregator: Aggregator, counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
     """Fit an aggregator to one case and check what it returns.
 
@@ -181,11 +192,9 @@ def fit(aggregator: Aggregator, counts: np.ndarray, answers: np.ndarray) -> np.n
     Raises:
         BrokenPluginError: If the aggregator fails or its table has another shape, type or range.
     """
-    seen = _answered_patterns(answers)
-    cleared = np.stack([_fold(row[None], patterns, row.size)[0] for row, patterns in zip(counts, seen, strict=True)])
     answered = answers.any(axis=0)
-    table = _checked(aggregator, cleared, answers, answered)
-    table = np.take_along_axis(table, seen, axis=1)
+    table = _checked(aggregator, clear_abstentions(counts, answers), answers, answered)
+    table = np.take_along_axis(table, _answered_patterns(answers), axis=1)
     table[~answered] = NO_VOTE
     return table
 

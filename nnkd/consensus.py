@@ -1,0 +1,241 @@
+"""labelsTr and consensus.json beside it: which label maps are manual, and which a consensus of which teachers' files.
+
+A label map counts as a consensus only while its content is the one that consensus.json lists. So whoever edits a
+consensus by hand has made it manual, without telling anybody, and manual label maps are never overwritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nnkd.dataset import RawDataset
+from nnkd.errors import DatasetError
+from nnkd.files import read_json, remove_leftovers, sha256, sha256_text, write_json
+from nnkd.predictions import Manifest, label_map_files, prediction_folders
+
+
+class CaseConsensus(BaseModel):
+    """A label map that teachers made.
+
+    Attributes:
+        source: Always "consensus": manual label maps are not listed.
+        sha256: Of the label map.
+        teachers: Who took part in the vote.
+        inputs: Hashes of what it was made from, see `inputs_of`.
+        previous_sha256: Of the consensus it replaces, until it has: a process killed in between leaves that one, and
+            it must not count as manual.
+    """
+
+    source: Literal["consensus"] = "consensus"
+    sha256: str
+    teachers: list[str]
+    inputs: dict[str, str]
+    previous_sha256: str | None = None
+
+
+class ConsensusIndex(BaseModel):
+    """consensus.json.
+
+    Attributes:
+        chosen: Teachers that were named with -t, the others being left out; None: all there are.
+        cases: By identifier.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: Literal[1] = 1
+    chosen: list[str] | None = None
+    cases: dict[str, CaseConsensus] = Field(default_factory=dict)
+
+
+def read(dataset: RawDataset) -> ConsensusIndex:
+    """Read consensus.json; empty if there is none.
+
+    Raises:
+        DatasetError: If it is not of this schema.
+    """
+    file = dataset.consensus_file()
+    if not file.is_file():
+        return ConsensusIndex()
+    try:
+        return ConsensusIndex.model_validate(read_json(file))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise DatasetError(
+            f"{file.name} of {dataset.name} is not as expected ({where}: {problem['msg']}). "
+            f"Restore it; without it every label map in labelsTr counts as manual."
+        ) from error
+
+
+def manual_cases(dataset: RawDataset) -> list[str]:
+    """Cases of labelsTr whose label map no consensus wrote, or that somebody has edited since; sorted."""
+    index = read(dataset)
+    return [case for case in label_map_files(dataset.folder / "labelsTr", dataset.spec.file_ending)
+            if _is_manual(dataset, case, index)]  # fmt: skip
+
+
+def _is_manual(dataset: RawDataset, case: str, index: ConsensusIndex) -> bool:
+    file, record = dataset.label_file(case), index.cases.get(case)
+    if not file.is_file():
+        return False
+    return record is None or sha256(file) not in (record.sha256, record.previous_sha256)
+
+
+def inputs_of(manifests: Mapping[str, Manifest], case: str, labels: Iterable[str]) -> dict[str, str]:
+    """Hashes of what a consensus of a case is made from.
+
+    Args:
+        manifests: By teacher.
+        case: Its identifier.
+        labels: The dataset's labels.
+
+    Returns:
+        "TEACHER/CASE" -> sha256 of its label map. Where the teacher abstains from a label, "TEACHER/CASE answers" too:
+        the same label map says something else if a label that is not in it was not looked for.
+    """
+    names = list(labels)
+    inputs = {}
+    for teacher, manifest in manifests.items():
+        record = manifest.cases.get(case)
+        if record is None:
+            continue
+        inputs[f"{teacher}/{case}"] = record.output
+        answered = [name for name in names if name in record.answers]
+        if answered != names:
+            inputs[f"{teacher}/{case} answers"] = sha256_text("\n".join(answered))
+    return inputs
+
+
+def is_stale(dataset: RawDataset, case: str, inputs: Mapping[str, str], index: ConsensusIndex | None = None) -> bool:
+    """Whether a case lacks a label map, or has a consensus of other inputs. A manual label map is never stale.
+
+    Args:
+        dataset: The dataset.
+        case: Its identifier.
+        inputs: What `inputs_of` says now.
+        index: consensus.json, if it was read already.
+    """
+    return not _is_current(dataset, case, inputs, read(dataset) if index is None else index)
+
+
+def stale_cases(dataset: RawDataset) -> list[str]:
+    """Cases whose consensus is older than the teachers' files in teachersTr, or was made by other teachers than those
+    that are there now; sorted. None if there is no teacher folder at all: then there is nothing to compare with.
+    """
+    index = read(dataset)
+    manifests = {
+        folder.name: folder.manifest()
+        for folder in prediction_folders(dataset.teachers_folder())
+        if index.chosen is None or folder.name in index.chosen
+    }
+    if not manifests:
+        return []
+    now = {case: inputs_of(manifests, case, dataset.spec.labels) for case in sorted(index.cases)}
+    return [case for case in now if not _is_current(dataset, case, now[case], index)]
+
+
+def _is_current(dataset: RawDataset, case: str, inputs: Mapping[str, str], index: ConsensusIndex) -> bool:
+    file, record = dataset.label_file(case), index.cases.get(case)
+    if not file.is_file():
+        return False
+    if _is_manual(dataset, case, index):
+        return True
+    return record is not None and record.inputs == dict(inputs) and record.sha256 == sha256(file)
+
+
+def write(
+    dataset: RawDataset,
+    case: str,
+    label_map: np.ndarray,
+    properties: Mapping[str, Any],
+    *,
+    teachers: Sequence[str],
+    inputs: Mapping[str, str],
+) -> bool:
+    """Write a case's consensus and list it. Killed at any moment, the case has its old or its new consensus, and
+    either counts as one.
+
+    Args:
+        dataset: The dataset.
+        case: Its identifier.
+        label_map: (Z, Y, X) integers in file order.
+        properties: The reader's properties of the image.
+        teachers: Who took part in the vote.
+        inputs: What `inputs_of` says.
+
+    Returns:
+        Whether it was written; False if a manual label map is there, which stays.
+    """
+    target = dataset.label_file(case)
+
+    def list_it(finished: Path) -> None:
+        index = read(dataset)
+        if _is_manual(dataset, case, index):
+            raise _ManualError
+        index.cases[case] = CaseConsensus(
+            sha256=sha256(finished),
+            teachers=list(teachers),
+            inputs=dict(inputs),
+            previous_sha256=sha256(target) if target.is_file() else None,
+        )
+        write_json(dataset.consensus_file(), index.model_dump(exclude_none=True))
+
+    try:
+        dataset.spec.write_label_map(label_map, target, properties, list_it)
+    except _ManualError:
+        return False
+    return True
+
+
+class _ManualError(Exception):
+    """A manual label map is where a consensus was to go."""
+
+
+@contextmanager
+def writing(dataset: RawDataset, chosen: Sequence[str] | None = None) -> Iterator[None]:
+    """Hold a dataset's labelsTr for one process, and tidy up before and after.
+
+    Args:
+        dataset: The dataset.
+        chosen: Teachers named with -t, if any.
+
+    Raises:
+        DatasetError: If another process holds it.
+    """
+    lock = FileLock(dataset.folder / ".consensus.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise DatasetError(
+            f"Another nnKD_aggregate is writing labelsTr of {dataset.name}. Wait for it, or stop it."
+        ) from None
+    try:
+        remove_leftovers(dataset.folder / "labelsTr")
+        index = read(dataset)
+        index.chosen = None if chosen is None else sorted(chosen)
+        write_json(dataset.consensus_file(), index.model_dump(exclude_none=True))
+        yield
+        _settle(dataset)
+    finally:
+        lock.release()
+
+
+def _settle(dataset: RawDataset) -> None:
+    """Forget replaced consensuses and those whose label map is gone."""
+    before, index = read(dataset), read(dataset)
+    for case, record in list(index.cases.items()):
+        file = dataset.label_file(case)
+        if not file.is_file():
+            del index.cases[case]
+        elif record.previous_sha256 and sha256(file) == record.sha256:
+            record.previous_sha256 = None
+    if index != before:
+        write_json(dataset.consensus_file(), index.model_dump(exclude_none=True))
