@@ -150,16 +150,34 @@ class PredictionFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._lock():
             if self.exists() and not overwrite:
-                found = self.manifest()
-                difference = _difference(found, header)
-                if difference:
-                    raise PredictionError(
-                        f"{self._say()} was made otherwise ({difference}). Give the new one a name of its own, "
-                        f"or replace the old one with --overwrite."
-                    )
-                return found
+                return self.check(header)
             write_json(self.manifest_file, header.model_dump())
             return header
+
+    def check(self, header: Manifest) -> Manifest:
+        """The existing manifest, if it was made as `header` says; writes nothing.
+
+        Raises:
+            PredictionError: If it was made by something else or with other options.
+        """
+        found = self.manifest()
+        difference = _difference(found, header)
+        if difference:
+            raise PredictionError(
+                f"{self._say()} was made otherwise ({difference}). Give the new one a name of its own, "
+                f"or replace the old one with --overwrite."
+            )
+        return found
+
+    def forget(self, cases: Iterable[str]) -> None:
+        """Remove cases: their label maps, records and failures."""
+        with self._lock():
+            manifest = self.manifest()
+            for case in cases:
+                manifest.cases.pop(case, None)
+                manifest.failures.pop(case, None)
+                self.file(case, manifest.file_ending).unlink(missing_ok=True)
+            write_json(self.manifest_file, manifest.model_dump())
 
     def cases(self) -> list[str]:
         """Finished cases whose label map is there, sorted."""
