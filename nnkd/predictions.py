@@ -150,9 +150,19 @@ class PredictionFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._lock():
             if self.exists() and not overwrite:
-                return self.check(header)
+                return self._take_over(self.check(header), header)
             write_json(self.manifest_file, header.model_dump())
             return header
+
+    def _take_over(self, found: Manifest, header: Manifest) -> Manifest:
+        """Keep what was inherited before, and add what is inherited now: cases of both may lie here."""
+        lineage = found.lineage + [model for model in header.lineage if model not in found.lineage]
+        ground_truth = found.ground_truth or header.ground_truth
+        if (lineage, ground_truth) == (found.lineage, found.ground_truth):
+            return found
+        merged = found.model_copy(update={"lineage": lineage, "ground_truth": ground_truth})
+        write_json(self.manifest_file, merged.model_dump())
+        return merged
 
     def check(self, header: Manifest) -> Manifest:
         """The existing manifest, if it was made as `header` says; writes nothing.
