@@ -41,7 +41,7 @@ def run(action: Callable[[argparse.Namespace], StepReport | int | None], argumen
     Returns:
         The exit code. With NNKD_DEBUG=1 errors are raised with their traceback instead.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)  # other libraries chat at INFO
     logging.getLogger("nnkd").setLevel(logging.INFO)
     try:
         outcome = action(arguments)
