@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -52,11 +53,20 @@ def atomic(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files that killed processes left in a folder. Only for folders that no other process of
-    ours writes to at the moment."""
+def remove_leftovers(folder: Path, older_than_s: float = 0.0) -> None:
+    """Remove temporary files that killed processes left in a folder.
+
+    Args:
+        folder: Where to look.
+        older_than_s: Age in seconds since the last change. 0 only for folders that no other process of ours writes
+            to at the moment.
+    """
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        path.unlink(missing_ok=True)
+        try:
+            if time.time() - path.stat().st_mtime >= older_than_s:
+                path.unlink(missing_ok=True)
+        except FileNotFoundError:  # its writer was alive and has just moved it
+            continue
 
 
 def write_json(path: Path, content: Any) -> None:

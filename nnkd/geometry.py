@@ -107,6 +107,12 @@ class Orientation:
             direction=turned[:3, :3] / lengths,
         )
 
+    def axes(self) -> tuple[tuple[int, bool], ...]:
+        """For each axis (z, y, x) of the file: which axis (0 z, 1 y, 2 x) of the re-oriented array it becomes, and
+        whether it is reversed."""
+        rows = self._forward[::-1]  # nibabel counts x, y, z
+        return tuple((2 - int(axis), bool(sign < 0)) for axis, sign in rows)
+
     def to_lps(self, array: np.ndarray) -> np.ndarray:
         """(..., Z, Y, X) in file order -> (..., Z, Y, X) in LPS order; contiguous."""
         return self._apply(array, self._forward)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from nnkd.types import Prompt, TeacherContext, Volume
@@ -20,9 +21,13 @@ class Teacher(ABC):
 
     Attributes:
         prompt: What `predict` is told per label: nothing, the label's text, or boxes per axial slice.
+        channels: Whether the volume has the one channel that the user chose, or all of them.
+        devices: Where it can compute; one that names only "cpu" is never asked for more.
     """
 
     prompt: ClassVar[Literal["none", "text", "box"]] = "none"
+    channels: ClassVar[Literal["one", "all"]] = "one"
+    devices: ClassVar[tuple[str, ...]] = ("cuda", "cpu", "mps")
 
     def __init__(self, context: TeacherContext):
         self.context = context
@@ -46,6 +51,19 @@ class Teacher(ABC):
     def weights(self) -> Sequence[Mapping[str, str]]:
         """The weight files in use, as {"name", "sha256", "licence"}; for the manifest."""
         return ()
+
+    def inputs(self, case: str) -> Mapping[str, Path]:
+        """Files beside the images that the answer for a case is made from, by a name for the manifest. When one of
+        them changes, the case is done again.
+
+        Raises:
+            NnkdError: If one is missing; the case fails before anything is computed.
+        """
+        return {}
+
+    def notes(self) -> Mapping[str, object]:
+        """What the manifest should keep about the case predicted last, as JSON: no absolute path, no person."""
+        return {}
 
 
 class BoxTeacher(Teacher):

@@ -1,0 +1,141 @@
+"""nnKD_predict_teachers: teachers segment imagesTr, imagesTs or any folder."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnkd import registry, settings
+from nnkd.cli import command
+from nnkd.errors import NnkdError, SettingError, UnknownNameError
+from nnkd.types import StepReport
+
+if TYPE_CHECKING:
+    from nnkd.steps.predict_teachers import TeacherJob
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = command.parser(
+        "Let teachers segment a dataset's images: imagesTr -> teachersTr/ALIAS, with --test imagesTs -> "
+        "teachersTs/ALIAS,\nor any folder with -i and -o. Finished cases are passed over, so a stopped run continues.",
+        "nnKD_predict_teachers -d 701 -t atlas rigid=atlas --set atlas.number=5 rigid.registration=affine",
+    )
+    parser.add_argument("-d", required=True, metavar="DATASET", help="dataset id or name; its labels are asked for")
+    parser.add_argument(
+        "-t", required=True, nargs="+", metavar="TEACHER",
+        help="teachers (see nnKD_plugins); ALIAS=NAME runs one under another name, e.g. twice with other options",
+    )  # fmt: skip
+    parser.add_argument("--test", action="store_true", help="segment imagesTs instead of imagesTr")
+    parser.add_argument("-i", metavar="FOLDER", type=Path, help="segment the images of this folder instead")
+    parser.add_argument("-o", metavar="FOLDER", type=Path, help="where to write with -i: itself, or FOLDER/ALIAS with "
+                        "several teachers")  # fmt: skip
+    command.add_device(parser)
+    command.add_parts(parser)
+    parser.add_argument(
+        "-np", type=int, default=int(os.environ.get("nnUNet_def_n_proc") or min(8, os.cpu_count() or 1)),
+        help="processes or threads a teacher may use (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="TEACHER.OPTION=VALUE", dest="settings",
+        help="options, by alias; every teacher of one channel also has channel=NAME or INDEX",
+    )  # fmt: skip
+    parser.add_argument(
+        "--boxes-from", type=Path, metavar="FILE",
+        help="boxes for teachers that need them: JSON {case: {label: [[z, y0, x0, y1, x1], ...]}}, indices of the "
+        "stored array, upper bounds excluded",
+    )  # fmt: skip
+    parser.add_argument("--dry_run", action="store_true", help="only say what would be done")
+    parser.add_argument("--overwrite", action="store_true", help="start anew, also with other options than before")
+    arguments = parser.parse_args(argv)
+    if (arguments.i is None) != (arguments.o is None) or (arguments.test and arguments.i is not None):
+        parser.error("-i and -o belong together, and --test goes without them")
+    if arguments.np < 1:
+        parser.error("-np must be at least 1")
+    return command.run(_predict, arguments)
+
+
+def _predict(arguments: argparse.Namespace) -> StepReport:
+    classes = _classes(arguments.t)  # an unknown name is answered before anything heavy is imported
+    given = _settings(arguments.settings, list(classes))
+
+    from nnkd.dataset import ImageFolder, RawDataset
+    from nnkd.steps.predict_teachers import predict_teachers
+
+    dataset = RawDataset.open(arguments.d)
+    split = "Ts" if arguments.test else "Tr"
+    images = dataset.images(split) if arguments.i is None else ImageFolder(arguments.i, dataset.spec)
+    jobs = []
+    for alias, registered in classes.items():
+        folder = dataset.teachers_folder(split) / alias
+        if arguments.o is not None:
+            folder = arguments.o if len(classes) == 1 else arguments.o / alias
+        jobs.append(_job(alias, registered, given.get(alias, {}), folder))
+    return predict_teachers(
+        jobs,
+        dataset,
+        images,
+        cases=command.part_of(images.cases(), arguments),
+        device=arguments.device,
+        workers=arguments.np,
+        boxes_file=arguments.boxes_from,
+        overwrite=arguments.overwrite,
+        dry_run=arguments.dry_run,
+    )
+
+
+def _classes(items: Sequence[str]) -> dict[str, registry.Registered]:
+    """Registered teachers by alias.
+
+    Raises:
+        UnknownPluginError: If a name is unknown.
+        SettingError: If an alias is no folder name, or comes twice.
+    """
+    found: dict[str, registry.Registered] = {}
+    for item in items:
+        alias, equals, name = item.partition("=")
+        if not re.fullmatch(r"\w[\w-]*", alias):
+            raise SettingError(f"-t got '{item}', but '{alias}' is no name for a folder: use letters, digits, _ and -.")
+        if alias in found:
+            raise SettingError(f"-t got '{alias}' twice. Call one of them otherwise, e.g. {alias}2={name or alias}.")
+        found[alias] = registry.installed().find("teacher", name if equals else alias)
+    return found
+
+
+def _settings(items: Sequence[str], aliases: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Options by alias.
+
+    Raises:
+        SettingError: If one belongs to no teacher.
+        UnknownNameError: If one belongs to a teacher that is not chosen.
+    """
+    given = settings.split_settings(items)
+    for owner, options in given.items():
+        if not owner:
+            option = next(iter(options))
+            raise SettingError(f"--set got '{option}' without its teacher; write e.g. {aliases[0]}.{option}=...")
+        if owner not in aliases:
+            raise UnknownNameError(f"--set names the teacher '{owner}', but chosen with -t are {', '.join(aliases)}.")
+    return given
+
+
+def _job(alias: str, registered: registry.Registered, given: dict[str, str], folder: Path) -> TeacherJob:
+    from nnkd.steps.predict_teachers import TeacherJob
+
+    teacher = registry.load_class("teacher", registered.entry, registered.distribution)
+    options = {name: value for name, value in given.items() if name != "channel"}
+    if "channel" in settings.options_of(teacher):
+        raise NnkdError(f"The teacher '{alias}' has an option 'channel' of its own, which is nnkd's. Rename it.")
+    return TeacherJob(
+        alias=alias,
+        teacher=teacher,
+        entry=registered.entry,
+        folder=folder,
+        options=settings.parse_options(teacher, options, alias),
+        channel=given.get("channel"),
+        distribution=registered.distribution,
+    )
