@@ -177,9 +177,11 @@ def toy_prompts(prompt: str, volume: Volume) -> dict[str, Prompt]:
 
 def _check_teacher(candidate: Candidate) -> Iterator[Check]:
     subject, cls = candidate.subject, candidate.target
-    if cls.prompt not in ("none", "text", "box"):
-        yield Check(subject, "prompt", FAILED, f"is {cls.prompt!r}, but 'none', 'text' or 'box' is expected")
-        return
+    for attribute, allowed in (("prompt", ("none", "text", "box")), ("channels", ("one", "all"))):
+        came = getattr(cls, attribute)
+        if came not in allowed:
+            yield Check(subject, attribute, FAILED, f"is {came!r}, but one of {', '.join(allowed)} is expected")
+            return
     options = parse_options(cls, {}, candidate.entry.name)
     teacher, checks = _made(subject, lambda: cls(TeacherContext(labels=LABELS), **options))
     yield from checks
@@ -188,6 +190,7 @@ def _check_teacher(candidate: Candidate) -> Iterator[Check]:
     for what, slices in (("3D volume", 8), ("2D image", 1)):
         yield _guarded(subject, what, lambda slices=slices: _teacher_problem(teacher, toy_volume(slices)))
     yield _guarded(subject, "weights", lambda: _weights_problem(teacher.weights(), candidate.entry))
+    yield _guarded(subject, "notes", lambda: _notes_problem(teacher.notes()))
 
 
 def _teacher_problem(teacher: Any, volume: Volume) -> str:
@@ -227,6 +230,13 @@ def _weights_problem(weights: Iterable[Mapping[str, str]], entry: Entry) -> str:
             return f"lacks {', '.join(sorted(missing))} in {dict(file)}"
     if weights and not entry.weights_licence:
         return "uses weights, but its entry has no weights_licence"
+    return ""
+
+
+def _notes_problem(notes: object) -> str:
+    if not isinstance(notes, Mapping):
+        return f"are {type(notes).__name__}, but a mapping is expected"
+    json.dumps(dict(notes))  # raises where the manifest could not hold them
     return ""
 
 

@@ -147,7 +147,7 @@ def test_uncompressed_files_that_are_cut_are_named(tmp_path, ending):
     data = toy_dataset(tmp_path / "Dataset701_Toy", ending=ending)
     file = data.images().files("toy_000")[0]
     file.write_bytes(file.read_bytes()[:-500])
-    with pytest.raises(DatasetError, match="cannot be read|is truncated"):
+    with pytest.raises(DatasetError, match=r"cannot be read|is truncated"):
         data.images().read("toy_000")
 
 
@@ -213,7 +213,7 @@ def test_an_rgb_png_with_the_wrong_number_of_channel_names(tmp_path):
     folder = tmp_path / "Dataset703_Rgb" / "imagesTr"
     folder.mkdir()
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((6, 5, 3), np.uint8), isVector=True), str(folder / "a_0000.png"))
-    with pytest.raises(DatasetError, match="3 channels.*2 channels|2 channels.*3 channels"):
+    with pytest.raises(DatasetError, match=r"3 channels .*2 channels"):
         ImageFolder(folder, spec).read("a")
 
 
@@ -270,7 +270,9 @@ def test_a_full_disk_leaves_the_old_label_map_and_nothing_else(tmp_path, ending)
     data = toy_dataset(tmp_path / "Dataset701_Toy", ending=ending)
     file = data.label_file("toy_000")
     before = file.read_bytes()
-    run = subprocess.run([sys.executable, "-c", FULL_DISK, str(data.folder)], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(data.folder)], check=False, capture_output=True, text=True
+    )
     assert "could not be written" in run.stderr
     assert file.read_bytes() == before
     assert sorted(p.name for p in file.parent.iterdir()) == [f"toy_00{i}{ending}" for i in range(2)]

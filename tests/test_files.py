@@ -25,14 +25,14 @@ def test_what_was_written_replaces_the_old_file(tmp_path):
     assert list(target.parent.iterdir()) == [target]
 
 
-class Interrupted(Exception):
+class BrokenOffError(Exception):
     """Anything that happens in the middle."""
 
 
 @pytest.mark.parametrize(
     ("error", "seen"),
     [
-        (Interrupted(), Interrupted),
+        (BrokenOffError(), BrokenOffError),
         (KeyboardInterrupt(), KeyboardInterrupt),
         (NnkdError("no"), NnkdError),
         (OSError(errno.ENOSPC, "No space left on device"), NnkdError),

@@ -34,26 +34,25 @@ def nnkd_register_aggregators():
 class Threshold(Teacher):
     """Segments one label as the largest connected part of the image between two intensities."""
 
-    def __init__(self, context, *, label: str | None = None, low: float = 40.0, high: float = 400.0, channel: int = 0):
+    def __init__(self, context, *, label: str | None = None, low: float = 40.0, high: float = 400.0):
         """Options are keyword-only, annotated and have defaults: `--set threshold.low=20` sets one.
 
         Args:
             context: The labels that are asked for, the device, the dataset.
             label: The label to answer for; the first of the dataset if not given.
             low, high: Intensities that belong to it, in the image's units (HU in CT).
-            channel: The image channel to look at.
         """
         super().__init__(context)
         self.label = label or context.labels[0]
-        self.low, self.high, self.channel = low, high, channel
+        self.low, self.high = low, high
         if self.label not in context.labels:
             raise NnkdError(f"threshold.label is '{label}', but the dataset has {', '.join(context.labels)}.")
 
     def predict(self, volume, prompts):
-        """The other labels are left out: an abstention. An empty mask would be an answer, "not here"."""
+        """Labels that are left out are abstentions. An empty mask is an answer: "not here"."""
         from scipy import ndimage
 
-        image = volume.data[self.channel]
+        image = volume.data[0]  # (Z, Y, X): the channel that the user chose
         parts, _ = ndimage.label((image >= self.low) & (image <= self.high))
         sizes = ndimage.sum_labels(parts > 0, parts, index=range(1, parts.max() + 1))
         return {self.label: parts == sizes.argmax() + 1 if parts.any() else parts > 0}

@@ -1,0 +1,185 @@
+"""A third party's plugin, really installed with pip; and broken ones, which stop nobody."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+THIRD_PARTY = ROOT / "tests" / "third_party"
+
+
+def nnkd_plugins(*arguments: str, path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """nnKD_plugins in a process of its own, with a folder of installed distributions."""
+    code = "import sys; from nnkd.cli.plugins import main; sys.exit(main(sys.argv[1:]))"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(path), str(ROOT), str(ROOT / "plugins")]), **environment},
+    )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """A folder with the example plugin, installed by pip from a copy of its sources."""
+    folder = tmp_path_factory.mktemp("third_party")
+    source = shutil.copytree(THIRD_PARTY, folder / "source", ignore=shutil.ignore_patterns("__pycache__"))
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-build-isolation",
+        "--disable-pip-version-check",
+    ]
+    run = subprocess.run(
+        [*install, "--target", str(folder / "site"), str(source)], check=False, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    return folder / "site"
+
+
+def test_it_is_listed(site):
+    run = nnkd_plugins(path=site)
+    assert run.returncode == 0, run.stderr
+    for words in (["threshold", "nnkd-example", "1.0.0", "Apache-2.0"], ["at_least", "nnkd-example", "1.0.0"]):
+        assert re.search(r"\s+".join(map(re.escape, words)), run.stdout)
+    assert "set aside" not in run.stdout
+
+
+def test_it_is_listed_as_json(site):
+    listed = json.loads(nnkd_plugins("--json", path=site).stdout)
+    mine = {e["name"]: kind for kind, entries in listed["plugins"].items() for e in entries if e["plugin"] == "example"}
+    assert mine == {"threshold": "teacher", "at_least": "aggregator"}
+    assert listed["set_aside"] == []
+
+
+@pytest.mark.parametrize("package", ["nnkd_example", "nnkd-example"], ids=["module", "distribution"])
+def test_it_is_valid(site, package):
+    run = nnkd_plugins("validate", package, path=site)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "0 failed, 0 not tried" in run.stdout.splitlines()[-1]
+    assert re.search(r"ok +teacher threshold +3D volume", run.stdout)
+    assert re.search(r"ok +aggregator at_least +abstentions", run.stdout)
+
+
+def test_it_can_be_disabled(site):
+    listed = json.loads(nnkd_plugins("--json", path=site, NNKD_DISABLED_PLUGINS="example").stdout)
+    assert listed["disabled"] == ["example"]
+    assert all(e["plugin"] != "example" for entries in listed["plugins"].values() for e in entries)
+
+
+def test_its_teacher_and_aggregator_do_what_they_say(monkeypatch):
+    monkeypatch.syspath_prepend(THIRD_PARTY)
+    from nnkd_example import AtLeast, Threshold
+
+    from nnkd import NnkdError, TeacherContext
+    from nnkd.validation import toy_volume
+
+    teacher = Threshold(TeacherContext(labels=("a", "b")), label="b", low=100.0)
+    masks = teacher.predict(toy_volume(8), {})
+    assert list(masks) == ["b"]
+    assert masks["b"][4, 21, 18]
+    assert not masks["b"][4, 10, 9]  # the ball of 60 lies below
+    nothing = Threshold(TeacherContext(labels=("a",)), low=1e6, high=2e6).predict(toy_volume(8), {})
+    assert not nothing["a"].any()
+    with pytest.raises(NnkdError, match="'c', but the dataset has a"):
+        Threshold(TeacherContext(labels=("a",)), label="c")
+    answers = np.array([[True, True], [True, False], [True, False]])
+    table = AtLeast().table(np.zeros((2, 8), dtype=np.int64), answers)
+    assert table[0].tolist() == [0, 0, 0, 1, 0, 1, 1, 1]
+    assert table[1, :2].tolist() == [0, 1]  # only one teacher answers: its yes is enough
+
+
+def code_blocks(page: Path) -> list[str]:
+    """Code blocks of a Markdown page."""
+    return re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/plugins.md"])
+@pytest.mark.parametrize("file", ["nnkd_example.py", "pyproject.toml"])
+def test_the_pages_show_the_plugin_as_it_is_tested(page, file):
+    blocks = code_blocks(ROOT / page)
+    if page == "README.md" and not any("nnkd_register_" in block for block in blocks):
+        pytest.skip("README.md shows no plugin yet")
+    assert (THIRD_PARTY / file).read_text(encoding="utf-8") in blocks
+
+
+BROKEN = {
+    "cannot be imported": ("import no_such_package", "No module named 'no_such_package'"),
+    "misspelt hook": (
+        """
+        from nnkd import Entry, hookimpl
+        @hookimpl
+        def nnkd_register_agregators():
+            return []
+        """,
+        "nnkd_register_agregators",
+    ),
+    "wrong type": (
+        """
+        from nnkd import hookimpl
+        @hookimpl
+        def nnkd_register_teachers():
+            return ["threshold"]
+        """,
+        "nnkd.Entry objects are expected",
+    ),
+    "duplicate": (
+        """
+        from nnkd import Entry, hookimpl
+        @hookimpl
+        def nnkd_register_aggregators():
+            return [Entry("mean", "broken:Mean", "another mean", licence="MIT")]
+        """,
+        "the aggregator 'mean' is already offered by 'basic' (nnkd)",
+    ),
+}
+
+
+def install(folder: Path, code: str, name: str = "broken") -> None:
+    """A distribution on disk, as pip leaves it behind."""
+    (folder / f"{name}.py").write_text(textwrap.dedent(code))
+    info = folder / f"{name}-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text(f"[nnkd]\n{name} = {name}\n")
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_plugin_is_listed_with_its_reason(tmp_path, what):
+    code, reason = BROKEN[what]
+    install(tmp_path, code)
+    run = nnkd_plugins(path=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert "broken, set aside" in run.stdout
+    assert reason in run.stdout
+    assert re.search(r"mean +nnkd ", run.stdout)  # the others are there
+    silenced = nnkd_plugins(path=tmp_path, NNKD_DISABLED_PLUGINS="broken")
+    assert "set aside" not in silenced.stdout
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_plugin_is_not_valid(tmp_path, what):
+    install(tmp_path, BROKEN[what][0])
+    run = nnkd_plugins("validate", "broken", path=tmp_path)
+    assert run.returncode == 1
+    assert re.search(r"^failed", run.stdout, flags=re.MULTILINE)
+
+
+def test_a_package_that_is_not_there_is_said_so(tmp_path):
+    run = nnkd_plugins("validate", "no_such_plugin", path=tmp_path)
+    assert run.returncode == 1
+    assert "'no_such_plugin' is neither an installed distribution" in run.stderr

@@ -1,0 +1,284 @@
+"""Tests of nnkd.validation: what is wrong with a plugin's class is found and said."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nnkd import Aggregator, AuxiliaryScheduler, Entry, NnkdError, Sampler, SliceBoxes, Teacher, TextPrompt
+from nnkd.steps.validate_plugin import validate_plugin
+from nnkd.types import Kind
+from nnkd.validation import Candidate, check, toy_counts, toy_prompts, toy_volume
+
+
+def outcomes(kind: Kind, target: type, **entry: str) -> dict[str, tuple[str, str]]:
+    """Outcome and detail by what was checked."""
+    made = Entry(
+        target.__name__, f"{__name__}:{target.__name__}", "a summary", licence=entry.pop("licence", "MIT"), **entry
+    )
+    return {c.what: (c.outcome, c.detail) for c in check(Candidate(kind, made, target))}
+
+
+def failures(kind: Kind, target: type, **entry: str) -> dict[str, str]:
+    """Details of what failed."""
+    return {what: detail for what, (outcome, detail) in outcomes(kind, target, **entry).items() if outcome == "failed"}
+
+
+class Everything(Teacher):
+    """Answers for the first label with all voxels."""
+
+    answer = staticmethod(lambda volume: {"liver": np.ones(volume.shape, dtype=bool)})
+
+    def predict(self, volume, prompts):
+        """The class's answer."""
+        return self.answer(volume)
+
+
+def teacher(answer) -> type:
+    """A teacher with another answer."""
+    return type("Other", (Everything,), {"answer": staticmethod(answer)})
+
+
+def test_a_good_teacher_passes():
+    assert failures("teacher", Everything) == {}
+    assert {"construction", "3D volume", "2D image", "weights"} <= set(outcomes("teacher", Everything))
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda v: None, "returned NoneType, but a mapping"),
+        (lambda v: {"kidney": np.ones(v.shape, bool)}, "answered for 'kidney', but was asked for liver, spleen"),
+        (
+            lambda v: {"liver": np.ones(v.data.shape, bool)},
+            r"shape \(1, 8, 32, 28\), but an array of shape \(8, 32, 28\)",
+        ),
+        (lambda v: {"liver": [1]}, "'liver' came as list"),
+        (lambda v: {"liver": np.ones(v.shape, np.uint8)}, "came as uint8"),
+        (lambda v: {"liver": np.full(v.shape, 1.5)}, r"values from 1\.5 to 1\.5"),
+        (lambda v: {"liver": np.full(v.shape, np.nan)}, "values from nan"),
+        (lambda v: v.data.fill(0) or {}, r"changed volume\.data"),
+        (lambda v: {"liver": v.data[7] > 0}, "IndexError"),
+    ],
+    ids=["none", "label", "shape", "type", "dtype", "range", "nan", "in place", "raises"],
+)
+def test_a_wrong_answer_of_a_teacher_is_found(answer, reason):
+    found = failures("teacher", teacher(answer))
+    with pytest.raises(AssertionError, match=reason):
+        raise AssertionError(found["3D volume"])
+
+
+def test_a_teacher_without_its_weights_is_not_tried():
+    class Absent(Everything):
+        def __init__(self, context):
+            raise FileNotFoundError("no weights here")
+
+    class Refuses(Everything):
+        def predict(self, volume, prompts):
+            if volume.is_2d:
+                raise NnkdError("2D is not for me")
+            return {}
+
+    assert outcomes("teacher", Absent)["construction"] == ("not tried", "FileNotFoundError: no weights here")
+    assert "3D volume" not in outcomes("teacher", Absent)
+    assert outcomes("teacher", Refuses)["2D image"] == ("not tried", "2D is not for me")
+    assert outcomes("teacher", Refuses)["3D volume"][0] == "ok"
+
+
+def test_a_teacher_that_breaks_in_its_constructor_failed():
+    class Breaks(Everything):
+        def __init__(self, context):
+            context.nothing()
+
+    assert "AttributeError" in failures("teacher", Breaks)["construction"]
+
+
+def test_weights_need_a_licence_and_a_hash():
+    class Weighty(Everything):
+        files = ({"name": "a.pth", "sha256": "0", "licence": "MIT"},)
+
+        def weights(self):
+            return self.files
+
+    class Careless(Weighty):
+        files = ({"name": "a.pth"},)
+
+    assert "no weights_licence" in failures("teacher", Weighty)["weights"]
+    assert failures("teacher", Weighty, weights_licence="MIT") == {}
+    assert "lacks licence, sha256" in failures("teacher", Careless, weights_licence="MIT")["weights"]
+
+
+def test_options_that_cannot_be_set_are_found():
+    class Wrong(Everything):
+        def __init__(self, context, *, number: int = "three"):
+            super().__init__(context)
+
+    class Required(Everything):
+        def __init__(self, context, *, number: int):
+            super().__init__(context)
+
+    assert "number" in failures("teacher", Wrong)["options"]
+    assert "number has no default" in failures("teacher", Required)["options"]
+
+
+def test_a_prompt_must_be_one_of_three():
+    assert "'click'" in failures("teacher", type("Other", (Everything,), {"prompt": "click"}))["prompt"]
+
+
+def test_notes_must_fit_into_a_manifest():
+    class Chatty(Everything):
+        def notes(self):
+            return {"mask": np.ones(3)}
+
+    assert "not JSON serializable" in failures("teacher", Chatty)["notes"]
+
+
+def test_prompts_are_as_the_teacher_wants_them():
+    volume = toy_volume(8)
+    assert toy_prompts("none", volume) == {}
+    assert toy_prompts("text", volume) == {"liver": TextPrompt("liver"), "spleen": TextPrompt("spleen")}
+    boxes = toy_prompts("box", volume)["spleen"]
+    assert isinstance(boxes, SliceBoxes)
+    assert all(volume.data[0, z, y0:y1, x0:x1].size == 169 for z, y0, x0, y1, x1 in boxes.boxes)
+
+
+def test_licence_and_name_are_checked():
+    assert "licence" in failures("teacher", Everything, licence="")
+    candidate = Candidate("teacher", Entry("a", "b:C", "", licence="MIT"), None, "is no class", "other (other-plugin)")
+    found = {c.what: c.detail for c in check(candidate) if c.outcome == "failed"}
+    assert set(found) == {"name", "summary", "interface"}
+    assert "other (other-plugin)" in found["name"]
+
+
+class Share(Aggregator):
+    """The share of yes votes."""
+
+    rule = staticmethod(lambda table: table)
+
+    def table(self, counts, answers):
+        """Any rule."""
+        yes = np.array([pattern.bit_count() for pattern in range(counts.shape[1])])
+        return self.rule((yes / np.maximum(answers.sum(axis=0), 1)[:, None]).clip(0, 1).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        (lambda t: t[:1], "shape"),
+        (lambda t: t.tolist(), "list"),
+        (lambda t: (t > 0.5).astype(int), "int64"),
+        (lambda t: t * 2, "values from 0 to 2"),
+        (lambda t: t / 0 * 0, "nan"),
+    ],
+    ids=["shape", "type", "dtype", "range", "nan"],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_wrong_table_is_found(rule, reason):
+    found = failures("aggregator", type("Other", (Share,), {"rule": staticmethod(rule)}))
+    assert reason in found["abstentions"]
+
+
+def test_a_good_aggregator_passes():
+    assert failures("aggregator", Share) == {}
+
+
+def test_the_toy_counts_keep_the_rule_of_abstentions():
+    counts, answers = toy_counts(4, (1, 3))
+    assert answers.tolist() == [[True, True], [True, False], [True, True], [True, False]]
+    patterns = np.arange(16)
+    assert (counts[1, (patterns & 0b1010) > 0] == 0).all()
+    assert counts[0].min() >= 0
+    assert counts[1].sum() > 0
+
+
+class Shuffled(Sampler):
+    """Every case once."""
+
+    def batches(self, participants, batch_size, rng):
+        """Whole batches only."""
+        cases = rng.permutation(sorted(participants)).tolist()
+        for start in range(0, len(cases) - batch_size + 1, batch_size):
+            yield cases[start : start + batch_size]
+
+
+class Unseeded(Sampler):
+    """Draws from a generator of its own."""
+
+    def batches(self, participants, batch_size, rng):
+        """Other batches each time."""
+        for _ in range(5):
+            yield np.random.default_rng().choice(sorted(participants), batch_size).tolist()
+
+
+class OneTooMany(Sampler):
+    """Batches of the wrong size."""
+
+    def batches(self, participants, batch_size, rng):
+        """One batch."""
+        yield sorted(participants)[: batch_size + 1]
+
+
+def test_samplers():
+    assert failures("sampler", Shuffled) == {}
+    assert "equal seeds" in failures("sampler", Unseeded)["batches of 4"]
+    assert "2 identifiers out of" in failures("sampler", OneTooMany)["batches of 2"]
+
+
+class Least(AuxiliaryScheduler):
+    """The dataset with the smallest sum of losses so far."""
+
+    def __init__(self, datasets):
+        super().__init__(datasets)
+        self.sums = dict.fromkeys(self.datasets, 0.0)
+
+    def select(self):
+        """The least."""
+        return min(self.sums, key=self.sums.get)
+
+    def update(self, dataset, loss, gradient_cosine):
+        """Add up."""
+        self.sums[dataset] += loss
+
+    def state_dict(self):
+        """The sums."""
+        return {"sums": self.sums}
+
+    def load_state_dict(self, state):
+        """The sums."""
+        self.sums = dict(state["sums"])
+
+
+class Forgetful(Least):
+    """Does not resume."""
+
+    def load_state_dict(self, state):
+        """Nothing."""
+
+
+def test_auxiliary_schedulers():
+    assert failures("auxiliary_scheduler", Least) == {}
+    assert "resumed from its state_dict" in failures("auxiliary_scheduler", Forgetful)["turns and state"]
+    stuck = type("Other", (Least,), {"select": lambda self: "elsewhere"})
+    assert "'elsewhere'" in failures("auxiliary_scheduler", stuck)["turns and state"]
+
+
+def test_students():
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    class Longer(nnUNetTrainer):
+        def __init__(self, plans, configuration, fold, dataset_json, device=None, more=1):
+            """One argument more."""
+
+    assert failures("student", nnUNetTrainer) == {}
+    assert set(failures("student", Longer)) == {"constructor", "pickle"}
+
+
+def test_the_step_sums_up():
+    good = Candidate("aggregator", Entry("share", "a:Share", "s", licence="MIT"), Share)
+    bad = Candidate("aggregator", Entry("bad", "a:Bad", "s", licence="MIT"), None, "is no class")
+    report = validate_plugin("package", [], [good, bad])
+    assert report.data["failed"] == 1
+    assert report.data["not_tried"] == 0
+    assert len(report.lines) == len(report.data["checks"]) + 1
+    assert sum(line.startswith("failed") for line in report.lines) == 1
+    assert report.lines[-1].startswith("package: ")
