@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nnkd.errors import BrokenPluginError, NnkdError, SettingError
+from nnkd.interfaces import Teacher
 from nnkd.settings import options_of, parse_options
 from nnkd.types import Entry, Kind, Prompt, SliceBoxes, TeacherContext, TextPrompt, Volume
 
@@ -97,6 +98,8 @@ def _options_problem(target: type, name: str) -> str:
         parse_options(target, defaults, name)
     except (BrokenPluginError, SettingError) as error:
         return str(error)
+    if "channel" in defaults and issubclass(target, Teacher):
+        return "channel is nnkd's own option of every teacher; give it another name"
     required = [
         p.name
         for p in inspect.signature(target.__init__).parameters.values()

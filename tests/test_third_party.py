@@ -20,7 +20,12 @@ THIRD_PARTY = ROOT / "tests" / "third_party"
 
 def nnkd_plugins(*arguments: str, path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """nnKD_plugins in a process of its own, with a folder of installed distributions."""
-    code = "import sys; from nnkd.cli.plugins import main; sys.exit(main(sys.argv[1:]))"
+    return command("plugins", *arguments, path=path, **environment)
+
+
+def command(name: str, *arguments: str, path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Any command, likewise."""
+    code = f"import sys; from nnkd.cli.{name} import main; sys.exit(main(sys.argv[1:]))"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         check=False,
@@ -79,6 +84,35 @@ def test_it_can_be_disabled(site):
     listed = json.loads(nnkd_plugins("--json", path=site, NNKD_DISABLED_PLUGINS="example").stdout)
     assert listed["disabled"] == ["example"]
     assert all(e["plugin"] != "example" for entries in listed["plugins"].values() for e in entries)
+
+
+def test_its_teacher_and_aggregator_are_used_though_another_plugin_is_broken(site, dataset, tmp_path):
+    install(tmp_path, "import no_such_package")
+    path = Path(os.pathsep.join([str(site), str(tmp_path)]))
+    teachers = ["-t", "threshold", "bright=threshold", "third=threshold", "-device", "cpu", "-np", "1"]
+    options = ["--set", "threshold.low=130", "threshold.label=spleen", "bright.low=190", "third.label=spleen"]
+    run = command("predict_teachers", "-d", "701", *teachers, *options, path=path)
+    assert run.returncode == 0, run.stderr
+    votes, target = dataset.teachers_folder(), tmp_path / "out"
+    run = command(
+        "aggregate", "-d", "701", "-i", str(votes), "-o", str(target), "-a", "at_least", "--set", "at_least.number=2",
+        path=path,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    spec = dataset.spec
+    for case in dataset.images().cases():
+        bright, one, third, target_map = (
+            spec.read_label_map(folder / f"{case}.nii.gz")[0]
+            for folder in (votes / "bright", votes / "threshold", votes / "third", target)
+        )
+        assert set(np.unique(one)) == {0, 2}  # the spleen alone: an abstention for the liver
+        spleen = (one == 2) & (third == 2)  # both answer for it, so both are needed
+        assert (target_map[spleen & (bright != 1)] == 2).all()
+        assert spleen.any()
+        assert spleen[target_map == 2].all()
+        assert (target_map[(bright == 1) & ~spleen] == 1).all()  # nobody else answers for the liver
+    manifest = json.loads((target / "manifest.json").read_text())
+    assert "at_least" in json.dumps(manifest)
 
 
 def test_its_teacher_and_aggregator_do_what_they_say(monkeypatch):

@@ -117,6 +117,11 @@ def test_options_that_cannot_be_set_are_found():
         def __init__(self, context, *, number: int):
             super().__init__(context)
 
+    class Taken(Everything):
+        def __init__(self, context, *, channel: int = 0):
+            super().__init__(context)
+
+    assert "nnkd's own option" in failures("teacher", Taken)["options"]
     assert "number" in failures("teacher", Wrong)["options"]
     assert "number has no default" in failures("teacher", Required)["options"]
 
