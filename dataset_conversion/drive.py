@@ -1,0 +1,95 @@
+"""DRIVE, retinal vessels: 2D RGB photographs (tif) and manual label maps (gif) of one or two raters.
+
+Source: Staal et al. 2004, Ridge-based vessel segmentation in color images of the retina.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from nnkd_dataset_conversion import arguments, reading
+from nnkd_dataset_conversion.target import Target
+from nnkd_dataset_conversion.writer import DatasetWriter, Source, SourceCase
+
+from nnkd.errors import FolderError
+from nnkd.files import is_visible
+from nnkd.types import StepReport
+
+RATERS = ("1st_manual", "2nd_manual")
+VESSEL, IGNORE = 1, 2
+
+
+def convert(
+    source: Path, target: Target | str, *, raters: bool = False, swap: bool = False, fov: bool = False
+) -> StepReport:
+    """Convert DRIVE: label maps are the first rater's.
+
+    Args:
+        source: The folder with training/ and test/.
+        target: Where it goes.
+        raters: Write what both raters of the test photographs drew to ratersTs/1st_manual and ratersTs/2nd_manual
+            (values 0 and 1), so that they can be imported as teachers.
+        swap: The test photographs become the training cases and the other way round. With `raters` they get no
+            label map, so that a student learns from the two raters' consensus alone.
+        fov: Outside the camera's field of view lies nnU-Net's ignore label.
+
+    Raises:
+        FolderError: If training/images is missing.
+    """
+    if not (source / "training" / "images").is_dir():
+        raise FolderError(f"'{source.name}' has no training/images. Give the folder with DRIVE's training and test.")
+    writer = DatasetWriter(
+        target,
+        source=source,
+        channel_names=("R", "G", "B"),
+        labels={"vessel": VESSEL, **({"ignore": IGNORE} if fov else {})},
+        file_ending=".png",
+        options={"raters": raters, "swap": swap, "fov": fov},
+        more_json={"reference": "Staal et al. 2004, Ridge-based vessel segmentation in color images of the retina"},
+    )
+    cases = []
+    for part in ("training", "test"):
+        split = "Tr" if (part == "training") != swap else "Ts"
+        for image in sorted(p for p in (source / part / "images").glob("*.tif") if is_visible(p)):
+            number = image.name.split("_")[0]
+            drawn = {r: _only(source / part / r, number) for r in RATERS}
+            drawn = {r: file for r, file in drawn.items() if file}
+            label = drawn.get(RATERS[0])
+            mask = _only(source / part / "mask", number) if fov else None
+            both = len(drawn) == len(RATERS) and raters
+            more: dict[str, Source] = {f"raters{split}/{r}": partial(_vessels, f) for r, f in drawn.items() if both}
+            if both and swap:
+                label = None
+            name = reading.case_name(image)
+            cases.append(SourceCase(name, [image], partial(_vessels, label, mask) if label else None, split, more))
+    return writer.write(cases)
+
+
+def _only(folder: Path, number: str) -> Path | None:
+    return next((p for p in sorted(folder.glob(f"{number}_*")) if is_visible(p)), None)
+
+
+def _vessels(drawing: Path, field_of_view: Path | None = None) -> sitk.Image:
+    """255 -> vessel, and what lies outside the field of view -> ignore."""
+    labels = (reading.integers(reading.read(drawing), f"'{drawing.name}'") > 127).astype(np.uint8)
+    if field_of_view is not None:
+        labels[reading.integers(reading.read(field_of_view), f"'{field_of_view.name}'") <= 127] = IGNORE
+    return sitk.GetImageFromArray(labels)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = arguments.parser("drive", __doc__, "DRIVE -d 712 -n Drive --raters --swap")
+    parser.add_argument("--raters", action="store_true", help="write both raters' maps of the test photographs apart")
+    parser.add_argument("--swap", action="store_true", help="train on the test photographs, test on the training ones")
+    parser.add_argument("--fov", action="store_true", help="outside the field of view lies the ignore label")
+    return arguments.run(convert, parser, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
