@@ -1,0 +1,76 @@
+"""nnKD_evaluate: prediction folders and references -> summary.json, CSV and one HTML report."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnkd.cli import command
+from nnkd.types import StepReport
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate and return the exit code."""
+    return command.run(_evaluate, _parser().parse_args(argv))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command.parser(
+        "Compare prediction folders with references: DSC, HD, HD95 and NSD per case and label, in mm. Writes a "
+        "summary.json in nnU-Net's layout per folder, CSV files and one HTML report that needs no network.",
+        "nnKD_evaluate -d 701 -i teachersTs/atlas student -ref labelsTs -o evaluation",
+    )
+    parser.add_argument("-i", type=Path, nargs="+", required=True, metavar="PRED", help="folders of label maps")
+    parser.add_argument("-ref", type=Path, required=True, help="folder of reference label maps")
+    parser.add_argument("-d", metavar="DATASET", help="dataset id or name, to find dataset.json")
+    parser.add_argument("-djfile", type=Path, help="dataset.json itself (default: -d's, else the one beside -ref)")
+    parser.add_argument("-o", type=Path, help="folder to write to (default, for one PRED: 'evaluation' beside it)")
+    parser.add_argument("--names", nargs="+", help="what to call the folders (default: their manifests' names)")
+    parser.add_argument("--labels", nargs="+", help="labels to evaluate (default: all of dataset.json)")
+    parser.add_argument("--tolerance", type=float, default=2.0, metavar="MM", help="of the NSD (default: 2)")
+    parser.add_argument(
+        "--definition", default="monai", help="what a surface and its distances are (default and only one: monai)"
+    )
+    parser.add_argument(
+        "--bootstrap", type=int, default=1000, metavar="N", help="resamples of participants; 0: none (default: 1000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    parser.add_argument(
+        "--participants",
+        type=Path,
+        metavar="FOLDER",
+        help="folder with participants.tsv or cases.tsv (default: dataset.json's); without, each case is a person",
+    )
+    parser.add_argument("--images", type=Path, help="folder of images for the overlays (default: the dataset's)")
+    parser.add_argument(
+        "--chill", action="store_true", help="only cases that all folders have; else missing ones count as empty"
+    )
+    parser.add_argument("-np", type=int, metavar="N", help="processes (default: 1 for small sets, else up to 8)")
+    parser.add_argument("--overwrite", action="store_true", help="compute anew what an earlier run left")
+    return parser
+
+
+def _evaluate(arguments: argparse.Namespace) -> StepReport:
+    from nnkd.statistics import Bootstrap
+    from nnkd.steps.evaluate import Request, evaluate
+
+    return evaluate(
+        Request(
+            predictions=arguments.i,
+            reference=arguments.ref,
+            dataset=arguments.d,
+            dataset_json=arguments.djfile,
+            output=arguments.o,
+            names=arguments.names,
+            labels=arguments.labels,
+            tolerance=arguments.tolerance,
+            definition=arguments.definition,
+            bootstrap=Bootstrap(arguments.bootstrap, arguments.seed),
+            participants=arguments.participants,
+            images=arguments.images,
+            common_cases=arguments.chill,
+            workers=arguments.np,
+            overwrite=arguments.overwrite,
+        )
+    )

@@ -1,0 +1,119 @@
+"""Small plots of scores as PNG: one label's values by folder, and differences with their intervals."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nnkd.scores import Difference, verdict
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FOLDER_COLOURS = ("#4C78A8", "#E08A3C", "#4F9D69", "#B65D8F", "#8C7A5B", "#3FA7B5", "#C24E4E", "#7A6FB3")
+VERDICT_COLOURS = {"better": "#2E7D4F", "worse": "#B3382F", "unclear": "#6B7280"}
+INK, FAINT = "#374151", "#E5E7EB"
+DPI = 150
+
+
+def box_plot(
+    values: Mapping[str, Mapping[str, float]], worst: Mapping[str, set[str]], title: str, quantity: str
+) -> bytes:
+    """One label: a box and every case by folder. Cases that got the worst value by rule (exactly one mask empty) are
+    crosses, so that nobody takes them for measured ones.
+
+    Args:
+        values: By folder and case.
+        worst: Cases that are crosses, by folder.
+        title: The label.
+        quantity: The metric and its unit, on the y axis.
+    """
+    names = list(values)
+    wide = max(3.0, 0.55 * len(names) + 1.0)
+    figure, axes = _new(wide, 2.6)
+    rng = np.random.default_rng(0)  # only scatters points sideways
+    for index, name in enumerate(names):
+        colour = FOLDER_COLOURS[index % len(FOLDER_COLOURS)]
+        cases = sorted(values[name])
+        if not cases:
+            axes.annotate("none", (index, 0.5), xycoords=("data", "axes fraction"), ha="center", color=INK, fontsize=7)
+            continue
+        heights = np.array([values[name][case] for case in cases])
+        _box(axes, index, heights, colour)
+        by_rule = np.array([case in worst[name] for case in cases])
+        sideways = index + rng.uniform(-0.17, 0.17, len(cases))
+        axes.scatter(sideways[~by_rule], heights[~by_rule], s=8, color=colour, alpha=0.55, linewidths=0, zorder=3)
+        axes.scatter(sideways[by_rule], heights[by_rule], s=18, color=colour, marker="x", linewidths=1, zorder=3)
+    crowded = sum(len(name) for name in names) > 26 or len(names) > 5
+    axes.set_xticks(range(len(names)), [_short(n) for n in names], rotation=35 if crowded else 0, fontsize=7.5)
+    if crowded:
+        for label in axes.get_xticklabels():
+            label.set_horizontalalignment("right")
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.set_title(title, fontsize=9.5, color=INK, loc="left", fontweight="bold")
+    axes.set_ylabel(quantity, fontsize=8, color=INK)
+    axes.grid(axis="y", color=FAINT, linewidth=0.7)
+    return _png(figure)
+
+
+def difference_plot(differences: Sequence[Difference], title: str, quantity: str) -> bytes:
+    """Differences of two folders' means, one line each, with 95 % intervals.
+
+    Args:
+        differences: Of one metric.
+        title: Above the plot.
+        quantity: What the x axis shows.
+    """
+    figure, axes = _new(5.2, 0.9 + 0.3 * len(differences))
+    for row, difference in enumerate(differences):
+        estimate, colour = difference.estimate, VERDICT_COLOURS[verdict(difference)]
+        if estimate.low is not None and estimate.high is not None:
+            axes.plot([estimate.low, estimate.high], [row, row], color=colour, linewidth=2, solid_capstyle="round")
+        axes.plot(estimate.value, row, "o", color=colour, markersize=5)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set_yticks(
+        range(len(differences)), [f"{_short(d.first)} − {_short(d.second)}" for d in differences], fontsize=8
+    )
+    axes.set_ylim(len(differences) - 0.4, -0.6)
+    axes.set_title(title, fontsize=9.5, color=INK, loc="left", fontweight="bold")
+    axes.set_xlabel(quantity, fontsize=8, color=INK)
+    axes.grid(axis="x", color=FAINT, linewidth=0.7)
+    return _png(figure)
+
+
+def _box(axes: Axes, position: float, heights: np.ndarray, colour: str) -> None:
+    line = {"color": colour, "linewidth": 1}
+    axes.boxplot(
+        [heights], positions=[position], widths=0.5, showfliers=False, patch_artist=True,
+        boxprops={"facecolor": f"{colour}22", "edgecolor": colour, "linewidth": 1},
+        whiskerprops=line, capprops=line, medianprops={"color": colour, "linewidth": 2}, manage_ticks=False,
+    )  # fmt: skip
+
+
+def _new(width: float, height: float) -> tuple[Figure, Axes]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#9CA3AF")
+    axes.tick_params(labelsize=7.5, colors=INK, length=2)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
+    return buffer.getvalue()
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 22 else f"{name[:21]}…"

@@ -1,0 +1,284 @@
+"""One HTML page that shows what an evaluation came to: self-contained, offline, printable."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnkd.dataset import DatasetSpec, ImageFolder
+from nnkd.errors import NnkdError
+from nnkd.files import atomic
+from nnkd.geometry import Grid, Orientation
+from nnkd.metrics import METRICS
+from nnkd.overlays import overlays_png
+from nnkd.plots import box_plot, difference_plot
+from nnkd.predictions import Manifest
+from nnkd.scores import DIGITS, FLAGS, OVERALL, Cell, Difference, FolderScores, Scores, verdict
+
+TABLES = ("DSC", "HD", "HD95", "NSD")
+PLOTS = ("DSC", "HD")
+MOST_PLOTTED = 24  # labels; beyond, a page of small plots says less than the tables
+MOST_ROWS = 15  # pairs in a difference plot
+MOST_FLAGS = 200
+WIDEST_TABLE = 13  # columns; wider tables are turned so that they fit on paper
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the report shows.
+
+    Attributes:
+        scores: All evaluated folders.
+        spec: The dataset.
+        facts: Definition, tolerance and whatever else is named.
+        reference: The reference folder.
+        references: Reference label map by case.
+        predictions: Label map by folder's name and case.
+        images: Folders where the cases' images may be.
+    """
+
+    scores: Scores
+    spec: DatasetSpec
+    facts: Mapping[str, Any]
+    reference: Path
+    references: Mapping[str, Path]
+    predictions: Mapping[str, Mapping[str, Path]]
+    images: Sequence[Path]
+
+
+def write_report(evaluation: Evaluation, file: Path) -> None:
+    """Write the page atomically."""
+    content = render(evaluation)
+    with atomic(file) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+
+
+def render(evaluation: Evaluation) -> str:
+    """The page as text."""
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(loader=PackageLoader("nnkd"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    scores = evaluation.scores
+    flags = [(folder.name, *flag) for folder in scores.folders for flag in scores.flags(folder)]
+    return environment.get_template("report.html").render(
+        facts=evaluation.facts,
+        folders=[_folder(folder, scores) for folder in scores.folders],
+        labels=scores.labels,
+        tables=[_table(scores, metric, str(evaluation.facts["unit"])) for metric in TABLES],
+        plots=_plots(scores, str(evaluation.facts["unit"])),
+        plotted=len(scores.labels) <= MOST_PLOTTED,
+        differences=_differences(scores, str(evaluation.facts["unit"])),
+        overlays=_overlays(evaluation),
+        best=scores.best().name,
+        flags=flags[:MOST_FLAGS],
+        more_flags=max(0, len(flags) - MOST_FLAGS),
+        flag_texts=FLAGS,
+        failures=[(f.name, case, reason) for f in scores.folders for case, reason in sorted(f.failures.items())],
+    )
+
+
+def _folder(folder: FolderScores, scores: Scores) -> dict[str, Any]:
+    """What a folder's manifest says of it."""
+    manifest = folder.manifest
+    found = {
+        "name": folder.name,
+        "label_maps": sum(case in folder.files for case in scores.cases),
+        "unanswered": scores.unanswered(folder),
+        "extra": len(set(folder.files) - set(scores.cases)),
+        "manifest": manifest is not None,
+    }
+    if manifest is None:
+        return found
+    return {
+        **found,
+        "kind": manifest.kind,
+        "made_by": manifest.made_by,
+        "made_on": manifest.made_on,
+        "versions": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
+        "options": ", ".join(f"{name}={value}" for name, value in manifest.options.items()),
+        "licences": _licences(manifest),
+        "ground_truth": manifest.ground_truth,
+    }
+
+
+def _licences(manifest: Manifest) -> list[str]:
+    said = []
+    for model in manifest.lineage:
+        weights = f", weights {model.weights_licence}" if model.weights_licence else ""
+        said.append(f"{model.name}: {model.licence or 'not stated'}{weights}")
+    return said or [f"weights {w.name}: {w.licence or 'not stated'}" for w in manifest.weights]
+
+
+def _table(scores: Scores, metric: str, unit: str) -> dict[str, Any]:
+    """A metric's table as heads and rows of cells, ready for the page."""
+    rows = scores.table(metric)
+    columns = scores.columns()
+    several = len(scores.folders) > 1
+    cells = [[_cell(rows[folder.name][column], metric, several) for column in columns] for folder in scores.folders]
+    names = [folder.name for folder in scores.folders]
+    turned = len(columns) > WIDEST_TABLE and len(names) <= WIDEST_TABLE
+    if turned:
+        cells = [list(row) for row in zip(*cells, strict=True)]
+    better = "higher" if METRICS[metric].higher_is_better else "lower"
+    return {
+        "metric": metric,
+        "title": METRICS[metric].title,
+        "quantity": f"{unit}, {better} is better" if METRICS[metric].unit else f"{better} is better",
+        "corner": "Label" if turned else "Folder",
+        "heads": names if turned else columns,
+        "rows": list(zip(columns if turned else names, cells, strict=True)),
+    }
+
+
+def _cell(cell: Cell, metric: str, several: bool) -> dict[str, Any]:
+    digits = DIGITS[metric]
+    estimate = cell.estimate
+    if estimate is None:
+        return {"text": "—", "note": cell.note, "mark": False}
+    has_interval = estimate.low is not None
+    return {
+        "text": f"{estimate.value:.{digits}f}",
+        "interval": f"{estimate.low:.{digits}f}–{estimate.high:.{digits}f}" if has_interval else "",
+        "rank": cell.rank if several else None,
+        "note": cell.note,
+        "mark": bool(cell.note),
+        "count": f"{estimate.n_cases} cases, {estimate.n_participants} participants",
+        "n": estimate.n_cases,
+    }
+
+
+def _plots(scores: Scores, unit: str) -> list[dict[str, str]]:
+    """Small plots, label by label."""
+    if len(scores.labels) > MOST_PLOTTED:
+        return []
+    made = []
+    for metric in PLOTS:
+        quantity = f"{metric} [{unit.split()[0]}]" if METRICS[metric].unit else metric
+        for label in scores.labels:
+            values = {folder.name: folder.values(label, metric, scores.cases) for folder in scores.folders}
+            worst = {f.name: {case for case in values[f.name] if _by_rule(f, case, label)} for f in scores.folders}
+            picture = _embedded(box_plot(values, worst, label, quantity))
+            made.append({"src": picture, "alt": f"{metric} of {label} by folder", "metric": metric})
+    return made
+
+
+def _by_rule(folder: FolderScores, case: str, label: str) -> bool:
+    return folder.results[case][label].state != "compared"
+
+
+def _differences(scores: Scores, unit: str) -> list[dict[str, Any]]:
+    """A plot of the overall differences per metric, and the same in words."""
+    made = []
+    for metric in PLOTS if len(scores.folders) > 1 else ():
+        whole = [d for d in scores.differences(metric) if d.label not in scores.labels]
+        if not whole:
+            continue
+        best = scores.best().name
+        shown = whole if len(whole) <= MOST_ROWS else [d for d in whole if best in (d.first, d.second)][:MOST_ROWS]
+        better = "right" if METRICS[metric].higher_is_better else "left"
+        share = f" [{unit.split()[0]}]" if METRICS[metric].unit else ""
+        picture = difference_plot(
+            shown, metric, f"difference of mean {metric}{share}; {better} of 0: the first is better"
+        )
+        rows = [_difference(d, metric) for d in shown]
+        made.append({"metric": metric, "src": _embedded(picture), "rows": rows, "left_out": len(whole) - len(shown)})
+    return made
+
+
+def _difference(difference: Difference, metric: str) -> dict[str, str]:
+    estimate, digits = difference.estimate, DIGITS[metric]
+    interval = "" if estimate.low is None else f"{estimate.low:+.{digits}f} to {estimate.high:+.{digits}f}"
+    return {
+        "first": difference.first,
+        "second": difference.second,
+        "over": "all labels" if difference.label == OVERALL else difference.label,
+        "value": f"{estimate.value:+.{digits}f}",
+        "interval": interval,
+        "verdict": verdict(difference),
+        "n": str(estimate.n_participants),
+    }
+
+
+def chosen_cases(scores: Scores) -> dict[str, str]:
+    """The best, the median and the worst case of the best folder, by mean DSC over its counted labels."""
+    means = scores.case_means(scores.best())
+    ordered = sorted(means, key=lambda case: (-means[case], case))
+    if not ordered:
+        return {}
+    chosen = {"best": ordered[0], "median": ordered[len(ordered) // 2], "worst": ordered[-1]}
+    seen: dict[str, str] = {}
+    for which, case in chosen.items():  # two cases have no median of their own
+        if case not in seen.values():
+            seen[which] = case
+    return seen
+
+
+def _overlays(evaluation: Evaluation) -> list[dict[str, Any]]:
+    scores, best = evaluation.scores, evaluation.scores.best()
+    made = []
+    for which, case in chosen_cases(scores).items():
+        picture, has_image = _overlay(evaluation, case)
+        dsc = scores.case_means(best)[case]
+        values = [f"{f.name} {m[case]:.3f}" for f in scores.folders if case in (m := scores.case_means(f))]
+        made.append(
+            {
+                "which": which,
+                "case": case,
+                "dsc": f"{dsc:.3f}",
+                "values": ", ".join(values),
+                "src": _embedded(picture),
+                "has_image": has_image,
+            }
+        )
+    return made
+
+
+def _overlay(evaluation: Evaluation, case: str) -> tuple[bytes, bool]:
+    """Picture of one case, and whether its image was found."""
+    spec = evaluation.spec
+    reference, grid, _ = spec.read_label_map(evaluation.references[case])
+    label_maps = {"reference": reference}
+    for folder in evaluation.scores.folders:
+        file = evaluation.predictions[folder.name].get(case)
+        if case in folder.failures:
+            continue
+        label_maps[folder.name] = np.zeros_like(reference) if file is None else spec.read_label_map(file)[0]
+    orientation = Orientation(grid)
+    image = _image(evaluation, case, grid)
+    picture = overlays_png(
+        orientation.to_lps(np.zeros((1, *grid.shape), np.float32) if image is None else image),
+        {name: orientation.to_lps(label_map) for name, label_map in label_maps.items()},
+        label_names=integer_names(spec, evaluation.scores.labels),
+        spacing=orientation.grid.spacing,
+        dpi=150,
+    )
+    return picture, image is not None
+
+
+def _image(evaluation: Evaluation, case: str, grid: Grid) -> np.ndarray | None:
+    """(C, Z, Y, X) of the case, or None where no folder has it on the reference's grid."""
+    for folder in evaluation.images:
+        try:
+            array, mine, _ = ImageFolder(folder, evaluation.spec).read(case)
+        except NnkdError:  # the picture is drawn without
+            continue
+        if not mine.difference(grid):
+            return array
+    return None
+
+
+def integer_names(spec: DatasetSpec, labels: Sequence[str]) -> dict[int, str]:
+    """What to call an integer in a picture: of several regions that hold it, the smallest."""
+    names: dict[int, str] = {}
+    for label in sorted(labels, key=lambda label: -len(spec.labels[label])):
+        names.update(dict.fromkeys(spec.labels[label], label))
+    return dict(sorted(names.items()))
+
+
+def _embedded(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"

@@ -1,0 +1,288 @@
+"""Prediction folders and references -> summary.json, CSV and one HTML report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnkd import paths
+from nnkd.comparisons import Files, Settings, compare_cases
+from nnkd.dataset import DatasetSpec
+from nnkd.errors import DatasetError, FolderError, PredictionError, SettingError
+from nnkd.files import atomic, write_json
+from nnkd.metrics import DEFINITIONS
+from nnkd.participants import participants_of_cases
+from nnkd.predictions import Manifest, PredictionFolder, label_map_files, versions
+from nnkd.report import Evaluation, write_report
+from nnkd.scores import COMMON, OVERALL, FolderScores, Scores, comparison_frame, means_frame, metrics_frame
+from nnkd.statistics import Bootstrap
+from nnkd.summary import summary
+from nnkd.types import Failure, StepReport
+
+CACHE = ".cache"
+PARALLEL_FROM_BYTES = 20_000_000  # starting processes takes seconds; small sets are done by then
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is evaluated, and how.
+
+    Attributes:
+        predictions: Folders of label maps, with or without manifest.
+        reference: Folder of reference label maps.
+        dataset: Id or name, to find dataset.json (and participants) with; None: beside the reference.
+        dataset_json: dataset.json itself; wins over `dataset`.
+        output: Folder to write to; None: "evaluation" beside the only prediction folder.
+        names: Of the folders in tables; None: what their manifests or the folders are called.
+        labels: Those to evaluate; None: all.
+        tolerance: Of the NSD, in mm.
+        definition: Of surfaces, a name of `nnkd.metrics.DEFINITIONS`.
+        bootstrap: Resamples and seed.
+        participants: Folder with participants.tsv or cases.tsv; None: dataset.json's.
+        images: Folder of images for the overlays; None: the dataset's.
+        common_cases: Evaluate only cases that every folder has, instead of counting missing ones as empty.
+        workers: Processes; None: one for small sets, else up to eight.
+        overwrite: Compute anew what an earlier run left.
+    """
+
+    predictions: Sequence[Path]
+    reference: Path
+    dataset: str | None = None
+    dataset_json: Path | None = None
+    output: Path | None = None
+    names: Sequence[str] | None = None
+    labels: Sequence[str] | None = None
+    tolerance: float = 2.0
+    definition: str = "monai"
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    participants: Path | None = None
+    images: Path | None = None
+    common_cases: bool = False
+    workers: int | None = None
+    overwrite: bool = False
+
+
+def evaluate(request: Request) -> StepReport:
+    """Compare folders with their reference and write what came of it.
+
+    Writes NAME/summary.json for each folder, metrics.csv, means.csv, comparison.csv and report.html. Compared cases
+    are kept in .cache, by the content of both files and the settings, so that a killed run continues.
+
+    Returns:
+        A StepReport: the table as lines, failures by folder and case, the `Scores` as data["scores"].
+
+    Raises:
+        NnkdError: If a folder, dataset.json, a label or a setting is not as expected; before anything is compared.
+    """
+    _check_settings(request)
+    json_file = _dataset_json(request)
+    spec = DatasetSpec.read(json_file)
+    labels = {name: spec.labels[spec.check_label(name)] for name in (request.labels or spec.labels)}
+    references = _label_maps(request.reference, spec, "-ref")
+    output = _output(request)
+    folders, found = _folders(request, spec)
+    cases = _cases(request, references, found)
+    people = participants_of_cases(request.participants or json_file.parent, cases)
+    settings = Settings(spec, labels, request.definition, request.tolerance)
+    files = Files(cases, references, found, output / CACHE)
+    compared = compare_cases(settings, files, folders, _workers(request, references), request.overwrite)
+    person_of = {case: person.identifier for case, person in people.items()}
+    scores = Scores(folders, list(labels), cases, person_of, request.bootstrap)
+    if not any(folder.results for folder in folders):
+        raise PredictionError(f"No case could be compared. The first: {next(iter(folders[0].failures.values()))}")
+    facts = _facts(request, spec, scores, compared.without_spacing)
+    _write_tables(scores, spec, request, facts, output)
+    evaluation = Evaluation(
+        scores, spec, facts, request.reference, references, found, _image_folders(request, json_file)
+    )
+    write_report(evaluation, output / "report.html")
+    report = StepReport(
+        done=compared.now, skipped=compared.earlier, lines=_lines(scores, facts, output), data={"scores": scores}
+    )
+    report.failures.extend(_failures(folders))
+    return report
+
+
+def _check_settings(request: Request) -> None:
+    if not (np.isfinite(request.tolerance) and request.tolerance >= 0):
+        raise SettingError(f"--tolerance is {request.tolerance}, but a distance in mm of 0 or more is expected.")
+    if request.bootstrap.resamples < 0:
+        raise SettingError(f"--bootstrap is {request.bootstrap.resamples}, but a number of 0 or more is expected.")
+    if request.definition not in DEFINITIONS:
+        raise SettingError(f"There is no definition '{request.definition}'. There are: {', '.join(DEFINITIONS)}.")
+    if request.workers is not None and request.workers < 1:
+        raise SettingError(f"-np is {request.workers}, but at least one process is needed.")
+
+
+def _dataset_json(request: Request) -> Path:
+    if request.dataset_json is not None:
+        if not request.dataset_json.is_file():
+            raise FolderError(f"There is no file '{request.dataset_json}' (-djfile). Give the path of a dataset.json.")
+        return request.dataset_json
+    if request.dataset is not None:
+        name = paths.dataset_name(request.dataset)
+        rooms = [Path(os.environ[r]) for r in ("nnUNet_raw", "nnUNet_preprocessed") if os.environ.get(r)]
+        for room in rooms:
+            if (file := room / name / "dataset.json").is_file():
+                return file
+        raise DatasetError(f"{name} has no dataset.json in nnUNet_raw or nnUNet_preprocessed. Give it with -djfile.")
+    file = _existing(request.reference, "-ref").resolve().parent / "dataset.json"
+    if not file.is_file():
+        raise DatasetError(
+            f"No dataset.json lies beside '{request.reference.name}'. Name the dataset with -d, or the file itself "
+            f"with -djfile."
+        )
+    return file
+
+
+def _existing(folder: Path, flag: str) -> Path:
+    if not folder.is_dir():
+        raise FolderError(f"There is no folder '{folder}' ({flag}). Check the path.")
+    return folder
+
+
+def _label_maps(folder: Path, spec: DatasetSpec, flag: str) -> dict[str, Path]:
+    files = label_map_files(_existing(folder, flag), spec.file_ending)
+    if not files:
+        others = sorted({p.name for p in folder.iterdir() if not p.name.startswith(".")})[:3]
+        there = f"it holds {', '.join(others)}" if others else "it is empty"
+        raise PredictionError(
+            f"'{folder.name}' ({flag}) holds no label map with the ending {spec.file_ending} that dataset.json of "
+            f"{spec.name} names; {there}. Give a folder of files named CASE{spec.file_ending}."
+        )
+    return files
+
+
+def _output(request: Request) -> Path:
+    if request.output is not None:
+        return request.output
+    if len(request.predictions) > 1:
+        raise FolderError("Several folders are evaluated together, so -o must name the folder to write to.")
+    return request.predictions[0].resolve().parent / "evaluation"
+
+
+def _folders(request: Request, spec: DatasetSpec) -> tuple[list[FolderScores], dict[str, dict[str, Path]]]:
+    """The folders to evaluate, and their label maps by name and case."""
+    files = [_label_maps(path, spec, "-i") for path in request.predictions]
+    manifests = [f.manifest() if (f := PredictionFolder(p)).exists() else None for p in request.predictions]
+    pairs = zip(request.predictions, manifests, strict=True)
+    names = list(request.names or [manifest.name if manifest else path.resolve().name for path, manifest in pairs])
+    if len(names) != len(request.predictions):
+        raise SettingError(f"--names has {len(names)} names for {len(request.predictions)} folders. Give one for each.")
+    if bad := next((n for n in names if names.count(n) > 1 or not n.strip(". ") or {"/", "\\"} & set(n)), None):
+        raise SettingError(f"'{bad}' cannot name one folder (doubled, empty or with a slash). Give names with --names.")
+    for name, manifest in zip(names, manifests, strict=True):
+        _check_manifest(name, manifest, spec)
+    folders = [
+        FolderScores(name, manifest, {case: path.name for case, path in found.items()})
+        for name, manifest, found in zip(names, manifests, files, strict=True)
+    ]
+    return folders, dict(zip(names, files, strict=True))
+
+
+def _check_manifest(name: str, manifest: Manifest | None, spec: DatasetSpec) -> None:
+    """The same integer must mean the same label in both."""
+    for label, values in (manifest.labels if manifest else {}).items():
+        if label not in spec.labels:
+            raise PredictionError(
+                f"The manifest of '{name}' has the label '{label}', but dataset.json of {spec.name} has "
+                f"{', '.join(spec.labels)}. Evaluate it with the dataset.json it was made with."
+            )
+        if tuple(values) != tuple(spec.labels[label]):
+            raise PredictionError(
+                f"'{label}' is {values} in the manifest of '{name}', but {list(spec.labels[label])} in dataset.json of "
+                f"{spec.name}. Evaluate it with the dataset.json it was made with."
+            )
+
+
+def _cases(request: Request, references: Mapping[str, Path], found: Mapping[str, Mapping[str, Path]]) -> list[str]:
+    for name, files in found.items():
+        if not files.keys() & references.keys():
+            raise PredictionError(
+                f"None of the {len(files)} label maps of '{name}' is named as one of the {len(references)} references "
+                f"('{min(files)}' here, '{min(references)}' there). Check that both folders are of the same cases."
+            )
+    if request.common_cases:
+        cases = sorted(set(references).intersection(*found.values()))
+        if not cases:
+            raise PredictionError("No case is in all folders. Leave --chill out, or evaluate them one by one.")
+        return cases
+    return sorted(references)
+
+
+def _workers(request: Request, references: Mapping[str, Path]) -> int:
+    if request.workers is not None:
+        return request.workers
+    size = sum(path.stat().st_size for path in references.values())
+    return min(8, os.cpu_count() or 1) if size >= PARALLEL_FROM_BYTES else 1
+
+
+def _facts(request: Request, spec: DatasetSpec, scores: Scores, flat: bool) -> dict[str, Any]:
+    """What every output names."""
+    return {
+        "dataset": spec.name,
+        "reference": request.reference.resolve().name,
+        "definition": request.definition,
+        "definition_text": DEFINITIONS[request.definition].text,
+        "tolerance_mm": request.tolerance,
+        "unit": "pixels (the files have no spacing)" if flat else "mm",
+        "bootstrap_resamples": request.bootstrap.resamples,
+        "seed": request.bootstrap.seed,
+        "cases": len(scores.cases),
+        "participants": scores.n_participants,
+        "common_cases_only": request.common_cases,
+        "versions": versions(),
+    }
+
+
+def _write_tables(scores: Scores, spec: DatasetSpec, request: Request, facts: Mapping[str, Any], output: Path) -> None:
+    for folder in scores.folders:
+        content = summary(scores, folder, spec, str(facts["reference"]), facts)
+        write_json(output / folder.name / "summary.json", content)
+    frames = {"metrics": metrics_frame, "means": means_frame, "comparison": comparison_frame}
+    for name, make in frames.items():
+        with atomic(output / f"{name}.csv") as temporary:
+            make(scores, request.definition).to_csv(temporary, index=False)
+
+
+def _image_folders(request: Request, json_file: Path) -> list[Path]:
+    """Where images for the overlays may be, the likeliest first."""
+    if request.images is not None:
+        return [request.images]
+    siblings = [request.reference.resolve().parent / f"images{request.reference.name.removeprefix('labels')}"]
+    return [*siblings, json_file.parent / "imagesTs", json_file.parent / "imagesTr"]
+
+
+def _lines(scores: Scores, facts: Mapping[str, Any], output: Path) -> list[str]:
+    """The overall means and where to read on."""
+    width = max(len(folder.name) for folder in scores.folders)
+    column = COMMON if COMMON in scores.columns() else OVERALL
+    lines = [f"{scores.n_participants} participants, {len(scores.cases)} cases; {column}, mean (95 % interval):"]
+    for folder in scores.folders:
+        parts = []
+        for metric, digits in (("DSC", 3), ("HD", 2), ("HD95", 2), ("NSD", 3)):
+            estimate = scores.table(metric)[folder.name][column].estimate
+            parts.append(f"{metric} {_number(estimate, digits)}")
+        lines.append(f"  {folder.name:{width}}  {'  '.join(parts)}")
+        if flags := scores.flags(folder):
+            lines.append(f"  {'':{width}}  {len(flags)} flag(s), listed in the report")
+    return [*lines, f"surfaces as in {facts['definition']}; report: {output / 'report.html'}"]
+
+
+def _number(estimate: Any, digits: int) -> str:
+    if estimate is None:
+        return "incomplete"
+    if estimate.low is None:
+        return f"{estimate.value:.{digits}f}"
+    return f"{estimate.value:.{digits}f} ({estimate.low:.{digits}f}-{estimate.high:.{digits}f})"
+
+
+def _failures(folders: Sequence[FolderScores]) -> Iterator[Failure]:
+    for folder in folders:
+        for case, reason in sorted(folder.failures.items()):
+            yield Failure(f"{folder.name}/{case}", reason)
