@@ -234,7 +234,7 @@ def _paint_organs(
 def _paint_kidneys(scene: Scene, anatomy: Anatomy, contrast: float, rng: np.random.Generator) -> None:
     grow = (anatomy.kidney / 355) ** (1 / 3)
     for side, height in ((-1, -42), (1, -30)):
-        centre = np.array((side * 0.46 * anatomy.half_width, _spine_y(anatomy) + 2, height)) + rng.normal(0, (5, 4, 8))
+        centre = np.array((side * 0.46 * anatomy.half_width, _spine_y(anatomy) + 2, height)) + rng.normal(0, (4, 4, 6))
         radii = np.array((29, 25, 54)) * grow * rng.normal(1, 0.06, 3)
         tilt = side * rng.normal(0.22, 0.06)  # lower poles point outwards
         kidney = scene.ellipsoid(centre, radii, 2.2, tilt)
@@ -248,8 +248,8 @@ def _paint_pancreas(
     scene: Scene, anatomy: Anatomy, contrast: float, texture: np.ndarray, rng: np.random.Generator
 ) -> None:
     s, front = anatomy.frame, _spine_y(anatomy) - 42 * anatomy.frame
-    knots = np.array([(-36, 8, -48), (-30, 0, -28), (-6, -14, -10), (26, -8, -2), (52, 10, 6), (74, 26, 14)]) * s
-    knots = knots + np.array((0, front, 0)) + rng.normal(0, 4, (6, 3)) + rng.normal(0, 5, 3)
+    knots = np.array([(-36, 6, -44), (-30, 0, -27), (-6, -13, -13), (26, -8, -6), (52, 8, 0), (72, 22, 6)]) * s
+    knots = knots + np.array((0, front, 0)) + rng.normal(0, 2.5, (6, 3)) + rng.normal(0, 3, 3)
     curve = _smooth_curve(knots, 22)
     radii = np.interp(np.linspace(0, 1, 22), [0, 0.2, 0.45, 1], [14.5, 13.5, 9.5, 10.5])
     radii = radii * np.sqrt(anatomy.pancreas / 73.5) / np.sqrt(s) * rng.normal(1, 0.03)
@@ -273,5 +273,5 @@ def _paint_vessels(
     forward = np.clip(scene.z - anatomy.dome + 70, 0, None) ** 2 / 240
     wander = rng.normal(0, 3) * np.sin(scene.z / 60 + rng.uniform(0, 6))
     radii = (anatomy.ivc * rng.uniform(1.1, 1.3), anatomy.ivc / rng.uniform(1.1, 1.3))
-    ivc = scene.column(-(22 + rng.normal(0, 3)) * s + wander, front - 2 * s - forward, radii)
+    ivc = scene.column(-(22 + rng.normal(0, 2)) * s + wander, front - 2 * s - forward, radii)
     scene.paint(np.maximum(ivc, below - 12), 42 + 85 * contrast + rng.normal(0, 8), LABELS["ivc"])

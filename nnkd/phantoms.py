@@ -177,7 +177,7 @@ def _empty_scene(shape: Sequence[int], spacing: Sequence[float], rng: np.random.
     waves = [np.cos(np.pi * np.arange(4)[:, None] * (np.arange(n) + 0.5) / n).astype(np.float32) for n in counts]
     decay = 1 / (1 + np.add.outer(np.add.outer(np.arange(4), np.arange(4)), np.arange(4)))
     bent = []
-    for which, size in enumerate((5.0, 4.0, 4.0)):
+    for which, size in enumerate((4.0, 3.5, 3.5)):
         weights = (rng.normal(0, size, (4, 4, 4)) * decay).astype(np.float32)
         weights[0, 0, 0] = 0
         field = np.einsum("abc,az,by,cx->zyx", weights, *waves, optimize=True)
