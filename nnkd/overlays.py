@@ -121,7 +121,9 @@ def _figure(
     wide = max(wide, 1.2)
     colours = label_colours(list(names))
     present = [n for n in names if any((label_map[z] == n).any() for label_map in label_maps.values())]
-    fit = max(1, int(columns * wide / 1.05))  # legend entries that fit into one line
+    entries = {n: _short(names[n], 1.8) for n in present}
+    longest = max((len(text) for text in entries.values()), default=0)
+    fit = max(1, int(columns * wide / (0.4 + 0.065 * longest)))  # legend entries that fit into one line
     lines = -(-len(present) // fit)
     size = (columns * wide + 0.08 * (columns + 1), tall + 0.3 + 0.22 * lines + 0.08)
     figure = Figure(figsize=size)
@@ -137,7 +139,7 @@ def _figure(
         if column:
             _draw_labels(axes, label_maps[title][z], colours)
     if present:
-        patches = [Patch(facecolor=colours[n], label=_short(names[n], 0.95)) for n in present]
+        patches = [Patch(facecolor=colours[n], label=entries[n]) for n in present]
         figure.legend(
             handles=patches, loc="lower center", ncols=min(fit, len(present)), fontsize=7, frameon=False,
             borderpad=0.1, handlelength=1.0, columnspacing=1.0, handletextpad=0.4,

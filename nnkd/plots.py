@@ -33,6 +33,7 @@ def box_plot(
         quantity: The metric and its unit, on the y axis.
     """
     names = list(values)
+    top = _top(values, worst)
     wide = max(3.0, 0.55 * len(names) + 1.0)
     figure, axes = _new(wide, 2.6)
     rng = np.random.default_rng(0)  # only scatters points sideways
@@ -45,9 +46,14 @@ def box_plot(
         heights = np.array([values[name][case] for case in cases])
         _box(axes, index, heights, colour)
         by_rule = np.array([case in worst[name] for case in cases])
+        drawn = heights if top is None else np.minimum(heights, top)
         sideways = index + rng.uniform(-0.17, 0.17, len(cases))
-        axes.scatter(sideways[~by_rule], heights[~by_rule], s=8, color=colour, alpha=0.55, linewidths=0, zorder=3)
-        axes.scatter(sideways[by_rule], heights[by_rule], s=18, color=colour, marker="x", linewidths=1, zorder=3)
+        axes.scatter(sideways[~by_rule], drawn[~by_rule], s=8, color=colour, alpha=0.55, linewidths=0, zorder=3)
+        axes.scatter(
+            sideways[by_rule], drawn[by_rule], s=18, color=colour, marker="x", linewidths=1, zorder=3, clip_on=False
+        )
+    if top is not None:
+        axes.set_ylim(0, top)
     crowded = sum(len(name) for name in names) > 26 or len(names) > 5
     axes.set_xticks(range(len(names)), [_short(n) for n in names], rotation=35 if crowded else 0, fontsize=7.5)
     if crowded:
@@ -83,6 +89,14 @@ def difference_plot(differences: Sequence[Difference], title: str, quantity: str
     axes.set_xlabel(quantity, fontsize=8, color=INK)
     axes.grid(axis="x", color=FAINT, linewidth=0.7)
     return _png(figure)
+
+
+def _top(values: Mapping[str, Mapping[str, float]], worst: Mapping[str, set[str]]) -> float | None:
+    """Where to cut the y axis, so that image diagonals do not squeeze what was measured; None: nowhere."""
+    measured = [v for name, cases in values.items() for case, v in cases.items() if case not in worst[name]]
+    highest = max((v for cases in values.values() for v in cases.values()), default=0.0)
+    limit = 1.15 * max(measured, default=highest)
+    return limit if 0 < limit < highest / 2 else None
 
 
 def _box(axes: Axes, position: float, heights: np.ndarray, colour: str) -> None:

@@ -71,7 +71,8 @@ def render(evaluation: Evaluation) -> str:
         labels=scores.labels,
         tables=[_table(scores, metric, str(evaluation.facts["unit"])) for metric in TABLES],
         plots=_plots(scores, str(evaluation.facts["unit"])),
-        plotted=len(scores.labels) <= MOST_PLOTTED,
+        plotted=_few(scores),
+        notes=_notes(scores),
         differences=_differences(scores, str(evaluation.facts["unit"])),
         overlays=_overlays(evaluation),
         best=scores.best().name,
@@ -135,6 +136,16 @@ def _table(scores: Scores, metric: str, unit: str) -> dict[str, Any]:
     }
 
 
+def _notes(scores: Scores) -> list[str]:
+    """Why a folder's means are marked, once for all tables."""
+    found: dict[str, list[str]] = {}
+    for folder, row in scores.table("DSC").items():
+        for column, cell in row.items():
+            if cell.estimate and cell.note and column in scores.labels:
+                found.setdefault(f"{folder}: {{}} {cell.note}", []).append(column)
+    return [note.format(", ".join(columns)) for note, columns in found.items()]
+
+
 def _cell(cell: Cell, metric: str, several: bool) -> dict[str, Any]:
     digits = DIGITS[metric]
     estimate = cell.estimate
@@ -152,19 +163,20 @@ def _cell(cell: Cell, metric: str, several: bool) -> dict[str, Any]:
     }
 
 
-def _plots(scores: Scores, unit: str) -> list[dict[str, str]]:
-    """Small plots, label by label."""
-    if len(scores.labels) > MOST_PLOTTED:
-        return []
-    made = []
-    for metric in PLOTS:
-        quantity = f"{metric} [{unit.split()[0]}]" if METRICS[metric].unit else metric
-        for label in scores.labels:
-            values = {folder.name: folder.values(label, metric, scores.cases) for folder in scores.folders}
-            worst = {f.name: {case for case in values[f.name] if _by_rule(f, case, label)} for f in scores.folders}
-            picture = _embedded(box_plot(values, worst, label, quantity))
-            made.append({"src": picture, "alt": f"{metric} of {label} by folder", "metric": metric})
-    return made
+def _plots(scores: Scores, unit: str) -> list[tuple[str, list[dict[str, str]]]]:
+    """Small plots, metric by metric and label by label."""
+    return [(m, [_plot(scores, m, label, unit) for label in scores.labels]) for m in PLOTS] if _few(scores) else []
+
+
+def _few(scores: Scores) -> bool:
+    return len(scores.labels) <= MOST_PLOTTED
+
+
+def _plot(scores: Scores, metric: str, label: str, unit: str) -> dict[str, str]:
+    quantity = f"{metric} [{unit.split()[0]}]" if METRICS[metric].unit else metric
+    values = {folder.name: folder.values(label, metric, scores.cases) for folder in scores.folders}
+    worst = {f.name: {case for case in values[f.name] if _by_rule(f, case, label)} for f in scores.folders}
+    return {"src": _embedded(box_plot(values, worst, label, quantity)), "alt": f"{metric} of {label} by folder"}
 
 
 def _by_rule(folder: FolderScores, case: str, label: str) -> bool:

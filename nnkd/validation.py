@@ -1,4 +1,4 @@
-"""Checks of a plugin for its author: options, licence, and one smoke call by kind on toy data made here."""
+"""Checks of a plugin for its author: options, licence, and smoke calls by kind on toy cases."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ import json
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from nnkd.errors import BrokenPluginError, NnkdError, SettingError
-from nnkd.interfaces import Teacher
+from nnkd.interfaces import BoxTeacher, Teacher
 from nnkd.settings import options_of, parse_options
-from nnkd.types import Entry, Kind, Prompt, SliceBoxes, TeacherContext, TextPrompt, Volume
+from nnkd.toy_cases import LABELS, toy_counts, toy_participants, toy_prompts, toy_volume
+from nnkd.types import Entry, Kind, TeacherContext, Volume
 
 Outcome = Literal["ok", "failed", "not tried"]
 OK: Outcome = "ok"
 FAILED: Outcome = "failed"
 NOT_TRIED: Outcome = "not tried"
-LABELS = ("liver", "spleen")
 UNAVAILABLE = (NnkdError, OSError, ImportError, RuntimeError)  # no weights, no folder, no network, no device
 
 
@@ -137,47 +136,6 @@ def _made(subject: str, make: Callable[[], Any]) -> tuple[Any, list[Check]]:
         return None, [Check(subject, "construction", FAILED, f"{type(error).__name__}: {error}")]
 
 
-def toy_volume(slices: int, seed: int = 0) -> Volume:
-    """Two bright balls on a dark ground: CT numbers, 3 mm slices.
-
-    Args:
-        slices: Z; 1 makes a 2D case.
-        seed: Of the noise.
-
-    Returns:
-        A volume of shape (1, slices, 32, 28).
-    """
-    rng = np.random.default_rng(seed)
-    shape = (slices, 32, 28)
-    z, y, x = np.indices(shape)
-    data = rng.normal(-50, 10, shape)
-    for value, (cy, cx) in ((60, (10, 9)), (120, (21, 18))):
-        inside = ((z - slices // 2) / 3) ** 2 + ((y - cy) / 6) ** 2 + ((x - cx) / 6) ** 2 <= 1
-        data[inside] = value + rng.normal(0, 5, int(inside.sum()))
-    return Volume(
-        case="toy_000",
-        data=data[None].astype(np.float32),
-        spacing=(3.0, 1.5, 1.5),
-        origin=(0.0, 0.0, 0.0),
-        direction=np.eye(3),
-        channel_names=("CT",),
-        files=(Path("toy_000_0000.nii.gz"),),
-    )
-
-
-def toy_prompts(prompt: str, volume: Volume) -> dict[str, Prompt]:
-    """What a teacher is told about the toy volume: nothing, each label's name, or one box a slice."""
-    if prompt == "text":
-        return {label: TextPrompt(label) for label in LABELS}
-    if prompt == "box":
-        corners = ((4, 3, 17, 16), (15, 12, 28, 25))
-        slices = range(volume.shape[0])
-        return {
-            label: SliceBoxes([(z, *corner) for z in slices]) for label, corner in zip(LABELS, corners, strict=True)
-        }
-    return {}
-
-
 def _check_teacher(candidate: Candidate) -> Iterator[Check]:
     subject, cls = candidate.subject, candidate.target
     for attribute, allowed in (("prompt", ("none", "text", "box")), ("channels", ("one", "all"))):
@@ -192,6 +150,8 @@ def _check_teacher(candidate: Candidate) -> Iterator[Check]:
         return
     for what, slices in (("3D volume", 8), ("2D image", 1)):
         yield _guarded(subject, what, lambda slices=slices: _teacher_problem(teacher, toy_volume(slices)))
+    if isinstance(teacher, BoxTeacher):
+        yield _guarded(subject, "encode, decode", lambda: _embedding_problem(teacher))
     yield _guarded(subject, "weights", lambda: _weights_problem(teacher.weights(), candidate.entry))
     yield _guarded(subject, "notes", lambda: _notes_problem(teacher.notes()))
 
@@ -222,6 +182,28 @@ def _mask_problem(label: object, mask: object, shape: tuple[int, ...]) -> str:
         return f"'{label}' came as {mask.dtype}, but bool, or float probabilities, are expected"
     if not (np.isfinite(mask).all() and mask.min() >= 0 and mask.max() <= 1):
         return f"'{label}' came with values from {mask.min():g} to {mask.max():g}, but [0, 1] is expected"
+    return ""
+
+
+def _embedding_problem(teacher: BoxTeacher) -> str:
+    image = np.random.default_rng(0).integers(0, 256, (32, 28, 3)).astype(np.uint8)
+    embedding = teacher.encode(image)
+    if not isinstance(embedding, np.ndarray) or embedding.ndim != 3 or embedding.dtype != np.float32:
+        came = f"{embedding.dtype} {embedding.shape}" if isinstance(embedding, np.ndarray) else type(embedding).__name__
+        return f"encode returned {came}, but a float32 array (channels, h, w) is expected"
+    boxes = np.array([[4, 3, 17, 16], [15, 12, 28, 25]])
+    return _unit_problem("decode", teacher.decode(embedding, boxes, (32, 28)), (2, 32, 28), "(n, H, W)")
+
+
+def _unit_problem(what: str, array: object, shape: tuple[int, ...], axes: str) -> str:
+    """What is wrong with probabilities that a method returned."""
+    if not isinstance(array, np.ndarray) or array.shape != shape:
+        came = f"shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        return f"{what} returned {came}, but an array of shape {shape} {axes} is expected"
+    if not np.issubdtype(array.dtype, np.floating):
+        return f"{what} returned {array.dtype}, but float32 is expected"
+    if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+        return f"{what} returned values from {array.min():g} to {array.max():g}, but [0, 1] is expected"
     return ""
 
 
@@ -258,40 +240,12 @@ def _check_aggregator(candidate: Candidate) -> Iterator[Check]:
         yield _guarded(subject, what, lambda c=counts, a=answers: _table_problem(aggregator.table, c, a))
 
 
-def toy_counts(teachers: int, silent: Iterable[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """How often each vote pattern occurs in a made-up case of two labels.
-
-    Args:
-        teachers: K.
-        silent: Teachers that abstain for the second label.
-        seed: Of the counts.
-
-    Returns:
-        counts (2, 2**K) int64 and answers (K, 2) bool.
-    """
-    rng = np.random.default_rng(seed)
-    counts = rng.integers(0, 50, (2, 2**teachers))
-    counts[:, 0] += 1000  # most voxels are background for everybody
-    answers = np.ones((teachers, 2), dtype=bool)
-    answers[list(silent), 1] = False
-    for teacher in silent:  # the bit of one that does not answer is never set
-        counts[1, (np.arange(2**teachers) >> teacher) & 1 == 1] = 0
-    return counts.astype(np.int64), answers
-
-
 def _table_problem(fit: Callable[..., Any], counts: np.ndarray, answers: np.ndarray) -> str:
     before = counts.copy()
     table = fit(counts, answers)
     if not np.array_equal(before, counts):
         return "table changed its counts; work on a copy"
-    if not isinstance(table, np.ndarray) or table.shape != counts.shape:
-        came = f"shape {table.shape}" if isinstance(table, np.ndarray) else type(table).__name__
-        return f"table returned {came}, but an array of shape {counts.shape} (L, 2**K) is expected"
-    if not np.issubdtype(table.dtype, np.floating):
-        return f"table returned {table.dtype}, but float32 is expected"
-    if not (np.isfinite(table).all() and table.min() >= 0 and table.max() <= 1):
-        return f"table returned values from {table.min():g} to {table.max():g}, but [0, 1] is expected"
-    return ""
+    return _unit_problem("table", table, counts.shape, "(L, 2**K)")
 
 
 def _check_sampler(candidate: Candidate) -> Iterator[Check]:
@@ -317,18 +271,6 @@ def _batches_problem(sampler: Any, batch_size: int) -> str:
         if len(batch) != batch_size or strange:
             return f"yielded {batch}, but {batch_size} identifiers out of {sorted(people)} are expected"
     return "" if first == again else "equal seeds gave different batches; draw from rng alone"
-
-
-def toy_participants() -> dict[str, Any]:
-    """Twelve cases of twelve people, by case: both sexes, ages 25 to 80, bmi 19 to 35."""
-    from nnkd.participants import Participant
-
-    return {
-        f"toy_{i:03d}": Participant(
-            identifier=f"sub-{i:02d}", sex="FM"[i % 2], age=25.0 + 5 * i, bmi=19.0 + 5 * (i % 4)
-        )
-        for i in range(12)
-    }
 
 
 def _check_auxiliary_scheduler(candidate: Candidate) -> Iterator[Check]:

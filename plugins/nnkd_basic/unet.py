@@ -85,7 +85,8 @@ class _Decoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """Paper 1's UNet, for 2D or 3D images of any size (padded inside to a multiple of 8, cropped after).
+    """Paper 1's UNet, for 2D or 3D images of any size (padded inside to a multiple of 8, at
+    least 16, cropped after).
 
     Args:
         inputs: Image channels.
@@ -123,7 +124,8 @@ class UNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, inputs, *S) -> (B, outputs, *S) logits."""
         size = x.shape[2:]
-        missing = [-n % self.multiple for n in size]
+        # at least two voxels at the coarsest level: instance normalisation has no variance over one
+        missing = [max(2 * self.multiple - n, -n % self.multiple) for n in size]
         padding = [amount for m in reversed(missing) for amount in (m // 2, m - m // 2)]
         logits = self.decoder(self.encoder(functional.pad(x, padding)))
         window = tuple(slice(m // 2, m // 2 + n) for m, n in zip(missing, size, strict=True))

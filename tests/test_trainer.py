@@ -1,0 +1,256 @@
+"""Tests of nnkd.trainer, nnkd.loader and nnkd.votes_folder: whole small trainings in this process."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from planned import configuration, make_plans, preprocess, preprocessed_folder
+from toy import toy_dataset, toy_teacher, write_image
+
+from nnkd.errors import RecipeError, SettingError, VotesError
+from nnkd.recipes import Choice, Recipe, read_plans, write_recipe
+from nnkd.trainer import nnUNetTrainerKD
+from nnkd.votes import NO_VOTE
+from nnkd.votes_folder import VotesFolder
+
+SHORT = {"epochs": 1, "iterations": 2, "val_iterations": 1}
+CONFIGURATIONS = {
+    "2d": configuration("2d", (16, 16), (1.0, 1.0)),
+    "3d_fullres": configuration("3d_fullres", (8, 16, 16), (2.0, 1.0, 1.0)),
+}
+
+
+@pytest.fixture
+def single_process(nnunet_folders, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    torch.set_num_threads(1)
+    return nnunet_folders
+
+
+@pytest.fixture
+def voted(single_process):
+    """A preprocessed dataset: three teachers, two of four cases manual."""
+    return make_voted(single_process)
+
+
+def make_voted(folders, name="2d", **keywords):
+    dataset = toy_dataset(folders / "nnUNet_raw" / "Dataset701_Toy", **{"labelled": 6, **keywords})
+    for index in range(3):
+        toy_teacher(dataset, f"t{index}", shift=index - 1, seed=index)
+    plans = make_plans(dataset, {name: CONFIGURATIONS[name]})
+    preprocess(dataset, plans, name)
+    splits = [{"train": ["toy_000", "toy_001", "toy_002"], "val": ["toy_003"]}]
+    (preprocessed_folder(dataset) / "splits_final.json").write_text(json.dumps(splits))
+    return dataset
+
+
+def trainer_of(dataset, recipe: Recipe | None, name="2d", kind=nnUNetTrainerKD, fold=0):
+    folder = preprocessed_folder(dataset)
+    plans_name = write_recipe(folder, recipe) if recipe else "nnUNetPlans"
+    plans = {**read_plans(folder, plans_name), "continue_training": False}
+    return kind(plans, name, fold, dict(dataset.spec.json), torch.device("cpu"))
+
+
+def recipe_of(*teachers, **options):
+    keywords = {k: options.pop(k) for k in ("aggregator", "has_regions") if k in options}
+    return Recipe("nnUNetPlans", teachers, options={**SHORT, **options}, **{"has_regions": False, **keywords})
+
+
+def batch_of(trainer):
+    trainer.initialize()
+    train, validation = trainer.get_dataloaders()
+    return next(train), next(validation)
+
+
+@pytest.mark.parametrize("name", ["2d", "3d_fullres"])
+def test_a_whole_training(single_process, name):
+    dataset = make_voted(single_process, name)
+    trainer = trainer_of(dataset, recipe_of("t0", "t1", "t2"), name)
+    trainer.run_training()
+    trainer.perform_actual_validation()
+    folder = (
+        single_process
+        / "nnUNet_results"
+        / "Dataset701_Toy"
+        / f"nnUNetTrainerKD__{trainer.plans_manager.plans_name}__{name}"
+    )
+    assert (folder / "fold_0" / "checkpoint_final.pth").is_file()
+    assert (folder / "fold_0" / "validation" / "summary.json").is_file()
+    assert json.loads((folder / "plans.json").read_text())["nnkd"]["teachers"] == ["t0", "t1", "t2"]
+    text = (
+        "".join(p.read_text() for p in (folder / "fold_0").glob("*.txt"))
+        + (folder / "fold_0" / "debug.json").read_text()
+    )
+    assert "hostname" not in text
+    assert str(single_process) not in text
+
+
+def test_targets_are_the_mean_of_the_votes_before_augmentation(voted):
+    trainer = trainer_of(voted, recipe_of("t0", "t2", manual="ignore"))
+    trainer.initialize()
+    targets = trainer.targets(["toy_000"], draw_teachers=True)
+    votes = VotesFolder.of(preprocessed_folder(voted), "nnUNetPlans_2d")
+    bits = votes.open("toy_000")[:]
+    expected = ((bits & 1) + (bits >> 2 & 1)) / 2
+    bbox = [[0, n] for n in bits.shape[1:]]
+    carried, answered = targets.of_crop(
+        "toy_000", bbox, np.zeros((1, *bits.shape[1:]), np.int16), np.random.default_rng(0)
+    )
+    np.testing.assert_allclose(carried.numpy(), expected, atol=1e-6)
+    assert answered.all()
+    assert set(np.unique(expected)) == {0, 0.5, 1}
+
+
+def test_manual_labels_train_as_a_unanimous_vote(voted):
+    targets = trainer_of(voted, recipe_of("t0")).targets(["toy_000", "toy_003"], draw_teachers=True)
+    assert targets.manual == {"toy_000", "toy_003"}
+    seg = np.array([[[0, 1, 2, -1]]], dtype=np.int16)[:, None]
+    carried, _ = targets.of_crop("toy_000", [], seg, np.random.default_rng(0))
+    assert carried.numpy()[:, 0, 0].tolist() == [[0, 1, 0, 0], [0, 0, 1, 0]]
+
+
+def test_batches_are_soft_and_pooled_for_deep_supervision(voted):
+    train, validation = batch_of(trainer_of(voted, recipe_of("t0", "t1", "t2", manual="ignore")))
+    assert [tuple(t.shape) for t in train["target"]] == [(2, 2, 16, 16), (2, 2, 8, 8)]
+    assert train["data"].shape == (2, 1, 16, 16)
+    for target in (*train["target"], *validation["target"]):
+        assert 0 <= float(target.min()) <= float(target.max()) <= 1
+    assert len(torch.unique(validation["target"][0])) > 2
+
+
+def test_hard_targets_are_hard(voted):
+    train, _ = batch_of(trainer_of(voted, recipe_of("t0", "t1", "t2", manual="ignore", target="hard")))
+    assert set(torch.unique(train["target"][0]).tolist()) <= {0.0, 1.0}
+
+
+def test_one_teacher_is_drawn_per_sample_and_its_abstentions_stay_out(voted, single_process):
+    toy_teacher(voted, "t3", answers=["liver"])
+    preprocess(voted, read_plans(preprocessed_folder(voted), "nnUNetPlans"), "2d")
+    recipe = recipe_of("t3", "t0", aggregator=Choice("random_teacher"), manual="ignore")
+    trainer = trainer_of(voted, recipe)
+    targets = trainer.targets(["toy_000"], draw_teachers=True)
+    bits = VotesFolder.of(preprocessed_folder(voted), "nnUNetPlans_2d").open("toy_000")[:]
+    bbox, seg = [[0, n] for n in bits.shape[1:]], np.zeros((1, *bits.shape[1:]), np.int16)
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(20):
+        carried, answered = targets.of_crop("toy_000", bbox, seg, rng)
+        final = targets.after_augmentation(carried, answered)
+        drawn = 0 if answered.all() else 3
+        np.testing.assert_array_equal(final[0].numpy(), bits[0] >> drawn & 1)
+        assert (final[1] == NO_VOTE).all() == (drawn == 3)
+        seen.add(drawn)
+    assert seen == {0, 3}
+
+
+def test_agreement_weighs_voxels(voted):
+    trainer = trainer_of(voted, recipe_of("t0", "t2", manual="ignore", voxel_weight="agreement"))
+    train, _ = batch_of(trainer)
+    target, weight = train["target"][0][:, :2], train["target"][0][:, 2]
+    assert target.shape[1] == 2
+    assert 0 <= float(weight.min()) < float(weight.max()) <= 1
+    assert np.isfinite(trainer.train_step(train)["loss"])
+
+
+def test_regions_and_ignore_label(single_process):
+    labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
+    dataset = toy_dataset(
+        single_process / "nnUNet_raw" / "Dataset701_Toy", labelled=4, labels=labels, regions_class_order=[1, 2]
+    )
+    toy_teacher(dataset, "t0")
+    label_map, _, _ = dataset.spec.read_label_map(dataset.label_file("toy_000"))
+    label_map[:4] = 3
+    write_image(label_map.astype(np.uint8), dataset.label_file("toy_000"))
+    plans = make_plans(dataset, {"2d": CONFIGURATIONS["2d"]})
+    preprocess(dataset, plans, "2d")
+    trainer = trainer_of(dataset, recipe_of("t0", has_regions=True), fold="all")
+    train, _ = batch_of(trainer)
+    assert train["target"][0].shape[1] == 2
+    output = trainer.network(train["data"])
+    assert output[0].shape[1] == 2
+    assert np.isfinite(trainer.train_step(train)["loss"])
+    targets = trainer.targets(["toy_000"], draw_teachers=True)
+    seg = np.full((1, 1, 2, 2), 3, dtype=np.int16)
+    final = targets.after_augmentation(*targets.of_crop("toy_000", [], seg, np.random.default_rng(0)))
+    assert (final == NO_VOTE).all()
+
+
+def test_without_teachers_it_is_nnunets_supervised_training(voted):
+    trainer = trainer_of(voted, Recipe("nnUNetPlans", options=SHORT))
+    train, _ = batch_of(trainer)
+    assert train["target"][0].dtype == torch.int16
+    assert type(trainer.loss.loss).__name__ == "DC_and_CE_loss"
+    assert np.isfinite(trainer.train_step(train)["loss"])
+
+
+def test_cases_without_target_are_left_out_and_none_at_all_is_refused(voted):
+    folder = VotesFolder.of(preprocessed_folder(voted), "nnUNetPlans_2d")
+    index = folder.index.model_copy(update={"manual": []})
+    index.cases.pop("toy_001")
+    folder.write_index(index)
+    trainer = trainer_of(voted, recipe_of("t0", manual="ignore"))
+    training, _ = trainer.get_tr_and_val_datasets()
+    assert training.identifiers == ["toy_000", "toy_002"]
+    index.cases.pop("toy_003")
+    folder.write_index(index)
+    with pytest.raises(RecipeError, match="No validation case"):
+        trainer.get_tr_and_val_datasets()
+
+
+def test_a_recipe_whose_teacher_is_gone_or_changed_is_refused(voted):
+    with pytest.raises(VotesError, match=r"hold no teacher gone; they hold t0, t1, t2"):
+        trainer_of(voted, recipe_of("t0", "gone")).get_tr_and_val_datasets()
+    old = Recipe("nnUNetPlans", ("t0",), options=SHORT, inputs={"nnUNetPlans_2d": {"t0": "0123"}})
+    with pytest.raises(VotesError, match="changed since the recipe"):
+        trainer_of(voted, old).get_tr_and_val_datasets()
+
+
+def test_an_option_the_trainer_does_not_have_is_refused(voted):
+    with pytest.raises(SettingError, match=r"no option 'epoch'.*Did you mean 'epochs'"):
+        trainer_of(voted, Recipe("nnUNetPlans", ("t0",), options={"epoch": 3}))
+
+
+def test_loaders_pickle_and_their_workers_share_the_batches(voted):
+    trainer = trainer_of(voted, recipe_of("t0", "t1"))
+    trainer.initialize()
+    training, _ = trainer.get_tr_and_val_datasets()
+    loader = trainer._loader(training, (16, 16), None, trainer._draw(training.identifiers, 2))
+    first, second = pickle.loads(pickle.dumps(loader)), pickle.loads(pickle.dumps(loader))
+    first.set_thread_id(0)
+    second.set_thread_id(1)
+    alone = trainer._draw(training.identifiers, 1).batches(0)
+    both = [list(batch) for _ in range(4) for batch in (first.get_indices(), second.get_indices())]
+    assert both == [next(alone) for _ in range(8)]
+
+
+def test_checkpoints_are_written_whole(voted, monkeypatch, tmp_path):
+    trainer = trainer_of(voted, recipe_of("t0"))
+    trainer.initialize()
+    file = tmp_path / "checkpoint.pth"
+    file.write_bytes(b"old")
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", die)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.save_checkpoint(str(file))
+    assert file.read_bytes() == b"old"
+
+
+def test_a_split_by_participant_is_made_where_there_is_none(single_process):
+    dataset = make_voted(single_process, training=6)
+    folder = preprocessed_folder(dataset)
+    (folder / "splits_final.json").unlink()
+    people = ["p0", "p0", "p1", "p2", "p3", "p4"]
+    (folder / "participants.tsv").write_text("participant_id\n" + "".join(f"p{i}\n" for i in range(5)))
+    rows = "".join(f"toy_{i:03d}\t{person}\n" for i, person in enumerate(people))
+    (folder / "cases.tsv").write_text("case\tparticipant_id\n" + rows)
+    trainer_of(dataset, recipe_of("t0")).do_split()
+    folds = json.loads((folder / "splits_final.json").read_text())
+    assert len(folds) == 5
+    for fold in folds:
+        assert ("toy_000" in fold["train"]) == ("toy_001" in fold["train"])
