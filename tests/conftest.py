@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 from toy import toy_dataset
 
 from nnkd.dataset import RawDataset
+
+hypothesis.settings.register_profile("nnkd", deadline=None)  # a busy machine is no error
+hypothesis.settings.load_profile("nnkd")
 
 
 @pytest.fixture

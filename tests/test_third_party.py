@@ -120,7 +120,7 @@ def test_its_teacher_and_aggregator_do_what_they_say(monkeypatch):
     from nnkd_example import AtLeast, Threshold
 
     from nnkd import NnkdError, TeacherContext
-    from nnkd.validation import toy_volume
+    from nnkd.toy_cases import toy_volume
 
     teacher = Threshold(TeacherContext(labels=("a", "b")), label="b", low=100.0)
     masks = teacher.predict(toy_volume(8), {})

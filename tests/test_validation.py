@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnkd import Aggregator, AuxiliaryScheduler, Entry, NnkdError, Sampler, SliceBoxes, Teacher, TextPrompt
+from nnkd import Aggregator, AuxiliaryScheduler, BoxTeacher, Entry, NnkdError, Sampler, Teacher
 from nnkd.steps.validate_plugin import validate_plugin
 from nnkd.types import Kind
-from nnkd.validation import Candidate, check, toy_counts, toy_prompts, toy_volume
+from nnkd.validation import Candidate, check
 
 
 def outcomes(kind: Kind, target: type, **entry: str) -> dict[str, tuple[str, str]]:
@@ -138,13 +138,39 @@ def test_notes_must_fit_into_a_manifest():
     assert "not JSON serializable" in failures("teacher", Chatty)["notes"]
 
 
-def test_prompts_are_as_the_teacher_wants_them():
-    volume = toy_volume(8)
-    assert toy_prompts("none", volume) == {}
-    assert toy_prompts("text", volume) == {"liver": TextPrompt("liver"), "spleen": TextPrompt("spleen")}
-    boxes = toy_prompts("box", volume)["spleen"]
-    assert isinstance(boxes, SliceBoxes)
-    assert all(volume.data[0, z, y0:y1, x0:x1].size == 169 for z, y0, x0, y1, x1 in boxes.boxes)
+class Boxed(BoxTeacher):
+    """Answers with the boxes themselves."""
+
+    embed = staticmethod(lambda image: image.transpose(2, 0, 1).astype(np.float32))
+    scale = 1.0
+
+    def predict(self, volume, prompts):
+        """Every box in its slice."""
+        masks = {label: np.zeros(volume.shape, dtype=bool) for label in prompts}
+        for label, prompt in prompts.items():
+            for z, *box in prompt.boxes:
+                masks[label][z] |= self.decode(None, np.array([box]), volume.shape[1:])[0] > 0.5
+        return masks
+
+    def encode(self, image):
+        """The class's embedding."""
+        return self.embed(image)
+
+    def decode(self, embedding, boxes, shape):
+        """1 inside, 0 outside."""
+        out = np.zeros((len(boxes), *shape), dtype=np.float32)
+        for mask, (y0, x0, y1, x1) in zip(out, boxes, strict=True):
+            mask[y0:y1, x0:x1] = self.scale
+        return out
+
+
+def test_box_teachers_encode_and_decode():
+    assert failures("teacher", Boxed) == {}
+    assert outcomes("teacher", Boxed)["encode, decode"][0] == "ok"
+    other = type("Other", (Boxed,), {"embed": staticmethod(lambda image: image)})
+    assert "encode returned uint8 (32, 28, 3)" in failures("teacher", other)["encode, decode"]
+    other = type("Other", (Boxed,), {"scale": 3.0})
+    assert "decode returned values from 0 to 3" in failures("teacher", other)["encode, decode"]
 
 
 def test_licence_and_name_are_checked():
@@ -185,15 +211,6 @@ def test_a_wrong_table_is_found(rule, reason):
 
 def test_a_good_aggregator_passes():
     assert failures("aggregator", Share) == {}
-
-
-def test_the_toy_counts_keep_the_rule_of_abstentions():
-    counts, answers = toy_counts(4, (1, 3))
-    assert answers.tolist() == [[True, True], [True, False], [True, True], [True, False]]
-    patterns = np.arange(16)
-    assert (counts[1, (patterns & 0b1010) > 0] == 0).all()
-    assert counts[0].min() >= 0
-    assert counts[1].sum() > 0
 
 
 class Shuffled(Sampler):
