@@ -21,6 +21,7 @@ from nnkd.files import remove_leftovers, sha256
 from nnkd.geometry import Orientation
 from nnkd.interfaces import Teacher
 from nnkd.labelling import compose
+from nnkd.nifti import check_whole
 from nnkd.predictions import Lineage, Manifest, PredictionFolder, Weights, portable_options, versions
 from nnkd.types import Entry, Failure, Prompt, StepReport, TeacherContext, Volume
 
@@ -165,6 +166,7 @@ def _check_inputs(images: ImageFolder, cases: Sequence[str]) -> tuple[dict[str, 
             for file in files:
                 if file.stat().st_size == 0:
                     raise DatasetError(f"'{file.name}' in {file.parent.name} is empty (0 bytes). Copy it again.")
+                check_whole(file)
             hashes[case] = {file.name: sha256(file) for file in files}
         except UnknownNameError:
             raise

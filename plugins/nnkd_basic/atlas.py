@@ -139,7 +139,7 @@ class AtlasTeacher(Teacher):
             if atlas.scan.content == scan.content:  # the case itself under another name
                 continue
             if self.choice == "similar":
-                transform, similarity = reg.affine(scan.quick, atlas.scan.quick, self.seed)
+                transform, similarity = reg.affine(scan.quick, atlas.scan.quick, self.seed, iterations=30)
                 found.append((similarity, atlas, transform))
             else:
                 found.append((0.0, atlas, None))
