@@ -254,6 +254,8 @@ def _paint_pancreas(
     radii = np.interp(np.linspace(0, 1, 22), [0, 0.2, 0.45, 1], [14.5, 13.5, 9.5, 10.5])
     radii = radii * np.sqrt(anatomy.pancreas / 73.5) / np.sqrt(s) * rng.normal(1, 0.03)
     lobes = scene.tube(curve, radii) + 1.2 * texture
+    bed = np.where(scene.label_map == 0, lobes - 7, np.float32(1e3))  # fat parts it from the bowel, not from organs
+    scene.paint(bed, FAT)
     scene.paint(lobes, 42 + 50 * contrast + rng.normal(0, 6) + 6 * texture, LABELS["pancreas"])
 
 

@@ -116,7 +116,10 @@ def _split(dataset: RawDataset, wishes: Wishes) -> StepReport:
     training = {case: person for case, person in people.items() if case not in gone}
     if wishes.test is not None:
         record.test = _test_draw(dataset, record.test, training, wishes)
-        training = {case: person for case, person in training.items() if case not in record.test.cases}
+        gone = set(record.test.cases)
+        training = {case: person for case, person in training.items() if case not in gone}
+        if record.labelled:
+            record.labelled.cases = [case for case in record.labelled.cases if case not in gone]
     if wishes.labelled is not None:
         record.labelled = _labelled_draw(dataset, record, training, wishes)
     rng = np.random.default_rng([wishes.seed, FOLD_DRAW])
