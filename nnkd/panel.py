@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import multiprocessing
+import pickle
+import signal
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nnkd import consensus, votes
-from nnkd.dataset import DatasetSpec, RawDataset
-from nnkd.errors import PredictionError, UnknownNameError
+from nnkd import agreement, consensus, votes
+from nnkd.dataset import DatasetSpec, ImageFolder, RawDataset
+from nnkd.errors import BrokenPluginError, NnkdError, PredictionError, UnknownNameError
 from nnkd.files import sha256
 from nnkd.geometry import Grid
+from nnkd.interfaces import Aggregator
 from nnkd.predictions import Lineage, Manifest, PredictionFolder, portable_options, prediction_folders, versions
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the teachers made of one case.
+
+    Attributes:
+        label_map: (Z, Y, X) unsigned, in file order.
+        properties: The reader's properties to write it with.
+        answered: Labels that some teacher answered for.
+        figures: See `nnkd.agreement.figures_of_case`.
+        volume_unit: Of the volumes in `figures`: "ml", or "voxels" for images without geometry.
+    """
+
+    label_map: np.ndarray
+    properties: dict[str, Any]
+    answered: list[str]
+    figures: dict[str, dict[str, Any]]
+    volume_unit: str
 
 
 @dataclass(frozen=True)
@@ -105,6 +131,91 @@ class Panel:
         empty = np.zeros(image[0].shape, dtype=np.uint8)
         return [found.get(teacher, empty) for teacher in self.folders], *image
 
+    def vote(self, case: str, aggregator: Aggregator, images: ImageFolder | None) -> Outcome:
+        """Aggregate one case.
+
+        Args:
+            case: Its identifier.
+            aggregator: The rule.
+            images: The cases' images, whose grids count; None: the first teacher's grid does.
+
+        Raises:
+            NnkdError: If no teacher answered for it, a file is not as it should be, or the aggregator fails.
+        """
+        answers = self.answers(case)
+        if not answers.any():
+            raise PredictionError(self._nobody(case, images is not None))
+        image = None if images is None else images.read(case)[1:]
+        maps, grid, properties = self.read(case, image)
+        labels = self.spec.labels
+        counts = [
+            votes.count_patterns(votes.pack_label(maps, integers)[None], len(maps)) for integers in labels.values()
+        ]
+        cleared = votes.clear_abstentions(np.concatenate(counts), answers)
+        table = votes.fit(aggregator, cleared, answers)
+        volume = float(np.prod(grid.spacing)) / 1000 if grid.in_world else 1.0
+        return Outcome(
+            label_map=votes.apply_to_label_maps(maps, table, self.spec),
+            properties=properties,
+            answered=[label for index, label in enumerate(labels) if answers[:, index].any()],
+            figures=agreement.figures_of_case(cleared, answers, table, self.names, labels, volume),
+            volume_unit="ml" if grid.in_world else "voxels",
+        )
+
+    def _nobody(self, case: str, in_training: bool) -> str:
+        reasons = [f"{t}: {m.failures[case]}" for t, m in self.manifests.items() if case in m.failures]
+        why = f" ({'; '.join(reasons)})" if reasons else ""
+        or_else = f", put a manual {case}{self.spec.file_ending} into labelsTr, or take the image out"
+        return f"No teacher answered for it{why}. Run nnKD_predict_teachers again{or_else if in_training else ''}."
+
+    def outcomes(
+        self, cases: Sequence[str], aggregator: Aggregator, images: ImageFolder | None, processes: int = 1
+    ) -> Iterator[tuple[str, Outcome | str]]:
+        """Aggregate several cases.
+
+        Args:
+            cases: Their identifiers.
+            aggregator, images: See `vote`.
+            processes: How many to do at once; 1: in this process.
+
+        Yields:
+            Each case, in order, and its outcome, or in one sentence why there is none.
+
+        Raises:
+            BrokenPluginError: If the aggregator cannot be handed to a worker process.
+            NnkdError: If a worker process died.
+        """
+        if processes <= 1:
+            for case in cases:
+                yield case, _outcome(self, case, aggregator, images)
+            return
+        _check_portable(aggregator)
+        waiting: deque[tuple[str, Future[Outcome | str]]] = deque()
+        context = multiprocessing.get_context("spawn")  # the same on all systems
+        pool = ProcessPoolExecutor(min(processes, max(1, len(cases))), mp_context=context, initializer=_no_interrupt)
+        try:
+            for case in cases:
+                waiting.append((case, pool.submit(_outcome, self._only(case), case, aggregator, images)))
+                if len(waiting) > 2 * processes:  # label maps of more cases need not lie in memory
+                    yield _first(waiting)
+            while waiting:
+                yield _first(waiting)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _only(self, case: str) -> Panel:
+        """The same without the records of other cases, which no worker process needs."""
+        manifests = {
+            teacher: manifest.model_copy(
+                update={
+                    "cases": {key: record for key, record in manifest.cases.items() if key == case},
+                    "failures": {key: reason for key, reason in manifest.failures.items() if key == case},
+                }
+            )
+            for teacher, manifest in self.manifests.items()
+        }
+        return Panel(self.spec, self.folders, manifests)
+
     def header(self, name: str, made_by: str, options: Mapping[str, Any]) -> Manifest:
         """Manifest, without cases, of what these teachers vote for: with all their licences, and with ground truth if
         one of them was told of it.
@@ -143,3 +254,34 @@ def _check_labels(teacher: str, manifest: Manifest, spec: DatasetSpec) -> None:
             f"Teacher '{teacher}' wrote {manifest.file_ending} files, but dataset.json of {spec.name} has "
             f"{spec.file_ending}. Run that teacher again with --overwrite."
         )
+
+
+def _outcome(panel: Panel, case: str, aggregator: Aggregator, images: ImageFolder | None) -> Outcome | str:
+    try:
+        return panel.vote(case, aggregator, images)
+    except NnkdError as error:
+        return str(error)
+
+
+def _first(waiting: deque[tuple[str, Future[Outcome | str]]]) -> tuple[str, Outcome | str]:
+    case, future = waiting.popleft()
+    try:
+        return case, future.result()
+    except BrokenProcessPool as error:
+        raise NnkdError(
+            f"A worker process ended without a word while it did '{case}', probably for lack of memory. Run the same "
+            f"command again with a smaller -np: it continues where it stopped."
+        ) from error
+
+
+def _check_portable(aggregator: Aggregator) -> None:
+    try:
+        pickle.dumps(aggregator)
+    except Exception as error:  # a plugin's own __reduce__ raises whatever it likes
+        raise BrokenPluginError(
+            f"The aggregator {type(aggregator).__name__} cannot be handed to another process ({error}). Use -np 1."
+        ) from error
+
+
+def _no_interrupt() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the workers

@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--overwrite", action="store_true", help="also make cases that are up to date; never manual ones"
     )
+    parser.add_argument("-np", type=int, default=1, metavar="N", help="number of cases at once (default: 1)")
     arguments = parser.parse_args(argv)
     _check(parser, arguments)
     return command.run(_run, arguments)
@@ -57,6 +58,8 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
             "-a and --set go with -i TEACHERS -o OUT; labelsTr always holds the majority, so that recipes stay "
             "comparable"
         )
+    if arguments.np < 1:
+        parser.error("-np N is 1 or more")
     if arguments.review < 0 or (arguments.review and arguments.o is not None):
         parser.error("--review N goes without -o, and N is 0 or more")
 
@@ -80,6 +83,7 @@ def _run(arguments: argparse.Namespace) -> StepReport:
         output=arguments.o,
         review=arguments.review,
         overwrite=arguments.overwrite,
+        processes=arguments.np,
     )
 
 

@@ -7,16 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from tqdm import tqdm
 
-from nnkd import agreement, consensus, votes
+from nnkd import agreement, consensus
 from nnkd.agreement import AGREEMENT, AgreementFile
-from nnkd.dataset import DatasetSpec, RawDataset
-from nnkd.errors import NnkdError, PredictionError, SettingError
-from nnkd.geometry import Grid
+from nnkd.dataset import DatasetSpec, ImageFolder, RawDataset
+from nnkd.errors import SettingError
 from nnkd.interfaces import Aggregator
-from nnkd.panel import Panel
+from nnkd.panel import Outcome, Panel
 from nnkd.predictions import PredictionFolder, portable_options
 from nnkd.types import Failure, StepReport
 
@@ -34,6 +32,7 @@ def aggregate(
     output: Path | None = None,
     review: int = 0,
     overwrite: bool = False,
+    processes: int = 1,
 ) -> StepReport:
     """Turn the teachers' votes into one label map a case. Cases that are up to date are skipped.
 
@@ -47,9 +46,11 @@ def aggregate(
         output: Prediction folder to write; None: labelsTr.
         review: How many of the cases in which teachers differ most to draw; only without `output`.
         overwrite: Make up-to-date cases again too (manual label maps stay all the same).
+        processes: How many cases to read and count at once.
 
     Returns:
-        The report; its data hold "agreement" (see `nnkd.agreement.summarise`) and "review" (files).
+        The report; its data hold "agreement" (see `nnkd.agreement.summarise`), "disagreement" by case, and "review"
+        (files).
 
     Raises:
         SettingError: If the aggregator draws teachers, or the output would vote itself.
@@ -66,23 +67,34 @@ def aggregate(
     panel = Panel.open(source, dataset, teachers)
     if output is None:
         with consensus.writing(dataset, teachers or None):
-            target: Target = LabelsTr(dataset, panel)
-            return _run(panel, target, aggregator, name, options, review, overwrite)
+            target = LabelsTr(dataset, panel)
+            report = _run(target, aggregator, name, options, overwrite, processes)
+            if review:
+                _draw(report, target, review)
+            return report
     if source.resolve() in (output.resolve(), *output.resolve().parents):
         raise SettingError(
             f"The output '{output.name}' lies among the teachers in '{source.name}', where it would vote itself next "
             f"time. Choose another folder with -o."
         )
-    return _run(
-        panel, Folder(dataset.spec, panel, output, name, options, overwrite), aggregator, name, options, 0, overwrite
-    )
+    folder = Folder(dataset.spec, panel, output, name, options, overwrite)
+    return _run(folder, aggregator, name, options, overwrite, processes)
 
 
 class Target(Protocol):
-    """Where label maps go."""
+    """Where label maps go.
 
+    Attributes:
+        panel: Whose votes they are made from.
+        title: What to call it.
+        agreement_file: Where the figures go.
+        images: The cases' images, whose grids count; None: the first teacher's grid does.
+    """
+
+    panel: Panel
     title: str
     agreement_file: Path
+    images: ImageFolder | None
 
     def cases(self) -> list[str]: ...
 
@@ -90,9 +102,7 @@ class Target(Protocol):
 
     def is_done(self, case: str, inputs: Mapping[str, str]) -> bool: ...
 
-    def image(self, case: str) -> tuple[Grid, dict[str, Any]] | None: ...
-
-    def write(self, case: str, label_map: np.ndarray, properties: dict[str, Any], answered: list[str]) -> bool: ...
+    def write(self, case: str, outcome: Outcome) -> bool: ...
 
     def fail(self, case: str, reason: str) -> None: ...
 
@@ -104,11 +114,12 @@ class LabelsTr:
         self.dataset, self.panel = dataset, panel
         self.title = f"labelsTr of {dataset.name}"
         self.agreement_file = dataset.teachers_folder() / AGREEMENT
+        self.images = dataset.images()
         self._manual = consensus.manual_cases(dataset)
         self._index = consensus.read(dataset)
 
     def cases(self) -> list[str]:
-        return self.dataset.images().cases()
+        return self.images.cases()
 
     def manual(self) -> list[str]:
         return self._manual
@@ -116,14 +127,12 @@ class LabelsTr:
     def is_done(self, case: str, inputs: Mapping[str, str]) -> bool:
         return not consensus.is_stale(self.dataset, case, inputs, self._index)
 
-    def image(self, case: str) -> tuple[Grid, dict[str, Any]]:
-        _, grid, properties = self.dataset.images().read(case)
-        return grid, properties
-
-    def write(self, case: str, label_map: np.ndarray, properties: dict[str, Any], answered: list[str]) -> bool:
+    def write(self, case: str, outcome: Outcome) -> bool:
         inputs = self.panel.inputs(case)
         took_part = [t for t in self.panel.names if f"{t}/{case}" in inputs]
-        return consensus.write(self.dataset, case, label_map, properties, teachers=took_part, inputs=inputs)
+        return consensus.write(
+            self.dataset, case, outcome.label_map, outcome.properties, teachers=took_part, inputs=inputs
+        )
 
     def fail(self, case: str, reason: str) -> None:
         """An older consensus stays, and `nnkd.consensus.stale_cases` names it."""
@@ -138,6 +147,7 @@ class Folder:
         self.spec, self.panel, self.folder = spec, panel, PredictionFolder(output)
         self.title = output.name
         self.agreement_file = output / AGREEMENT
+        self.images = None
         self.found = self.folder.begin(panel.header(output.name, name, options), overwrite)
 
     def cases(self) -> list[str]:
@@ -150,12 +160,11 @@ class Folder:
     def is_done(self, case: str, inputs: Mapping[str, str]) -> bool:
         return self.folder.is_done(self.found, case, inputs)
 
-    def image(self, case: str) -> None:
-        return None
-
-    def write(self, case: str, label_map: np.ndarray, properties: dict[str, Any], answered: list[str]) -> bool:
+    def write(self, case: str, outcome: Outcome) -> bool:
         inputs = self.panel.inputs(case)
-        self.folder.write(self.spec, case, label_map, properties, inputs=inputs, answers=answered)
+        self.folder.write(
+            self.spec, case, outcome.label_map, outcome.properties, inputs=inputs, answers=outcome.answered
+        )
         return True
 
     def fail(self, case: str, reason: str) -> None:
@@ -163,75 +172,47 @@ class Folder:
 
 
 def _run(
-    panel: Panel,
-    target: Target,
-    aggregator: Aggregator,
-    name: str,
-    options: Mapping[str, Any],
-    review: int,
-    overwrite: bool,
+    target: Target, aggregator: Aggregator, name: str, options: Mapping[str, Any], overwrite: bool, processes: int
 ) -> StepReport:
-    report = StepReport()
-    made_by = {"aggregator": name, "options": portable_options(options), "teachers": panel.names}
-    figures = AgreementFile(target.agreement_file, made_by)
-    manual, cases = set(target.manual()), target.cases()
-    _note_abstentions(panel, [case for case in cases if case not in manual])
-    for case in tqdm(cases, desc="aggregate", unit="case"):
-        inputs = panel.inputs(case)
-        done = not overwrite and target.is_done(case, inputs)
-        if case in manual or (done and figures.has(case, inputs)):
+    report, panel = StepReport(), target.panel
+    figures = AgreementFile(
+        target.agreement_file,
+        {"aggregator": name, "options": portable_options(options), "teachers": panel.names},
+    )
+    manual = set(target.manual())
+    todo: dict[str, bool] = {}  # the cases to vote on, and whether only their figures are missing
+    for case in target.cases():
+        done = not overwrite and target.is_done(case, panel.inputs(case))
+        if case in manual or (done and figures.has(case, panel.inputs(case))):
             report.skipped.append(case)
-            continue
-        try:
-            label_map, properties, answered = _vote(panel, target, aggregator, case, inputs, figures)
-        except NnkdError as error:
-            if done:  # only its figures could not be counted
-                report.skipped.append(case)
-                continue
-            target.fail(case, str(error))
-            report.failures.append(Failure(case, str(error)))
-            continue
-        # Outside the try: a full disk ends the command, because every other case would fail alike.
-        written = not done and target.write(case, label_map, properties, answered)
-        (report.done if written else report.skipped).append(case)
-    _summarise(report, panel, target, figures, made_by, manual)
-    if review:
-        _draw(report, panel, target, figures, review)
+        else:
+            todo[case] = done
+    _note_abstentions(panel, [*todo])
+    outcomes = panel.outcomes([*todo], aggregator, target.images, processes)
+    for case, outcome in tqdm(outcomes, total=len(todo), desc="aggregate", unit="case"):
+        _take(report, target, figures, case, outcome, todo[case])
+    _summarise(report, target, figures, manual)
     return report
 
 
-def _vote(
-    panel: Panel, target: Target, aggregator: Aggregator, case: str, inputs: Mapping[str, str], figures: AgreementFile
-) -> tuple[np.ndarray, dict[str, Any], list[str]]:
-    """One case's label map, the properties to write it with, and the labels somebody answered for."""
-    answers = panel.answers(case)
-    if not answers.any():
-        reasons = [f"{t}: {m.failures[case]}" for t, m in panel.manifests.items() if case in m.failures]
-        raise PredictionError(
-            f"No teacher answered for it{' (' + '; '.join(reasons) + ')' if reasons else ''}. Run "
-            f"nnKD_predict_teachers again, draw {case}{panel.spec.file_ending} in labelsTr yourself, or take the image "
-            f"out."
-        )
-    maps, grid, properties = panel.read(case, target.image(case))
-    k, labels = len(maps), panel.spec.labels
-    counts = [votes.count_patterns(votes.pack_label(maps, integers)[None], k) for integers in labels.values()]
-    counts = votes.clear_abstentions(np.concatenate(counts), answers)
-    table = votes.fit(aggregator, counts, answers)
-    figures.volume_unit = "ml" if grid.in_world else "voxels"
-    volume = float(np.prod(grid.spacing)) / 1000 if grid.in_world else 1.0
-    figures.add(case, inputs, agreement.figures_of_case(counts, answers, table, panel.names, labels, volume))
-    answered = [label for index, label in enumerate(labels) if answers[:, index].any()]
-    return votes.apply_to_label_maps(maps, table, panel.spec), properties, answered
-
-
-def _summarise(
-    report: StepReport,
-    panel: Panel,
-    target: Target,
-    figures: AgreementFile,
-    made_by: Mapping[str, Any],
-    manual: set[str],
+def _take(
+    report: StepReport, target: Target, figures: AgreementFile, case: str, outcome: Outcome | str, done: bool
 ) -> None:
+    """Write one case's outcome, or note why there is none. A full disk raises: every other case would fail alike."""
+    if isinstance(outcome, Outcome):
+        figures.volume_unit = outcome.volume_unit
+        figures.add(case, target.panel.inputs(case), outcome.figures)
+        written = not done and target.write(case, outcome)
+        (report.done if written else report.skipped).append(case)
+    elif done:  # only its figures could not be counted
+        report.skipped.append(case)
+    else:
+        target.fail(case, outcome)
+        report.failures.append(Failure(case, outcome))
+
+
+def _summarise(report: StepReport, target: Target, figures: AgreementFile, manual: set[str]) -> None:
+    panel, made_by = target.panel, figures.made_by
     failed = {failure.case for failure in report.failures}
     current = sorted({*report.done, *report.skipped} - manual - failed)
     figures.cases = {case: figures.cases[case] for case in current if case in figures.cases}
@@ -248,18 +229,18 @@ def _summarise(
         *(agreement.lines(summary, figures.volume_unit) if summary else []),
         f"figures of each case: {target.agreement_file.parent.name}/{AGREEMENT}",
     ]
-    report.data = {"agreement": summary}
+    report.data = {"agreement": summary, "disagreement": {c: f["disagreement"] for c, f in figures.cases.items()}}
 
 
-def _draw(report: StepReport, panel: Panel, target: LabelsTr, figures: AgreementFile, number: int) -> None:
+def _draw(report: StepReport, target: LabelsTr, number: int) -> None:
     """Overlays of the cases in which teachers differ most, in the dataset's folder review."""
     from nnkd.overlays import draw_overlays
 
+    panel, far = target.panel, report.data["disagreement"]
     dataset, folder = target.dataset, target.dataset.folder / "review"
-    ranked = sorted(figures.cases, key=lambda case: (-figures.cases[case]["disagreement"], case))
-    chosen = [case for case in ranked if figures.cases[case]["disagreement"] > 0][:number]
+    chosen = sorted((case for case in far if far[case] > 0), key=lambda case: (-far[case], case))[:number]
     names = _names_by_integer(panel.spec)
-    for case in set(figures.cases) - set(chosen):  # pictures of an earlier call that would mislead
+    for case in set(far) - set(chosen):  # pictures of an earlier call that would mislead
         (folder / f"{case}.png").unlink(missing_ok=True)
     for case in tqdm(chosen, desc="review", unit="case"):
         volume, orientation, _ = dataset.images().volume(case)
@@ -275,7 +256,7 @@ def _draw(report: StepReport, panel: Panel, target: LabelsTr, figures: Agreement
         report.lines += ["", "review: the teachers agree in every case, so there is nothing to draw"]
         return
     report.lines += ["", "review: where teachers differ most (1 - mean pairwise DSC)"]
-    report.lines += [f"  review/{case}.png  {figures.cases[case]['disagreement']:.3f}" for case in chosen]
+    report.lines += [f"  review/{case}.png  {far[case]:.3f}" for case in chosen]
     report.lines.append(
         f"To correct one, edit labelsTr/{chosen[0]}{panel.spec.file_ending} and save it in place: from then on "
         f"it counts as manual and is never overwritten."

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -335,6 +337,18 @@ def test_a_full_disk_stops_and_leaves_nothing_half_written(dataset, monkeypatch)
             to_labels(dataset)
     assert sorted(p.name for p in (dataset.folder / "labelsTr").iterdir()) == ["toy_000.nii.gz", "toy_001.nii.gz"]
     assert to_labels(dataset).done == ["toy_002", "toy_003"]
+
+
+def test_the_aggregator_of_the_docs_runs(dataset, nnunet_folders):
+    text = (Path(__file__).parents[2] / "docs" / "aggregation.md").read_text(encoding="utf-8")
+    code = text.split("## An aggregator of your own\n\n")[1].split("\n`counts`")[0]
+    found: dict = {}
+    exec(textwrap.dedent(code), found)
+    one, two, three = three_teachers(dataset)
+    arguments = {"name": "at_least", "options": {"number": 1}, "source": dataset.teachers_folder()}
+    assert not aggregate(dataset, found["AtLeast"](number=1), output=nnunet_folders / "out", **arguments).failures
+    union = np.any([folder.read(dataset.spec, "toy_002") == 1 for folder in (one, two, three)], axis=0)
+    np.testing.assert_array_equal(PredictionFolder(nnunet_folders / "out").read(dataset.spec, "toy_002") == 1, union)
 
 
 def test_the_command(dataset, nnunet_folders, capsys):
