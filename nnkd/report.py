@@ -18,7 +18,7 @@ from nnkd.metrics import METRICS
 from nnkd.overlays import overlays_png
 from nnkd.plots import box_plot, difference_plot
 from nnkd.predictions import Manifest
-from nnkd.scores import DIGITS, FLAGS, OVERALL, Cell, Difference, FolderScores, Scores, verdict
+from nnkd.scores import COMMON, DIGITS, FLAGS, OVERALL, Cell, Difference, FolderScores, Scores, verdict
 
 TABLES = ("DSC", "HD", "HD95", "NSD")
 PLOTS = ("DSC", "HD")
@@ -137,13 +137,14 @@ def _table(scores: Scores, metric: str, unit: str) -> dict[str, Any]:
 
 
 def _notes(scores: Scores) -> list[str]:
-    """Why a folder's means are marked, once for all tables."""
+    """Why a folder's means are marked, and which labels are common, once for all tables."""
     found: dict[str, list[str]] = {}
     for folder, row in scores.table("DSC").items():
         for column, cell in row.items():
             if cell.estimate and cell.note and column in scores.labels:
                 found.setdefault(f"{folder}: {{}} {cell.note}", []).append(column)
-    return [note.format(", ".join(columns)) for note, columns in found.items()]
+    marked = [f"† {note.format(', '.join(columns))}" for note, columns in found.items()]
+    return [*marked, *([f"Common labels: {', '.join(scores.common_labels)}"] if COMMON in scores.columns() else [])]
 
 
 def _cell(cell: Cell, metric: str, several: bool) -> dict[str, Any]:
@@ -194,9 +195,8 @@ def _differences(scores: Scores, unit: str) -> list[dict[str, Any]]:
         shown = whole if len(whole) <= MOST_ROWS else [d for d in whole if best in (d.first, d.second)][:MOST_ROWS]
         better = "right" if METRICS[metric].higher_is_better else "left"
         share = f" [{unit.split()[0]}]" if METRICS[metric].unit else ""
-        picture = difference_plot(
-            shown, metric, f"difference of mean {metric}{share}; {better} of 0: the first is better"
-        )
+        quantity = f"difference of mean {metric}{share}\n{better} of 0: the first is better"
+        picture = difference_plot(shown, metric, quantity)
         rows = [_difference(d, metric) for d in shown]
         made.append({"metric": metric, "src": _embedded(picture), "rows": rows, "left_out": len(whole) - len(shown)})
     return made

@@ -20,7 +20,7 @@ from nnkd.participants import participants_of_cases
 from nnkd.predictions import Manifest, PredictionFolder, label_map_files, versions
 from nnkd.report import Evaluation, write_report
 from nnkd.scores import COMMON, OVERALL, FolderScores, Scores, comparison_frame, means_frame, metrics_frame
-from nnkd.statistics import Bootstrap
+from nnkd.statistics import Bootstrap, Estimate
 from nnkd.summary import summary
 from nnkd.types import Failure, StepReport
 
@@ -262,19 +262,22 @@ def _lines(scores: Scores, facts: Mapping[str, Any], output: Path) -> list[str]:
     """The overall means and where to read on."""
     width = max(len(folder.name) for folder in scores.folders)
     column = COMMON if COMMON in scores.columns() else OVERALL
-    lines = [f"{scores.n_participants} participants, {len(scores.cases)} cases; {column}, mean (95 % interval):"]
+    over = f"over {', '.join(scores.common_labels)}, which all folders answer for" if column == COMMON else "overall"
+    lines = [f"{scores.n_participants} participants, {len(scores.cases)} cases; mean {over} (95 % interval):"]
     for folder in scores.folders:
         parts = []
         for metric, digits in (("DSC", 3), ("HD", 2), ("HD95", 2), ("NSD", 3)):
-            estimate = scores.table(metric)[folder.name][column].estimate
-            parts.append(f"{metric} {_number(estimate, digits)}")
+            cell = scores.table(metric)[folder.name][column]
+            parts.append(f"{metric} {_number(cell.estimate, digits)}{'†' if cell.estimate and cell.note else ''}")
         lines.append(f"  {folder.name:{width}}  {'  '.join(parts)}")
         if flags := scores.flags(folder):
             lines.append(f"  {'':{width}}  {len(flags)} flag(s), listed in the report")
+    if any("†" in line for line in lines):
+        lines.append("  † rests on fewer cases than the others")
     return [*lines, f"surfaces as in {facts['definition']}; report: {output / 'report.html'}"]
 
 
-def _number(estimate: Any, digits: int) -> str:
+def _number(estimate: Estimate | None, digits: int) -> str:
     if estimate is None:
         return "incomplete"
     if estimate.low is None:
