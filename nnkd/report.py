@@ -121,7 +121,7 @@ def _table(scores: Scores, metric: str, unit: str) -> dict[str, Any]:
     columns = scores.columns()
     several = len(scores.folders) > 1
     cells = [[_cell(rows[folder.name][column], metric, several) for column in columns] for folder in scores.folders]
-    names = [folder.name for folder in scores.folders]
+    names = [f"{folder.name} ‡" if _saw_truth(folder) else folder.name for folder in scores.folders]
     turned = len(columns) > WIDEST_TABLE and len(names) <= WIDEST_TABLE
     if turned:
         cells = [list(row) for row in zip(*cells, strict=True)]
@@ -144,7 +144,13 @@ def _notes(scores: Scores) -> list[str]:
             if cell.estimate and cell.note and column in scores.labels:
                 found.setdefault(f"{folder}: {{}} {cell.note}", []).append(column)
     marked = [f"† {note.format(', '.join(columns))}" for note, columns in found.items()]
+    if seers := [folder.name for folder in scores.folders if _saw_truth(folder)]:
+        marked.append(f"‡ made with the help of ground truth: {', '.join(seers)}")
     return [*marked, *([f"Common labels: {', '.join(scores.common_labels)}"] if COMMON in scores.columns() else [])]
+
+
+def _saw_truth(folder: FolderScores) -> bool:
+    return folder.manifest is not None and folder.manifest.ground_truth
 
 
 def _cell(cell: Cell, metric: str, several: bool) -> dict[str, Any]:
@@ -222,12 +228,9 @@ def chosen_cases(scores: Scores) -> dict[str, str]:
     ordered = sorted(means, key=lambda case: (-means[case], case))
     if not ordered:
         return {}
-    chosen = {"best": ordered[0], "median": ordered[len(ordered) // 2], "worst": ordered[-1]}
-    seen: dict[str, str] = {}
-    for which, case in chosen.items():  # two cases have no median of their own
-        if case not in seen.values():
-            seen[which] = case
-    return seen
+    middle = ordered[1:-1]  # fewer than three cases have no median of their own
+    chosen = {"best": ordered[:1], "median": middle[len(middle) // 2 :][:1], "worst": ordered[1:][-1:]}
+    return {which: cases[0] for which, cases in chosen.items() if cases}
 
 
 def _overlays(evaluation: Evaluation) -> list[dict[str, Any]]:
