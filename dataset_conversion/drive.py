@@ -16,7 +16,7 @@ from nnkd_dataset_conversion import arguments, reading
 from nnkd_dataset_conversion.target import Target
 from nnkd_dataset_conversion.writer import DatasetWriter, Source, SourceCase
 
-from nnkd.errors import FolderError
+from nnkd.errors import DatasetError, FolderError
 from nnkd.files import is_visible
 from nnkd.types import StepReport
 
@@ -75,11 +75,20 @@ def _only(folder: Path, number: str) -> Path | None:
 
 
 def _vessels(drawing: Path, field_of_view: Path | None = None) -> sitk.Image:
-    """255 -> vessel, and what lies outside the field of view -> ignore."""
-    labels = (reading.integers(reading.read(drawing), f"'{drawing.name}'") > 127).astype(np.uint8)
+    """White -> vessel, and what lies outside the field of view -> ignore."""
+    labels = _white(drawing).astype(np.uint8)
     if field_of_view is not None:
-        labels[reading.integers(reading.read(field_of_view), f"'{field_of_view.name}'") <= 127] = IGNORE
+        outside = ~_white(field_of_view)
+        if outside.shape != labels.shape:
+            raise DatasetError(f"'{field_of_view.name}' and '{drawing.name}' differ in size. Download them again.")
+        labels[outside] = IGNORE
     return sitk.GetImageFromArray(labels)
+
+
+def _white(file: Path) -> np.ndarray:
+    """Where a drawing in black and white is white, (Y, X) bool."""
+    values = reading.integers(reading.read(file), f"'{file.name}'")
+    return values > values.max() / 2  # white is 255, but 1 in the second rater's files, which have a palette
 
 
 def main(argv: Sequence[str] | None = None) -> int:

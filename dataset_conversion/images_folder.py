@@ -43,7 +43,7 @@ def convert(
     grey: bool = False,
     spacing: Sequence[float] = (),
 ) -> StepReport:
-    """Convert a folder.
+    """Convert a folder. The first readable image decides whether it is one of pictures (RGB or grey) or of volumes.
 
     Args:
         source: The images.

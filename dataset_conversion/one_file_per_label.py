@@ -137,8 +137,8 @@ def _join(
     missing = [mask for masks in parts.values() for mask in masks if mask not in there]
     if missing and not absent:
         raise DatasetError(
-            f"It lacks the mask{'s' if len(missing) > 1 else ''} {', '.join(missing[:5])}. Download it again, or say by "
-            f"--absent that a missing mask means there is nothing of it."
+            f"It lacks the mask{'s' if len(missing) > 1 else ''} {', '.join(missing[:5])}. Download it again, or say "
+            f"by --absent that a missing mask means there is nothing of it."
         )
     result: np.ndarray | None = None
     reference = sitk.Image()

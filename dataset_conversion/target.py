@@ -69,9 +69,9 @@ def copy_table(table: Path, to: Path) -> None:
     import pandas as pd
 
     try:
-        separator = "\t" if table.suffix.lower() == ".tsv" else None
-        content = pd.read_csv(table, sep=separator, engine="python", dtype=str, keep_default_na=False,
-                              encoding="utf-8-sig")  # fmt: skip
+        header = table.read_text(encoding="utf-8-sig").partition("\n")[0]
+        separator = next((mark for mark in ("\t", ";") if mark in header), ",")
+        content = pd.read_csv(table, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise DatasetError(f"'{table.name}' is no table ({error}). Give a .tsv or .csv with a header line.") from error
     with atomic(to) as temporary:

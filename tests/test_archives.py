@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from nnkd.archives import is_archive, unpack
+from nnkd.errors import DatasetError
+
+
+def tar(file: Path, members: dict[str, bytes], mode: str = "w") -> Path:
+    with tarfile.open(file, mode) as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("Task01_A.tar", "w"), ("Task01_A.tar.gz", "w:gz"), ("Task01_A.tgz", "w:gz")]
+)
+def test_tar_with_one_folder_becomes_that_folder(tmp_path, name, mode):
+    members = {"Other/imagesTr/a.txt": b"a", "Other/imagesTr/._a.txt": b"shadow", "Other/b.txt": b"b"}
+    archive = tar(tmp_path / name, members, mode)
+    assert is_archive(archive)
+    folder = unpack(archive)
+    assert folder == tmp_path / "Task01_A"
+    assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) == [
+        "b.txt",
+        "imagesTr/a.txt",
+    ]
+    (folder / "b.txt").write_text("mine")
+    assert (unpack(archive) / "b.txt").read_text() == "mine"  # unpacked once
+
+
+def test_zip_without_one_folder(tmp_path):
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        archive.writestr("a/x.txt", "x")
+        archive.writestr("b.txt", "b")
+        archive.writestr("__MACOSX/b.txt", "shadow")
+    folder = unpack(tmp_path / "data.zip")
+    assert sorted(p.name for p in folder.iterdir()) == ["a", "b.txt"]
+
+
+@pytest.mark.parametrize("name", ["/etc/evil", "../evil", "a/../../evil", "C:/evil", "..\\evil", "\\evil"])
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_names_that_lead_out_are_refused_before_anything_is_written(tmp_path, name, kind):
+    archive = tmp_path / f"bad.{kind}"
+    if kind == "tar":
+        tar(archive, {"good.txt": b"", name: b"evil"})
+    else:
+        with zipfile.ZipFile(archive, "w") as opened:
+            opened.writestr("good.txt", "")
+            opened.writestr(zipfile.ZipInfo(name), "evil")
+    with pytest.raises(DatasetError, match="outside its folder"):
+        unpack(archive)
+    assert [p.name for p in tmp_path.iterdir()] == [archive.name]
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_are_refused(tmp_path, kind):
+    with tarfile.open(tmp_path / "bad.tar", "w") as archive:
+        info = tarfile.TarInfo("link")
+        info.type, info.linkname = kind, "/etc/passwd"
+        archive.addfile(info)
+    with pytest.raises(DatasetError, match="link or a device"):
+        unpack(tmp_path / "bad.tar")
+
+
+def test_zip_links_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+        info = zipfile.ZipInfo("link")
+        info.external_attr = 0o120777 << 16
+        archive.writestr(info, "/etc/passwd")
+    with pytest.raises(DatasetError, match="is a link"):
+        unpack(tmp_path / "bad.zip")
+
+
+@pytest.mark.parametrize("name", ["Task01_A.tar", "Task01_A.tar.gz", "Task01_A.zip"])
+def test_broken_archives_leave_nothing(tmp_path, name):
+    archive = tmp_path / name
+    if name.endswith("zip"):
+        with zipfile.ZipFile(archive, "w") as opened:
+            opened.writestr("a.txt", "x" * 5000)
+    else:
+        tar(archive, {"a/b.txt": bytes(range(256)) * 100}, "w:gz" if name.endswith("gz") else "w")
+    archive.write_bytes(archive.read_bytes()[:3000] if name.endswith("tar") else archive.read_bytes()[:-40])
+    with pytest.raises(DatasetError, match="is broken or no archive"):
+        unpack(archive)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
