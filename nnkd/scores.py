@@ -130,6 +130,7 @@ class Scores:
         self.folders, self.labels, self.cases = list(folders), list(labels), list(cases)
         self._person_of, self._bootstrap = person_of, bootstrap
         self._tables: dict[str, dict[str, dict[str, Cell]]] = {}
+        self._differences: dict[str, list[Difference]] = {}
 
     @property
     def n_participants(self) -> int:
@@ -210,6 +211,11 @@ class Scores:
     def differences(self, metric: str) -> list[Difference]:
         """Every pair of folders, the later one minus the earlier one, label by label and over the labels both
         answer for."""
+        if metric not in self._differences:
+            self._differences[metric] = self._compute_differences(metric)
+        return self._differences[metric]
+
+    def _compute_differences(self, metric: str) -> list[Difference]:
         found = []
         for index, second in enumerate(self.folders):
             for first in self.folders[index + 1 :]:

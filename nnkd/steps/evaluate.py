@@ -14,7 +14,7 @@ from nnkd import paths
 from nnkd.comparisons import Files, Settings, compare_cases
 from nnkd.dataset import DatasetSpec
 from nnkd.errors import DatasetError, FolderError, PredictionError, SettingError
-from nnkd.files import atomic, write_json
+from nnkd.files import atomic, remove_leftovers, write_json
 from nnkd.metrics import DEFINITIONS
 from nnkd.participants import participants_of_cases
 from nnkd.predictions import Manifest, PredictionFolder, label_map_files, versions
@@ -241,7 +241,9 @@ def _facts(request: Request, spec: DatasetSpec, scores: Scores, flat: bool) -> d
 
 
 def _write_tables(scores: Scores, spec: DatasetSpec, request: Request, facts: Mapping[str, Any], output: Path) -> None:
+    remove_leftovers(output)
     for folder in scores.folders:
+        remove_leftovers(output / folder.name)
         content = summary(scores, folder, spec, str(facts["reference"]), facts)
         write_json(output / folder.name / "summary.json", content)
     frames = {"metrics": metrics_frame, "means": means_frame, "comparison": comparison_frame}

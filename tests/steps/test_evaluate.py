@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -302,6 +303,26 @@ def test_killed_and_run_again_gives_the_same(cohort, monkeypatch, unreported):
     report = evaluate(ask(cohort, "one", "two"))
     assert len(report.done) == 4  # three that were missing and the damaged one
     assert snapshot(cohort.folder / "evaluation") == snapshot(cohort.folder / "whole")
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.3])
+def test_a_process_killed_at_any_moment_leaves_nothing_half_written(cohort, moment):
+    toy_teacher(cohort, "one", shift=2, split="Ts")
+    request = ask(cohort, "one")
+    code = "import sys; from nnkd.cli.evaluate import main; sys.exit(main(sys.argv[1:]))"
+    places = ["-i", request.predictions[0], "-ref", request.reference, "-o", request.output]
+    process = subprocess.Popen([sys.executable, "-c", code, *map(str, places), "--bootstrap", "50"])
+    cache = request.output / ".cache"
+    while process.poll() is None and not (cache.is_dir() and any(cache.glob("*.json"))):
+        time.sleep(0.01)
+    time.sleep(moment)
+    process.kill()
+    process.wait()
+    for file in [*request.output.rglob("[!.]*.json")]:
+        read_json(file)
+    evaluate(request)
+    evaluate(replace(request, output=cohort.folder / "whole"))
+    assert snapshot(request.output) == snapshot(cohort.folder / "whole")
 
 
 def test_several_processes_give_the_same(cohort, unreported):
