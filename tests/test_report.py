@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import re
 from pathlib import Path
 
 import numpy as np
-import pytest
-from matplotlib import image as matplotlib_image
 from test_scores import CASES, GOOD, LABELS, POOR, folder
 from toy import write_image
 
 from nnkd.dataset import DatasetSpec
-from nnkd.plots import box_plot, difference_plot
 from nnkd.predictions import Lineage
 from nnkd.report import Evaluation, chosen_cases, integer_names, render, write_report
-from nnkd.scores import Difference, Scores
-from nnkd.statistics import Bootstrap, Estimate
+from nnkd.scores import Scores
+from nnkd.statistics import Bootstrap
 
 JSON = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "spleen": 2}, "file_ending": ".nii.gz"}
 FACTS = {
@@ -139,12 +135,3 @@ def test_a_region_is_named_by_its_smallest():
     labels = {"background": 0, "tumour": [1, 2, 3], "core": [2, 3], "enhancing": 3}
     spec = DatasetSpec({**JSON, "labels": labels}, "x")
     assert integer_names(spec, list(spec.labels)) == {1: "tumour", 2: "core", 3: "enhancing"}
-
-
-@pytest.mark.parametrize("n", [1, 9])
-def test_plots_are_drawn_for_any_number_of_folders(n):
-    values = {f"folder number {i}": {"a": 0.1 * i, "b": 90.0} for i in range(n)} | {"nothing": {}}
-    png = box_plot(values, {name: {"b"} for name in values}, "liver", "HD [mm]")
-    assert matplotlib_image.imread(io.BytesIO(png)).shape[0] > 100
-    differences = [Difference("a", "b", "Overall", "DSC", Estimate(0.1, None, None, 1, 1))] * n
-    assert difference_plot(differences, "DSC", "difference").startswith(b"\x89PNG")
