@@ -199,7 +199,7 @@ def _start(job: TeacherJob, work: _Work) -> _Ready:
         kind="teacher",
         name=job.alias,
         made_by=job.entry.name,
-        versions=versions(job.distribution, "nnunetv2", "SimpleITK"),
+        versions=versions(*filter(None, (job.distribution, "nnunetv2", "SimpleITK"))),
         options=options,
         labels={name: list(values) for name, values in work.spec.labels.items()},
         file_ending=work.spec.file_ending,

@@ -1,0 +1,285 @@
+"""nnkd.steps.predict_teachers and its command."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from toy import LABELS, toy_dataset, write_image
+
+from nnkd.cli.predict_teachers import main
+from nnkd.dataset import RawDataset, write_dataset_json
+from nnkd.errors import BrokenPluginError, NnkdError, PredictionError
+from nnkd.interfaces import Teacher
+from nnkd.predictions import PredictionFolder
+from nnkd.steps.predict_teachers import TeacherJob, predict_teachers
+from nnkd.types import Entry
+
+RESTART = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from steps.test_predict_teachers import Threshold, job
+from nnkd.dataset import RawDataset
+from nnkd.steps.predict_teachers import predict_teachers
+from pathlib import Path
+dataset = RawDataset(Path(sys.argv[1]))
+class Slow(Threshold):
+    def predict(self, volume, prompts):
+        time.sleep(0.1)
+        return super().predict(volume, prompts)
+print("ready", flush=True)
+predict_teachers([job(Slow, dataset)], dataset, dataset.images())
+"""
+
+
+class Threshold(Teacher):
+    """Label by brightness, in whatever orientation it is shown."""
+
+    devices = ("cpu",)
+
+    def predict(self, volume, prompts):
+        data = volume.data[0]
+        return {"liver": (data > 130) & (data < 190), "spleen": data >= 190}
+
+
+class Corner(Teacher):
+    """Answers with a place: the left, front, lower eighth. Only right if the orientation is."""
+
+    devices = ("cpu",)
+
+    def predict(self, volume, prompts):
+        mask = np.zeros(volume.shape, bool)
+        z, y, x = volume.shape
+        mask[: z // 2, : y // 2, x // 2 :] = True
+        return {"liver": mask}
+
+
+class Boxed(Teacher):
+    prompt = "box"
+    devices = ("cpu",)
+
+    def predict(self, volume, prompts):
+        result = {}
+        for label, prompt in prompts.items():
+            result[label] = np.zeros(volume.shape, bool)
+            for z, y0, x0, y1, x1 in prompt.boxes:
+                result[label][z, y0:y1, x0:x1] = True
+        return result
+
+
+def job(teacher: type[Teacher], dataset: RawDataset, alias: str = "mine", **more) -> TeacherJob:
+    entry = Entry("toy", "x:Y", "toy", licence="MIT")
+    return TeacherJob(alias, teacher, entry, dataset.teachers_folder() / alias, **more)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.glob("*.nii.gz") if not p.name.startswith(".")}
+
+
+def test_masks_become_a_prediction_folder(dataset):
+    report = predict_teachers([job(Threshold, dataset)], dataset, dataset.images())
+    assert report.done == dataset.images().cases()
+    folder = PredictionFolder(dataset.teachers_folder() / "mine")
+    truth, _, _ = dataset.spec.read_label_map(dataset.folder / "truth" / "toy_003.nii.gz")
+    assert (folder.read(dataset.spec, "toy_003") == truth).mean() > 0.99
+    manifest = folder.manifest()
+    assert manifest.lineage[0].licence == "MIT"
+    assert manifest.options == {"channel": "CT"}
+    again = predict_teachers([job(Threshold, dataset)], dataset, dataset.images())
+    assert (again.done, again.skipped) == ([], report.done)
+
+
+@pytest.mark.parametrize(
+    ("order", "signs"), list(itertools.product(([0, 1, 2], [2, 0, 1], [1, 0, 2]), ((1, 1, 1), (-1, 1, -1))))
+)
+def test_every_orientation_gives_the_same_place_in_the_world(tmp_path, order, signs):
+    dataset = stored_dataset(tmp_path, order, signs)
+    predict_teachers([job(Corner, dataset)], dataset, dataset.images())
+    image = sitk.ReadImage(str(dataset.images().files("c")[0]))
+    answer = sitk.ReadImage(str(dataset.teachers_folder() / "mine" / "c.nii.gz"))
+    assert answer.GetSize() == image.GetSize()
+    assert np.allclose(answer.GetDirection(), image.GetDirection())
+    world = [
+        answer.TransformIndexToPhysicalPoint(i[::-1]) for i in np.argwhere(sitk.GetArrayFromImage(answer)).tolist()
+    ]
+    assert np.round(np.min(world, axis=0), 3).tolist() == [6.0, 0.0, 0.0]
+    assert np.round(np.max(world, axis=0), 3).tolist() == [11.0, 4.0, 9.0]
+
+
+def stored_dataset(folder: Path, order, signs) -> RawDataset:
+    """One image of 12 x 10 x 8 voxels (x, y, z; 1, 1, 3 mm), stored with permuted and flipped axes."""
+    image = sitk.GetImageFromArray(np.arange(8 * 10 * 12, dtype=np.float32).reshape(8, 10, 12))
+    image.SetSpacing((1.0, 1.0, 3.0))
+    image = sitk.PermuteAxes(image, order)
+    image = sitk.Flip(image, [s < 0 for s in signs])
+    (folder / "imagesTr").mkdir()
+    sitk.WriteImage(image, str(folder / "imagesTr" / "c_0000.nii.gz"))
+    write_dataset_json(folder, ["CT"], LABELS, ".nii.gz", 1)
+    return RawDataset(folder)
+
+
+def test_one_bad_case_does_not_stop_the_rest(dataset, capsys):
+    images = dataset.folder / "imagesTr"
+    cut = images / "toy_001_0000.nii.gz"
+    cut.write_bytes(cut.read_bytes()[:300])
+    (images / "toy_002_0000.nii.gz").write_bytes(b"")
+    report = predict_teachers([job(Threshold, dataset)], dataset, dataset.images())
+    assert report.done == ["toy_000", "toy_003"]
+    assert [f.case for f in report.failures] == ["toy_001", "toy_002"]
+    manifest = (dataset.teachers_folder() / "mine" / "manifest.json").read_text()
+    assert str(dataset.folder) not in manifest
+    assert main(["-d", "701", "-t", "atlas", "-device", "cpu", "--set", "atlas.registration=affine"]) == 3
+    assert "toy_001" in capsys.readouterr().err
+
+
+def test_a_teachers_own_error_is_kept_without_paths(dataset):
+    class Crashes(Threshold):
+        def predict(self, volume, prompts):
+            if volume.case == "toy_002":
+                raise RuntimeError(f"cannot open {dataset.folder}/secret/weights.pt")
+            return super().predict(volume, prompts)
+
+    report = predict_teachers([job(Crashes, dataset)], dataset, dataset.images())
+    assert len(report.done) == 3
+    assert "weights.pt" in report.failures[0].reason
+    assert str(dataset.folder.parent) not in report.failures[0].reason
+
+
+def test_a_teacher_that_cannot_start_stops_before_the_first_case(dataset):
+    class Never(Threshold):
+        def __init__(self, context):
+            raise OSError("no weights")
+
+    with pytest.raises(BrokenPluginError, match="'never' could not be started"):
+        predict_teachers([job(Threshold, dataset), job(Never, dataset, "never")], dataset, dataset.images())
+    assert not dataset.teachers_folder().exists()
+
+
+def test_a_changed_image_is_done_again_and_other_options_are_refused(dataset):
+    predict_teachers([job(Threshold, dataset)], dataset, dataset.images())
+    file = dataset.folder / "imagesTr" / "toy_001_0000.nii.gz"
+    write_image(sitk.GetArrayFromImage(sitk.ReadImage(str(file))) + 40, file)
+    assert predict_teachers([job(Threshold, dataset)], dataset, dataset.images()).done == ["toy_001"]
+
+    class Levelled(Threshold):
+        def __init__(self, context, *, level: int = 1):
+            super().__init__(context)
+
+    other = job(Levelled, dataset, options={"level": 2})
+    with pytest.raises(PredictionError, match="level=2"):
+        predict_teachers([other], dataset, dataset.images(), dry_run=True)
+
+
+def test_overwrite_of_one_part_leaves_the_others(dataset):
+    cases = dataset.images().cases()
+    predict_teachers([job(Threshold, dataset)], dataset, dataset.images())
+    report = predict_teachers([job(Threshold, dataset)], dataset, dataset.images(), cases=cases[:2], overwrite=True)
+    assert report.done == cases[:2]
+    assert PredictionFolder(dataset.teachers_folder() / "mine").cases() == cases
+
+
+def test_abstention_is_recorded(dataset):
+    predict_teachers([job(Corner, dataset)], dataset, dataset.images())
+    manifest = PredictionFolder(dataset.teachers_folder() / "mine").manifest()
+    assert all(record.answers == ["liver"] for record in manifest.cases.values())
+
+
+def test_dry_run_writes_nothing(dataset):
+    before = sorted(dataset.folder.rglob("*"))
+    report = predict_teachers([job(Threshold, dataset)], dataset, dataset.images(), dry_run=True)
+    assert sorted(dataset.folder.rglob("*")) == before
+    assert report.data["mine"]["todo"] == 4
+    assert report.data["mine"]["bytes"] > 0
+
+
+def test_boxes(dataset, tmp_path):
+    with pytest.raises(NnkdError, match="--boxes-from"):
+        predict_teachers([job(Boxed, dataset)], dataset, dataset.images())
+    file = tmp_path / "boxes.json"
+    boxes = {case: {"liver": [[2, 3, 4, 6, 9]], "spleen": []} for case in dataset.images().cases()[:3]}
+    file.write_text(json.dumps(boxes))
+    report = predict_teachers([job(Boxed, dataset)], dataset, dataset.images(), boxes_file=file)
+    assert [f.case for f in report.failures] == ["toy_003"]
+    found = PredictionFolder(dataset.teachers_folder() / "mine").read(dataset.spec, "toy_000")
+    assert np.argwhere(found == 1).min(axis=0).tolist() == [2, 3, 4]
+    assert np.argwhere(found == 1).max(axis=0).tolist() == [2, 5, 8]
+    boxes["toy_001"]["liver"][0][4] = 8
+    file.write_text(json.dumps(boxes))
+    assert predict_teachers([job(Boxed, dataset)], dataset, dataset.images(), boxes_file=file).done == ["toy_001"]
+
+
+def test_channels_by_name_and_index(tmp_path):
+    dataset = toy_dataset(tmp_path / "Dataset702_Two", channels=("CT", "PET"), training=1)
+    seen = []
+
+    class Looks(Threshold):
+        def predict(self, volume, prompts):
+            seen.append((volume.data.shape[0], volume.channel_names))
+            return super().predict(volume, prompts)
+
+    predict_teachers([job(Looks, dataset, channel="PET")], dataset, dataset.images())
+    predict_teachers([job(Looks, dataset, channel="1")], dataset, dataset.images(), overwrite=True)
+    assert seen == [(1, ("PET",))] * 2
+    with pytest.raises(NnkdError, match="has the channels 0"):
+        predict_teachers([job(Looks, dataset, channel="MRI")], dataset, dataset.images())
+
+
+def test_killed_and_restarted_equals_uninterrupted(tmp_path):
+    dataset = toy_dataset(tmp_path / "Dataset701_Toy", training=6)
+    predict_teachers([job(Threshold, dataset)], dataset, dataset.images())
+    whole = content(dataset.teachers_folder() / "mine")
+    shutil.rmtree(dataset.teachers_folder())
+    script = RESTART.format(tests=str(Path(__file__).parents[1]))
+    rng = np.random.default_rng(3)
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(dataset.folder)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        process.stdout.readline()
+        time.sleep(rng.uniform(0.2, 0.6))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    left = predict_teachers([job(Threshold, dataset)], dataset, dataset.images())
+    assert left.skipped or left.done
+    assert content(dataset.teachers_folder() / "mine") == whole
+    assert PredictionFolder(dataset.teachers_folder() / "mine").cases() == dataset.images().cases()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-t", "atlaz"], "Did you mean 'atlas'"),
+        (["-t", "atlas", "atlas"], "twice"),
+        (["-t", "../x=atlas"], "no name for a folder"),
+        (["-t", "atlas", "--set", "rigid.number=1"], "chosen with -t are atlas"),
+        (["-t", "atlas", "--set", "number=1"], "without its teacher"),
+        (["-t", "atlas", "--set", "atlas.nmber=1"], "Did you mean 'number'"),
+        (["-t", "imported"], "no folder"),
+        (["-t", "atlas", "-num_parts", "2", "-part_id", "2"], "-part_id is 2"),
+        (["-t", "atlas", "--boxes-from", "x.json"], "none of the chosen teachers"),
+    ],
+)
+def test_bad_arguments_are_one_sentence(dataset, capsys, arguments, says):
+    assert main(["-d", "701", "-device", "cpu", *arguments]) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_the_command_takes_any_folder_and_two_settings_of_one_teacher(dataset, tmp_path):
+    target = tmp_path / "out"
+    common = ["-d", "701", "-i", str(dataset.folder / "imagesTr"), "-np", "1"]
+    settings = ["--set", "rigid.registration=affine", "rigid.number=1", "flex.number=1"]
+    assert main([*common, "-o", str(target), "-t", "rigid=atlas", "flex=atlas", *settings]) == 0
+    assert PredictionFolder(target / "rigid").cases() == dataset.images().cases()
+    assert PredictionFolder(target / "flex").manifest().options["registration"] == "deformable"
+    alone = tmp_path / "alone"
+    assert main([*common, "-o", str(alone), "-t", "rigid=atlas", "--set", "rigid.registration=affine"]) == 0
+    assert PredictionFolder(alone).exists()
