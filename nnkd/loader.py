@@ -1,20 +1,24 @@
 """nnU-Net's data loader, with votes as the target.
 
-The bits are cropped, turned into soft targets by one look-up and carried through the augmentation as
+The bits are cropped, turned into soft targets by one look-up in the spatial transform and carried on as
 batchgeneratorsv2's `regression_target`; the label map itself is carried only where a transform needs it. Never K maps:
 six cost five times one. nnU-Net's own loader would drop the key, hence `generate_train_batch`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from typing import Any
 
 import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from threadpoolctl import threadpool_limits
 
@@ -23,6 +27,42 @@ from nnkd.losses import pool_target
 from nnkd.participants import Participant
 from nnkd.votes import NO_VOTE, look_up
 from nnkd.votes_folder import VotesFolder
+
+Box = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A patch's votes (or label map), read and looked up as late as possible: most patches are only cropped by the
+    augmentation, to a fraction of what rotating them would need.
+
+    Attributes:
+        stored: (c, *S) integers of the whole case, read lazily.
+        bbox: Lower and upper bound per axis; may reach outside.
+        soften: Any crop of `stored` -> (L [+ weight] [+ ignore], *S') float32 in [0, 1].
+        flat: Whether the first axis is a single slice, to be dropped.
+    """
+
+    stored: Any
+    bbox: Box
+    soften: Callable[[np.ndarray], np.ndarray]
+    flat: bool = False
+
+    def soft(self, centre: Sequence[float] | None = None, size: Sequence[int] = ()) -> torch.Tensor:
+        """The soft target, of the whole patch or of a window in it.
+
+        Args:
+            centre: Middle of the window in voxels of the patch, as nnU-Net's crop rounds it; None: the whole patch.
+            size: Of the window. Leading axes that it lacks stay whole.
+        """
+        bbox = [list(pair) for pair in self.bbox]
+        if centre is not None:
+            first = len(bbox) - len(size)
+            for axis, (middle, length) in enumerate(zip(centre, size, strict=True), start=first):
+                start = bbox[axis][0] + math.floor(middle) - length // 2
+                bbox[axis] = [start, start + length]
+        soft = self.soften(crop_and_pad_nd(self.stored, bbox, 0))
+        return torch.from_numpy(soft[:, 0] if self.flat else soft)
 
 
 @dataclass(frozen=True)
@@ -54,44 +94,44 @@ class Targets:
         """Whether targets end with a weight channel."""
         return bool(self.agreement)
 
-    def of_crop(
-        self, case: str, bbox: Sequence[Sequence[int]], seg: np.ndarray, rng: np.random.Generator
-    ) -> tuple[torch.Tensor, np.ndarray]:
-        """The soft target of one patch, before augmentation.
+    def of_patch(self, case: str, bbox: Box, seg: Any, rng: np.random.Generator) -> tuple[Patch, np.ndarray]:
+        """What the soft target of one patch is made of.
 
         Args:
             case: Identifier.
             bbox: Lower and upper bound per axis; may reach outside.
-            seg: (1, *S) int16 crop of the label map.
+            seg: (1, *S) the case's label map, read lazily.
             rng: For the drawn teacher.
 
         Returns:
-            (L [+ weight] [+ ignore], *S) float32 in [0, 1], and (L,) bool: which labels have a vote.
+            The patch, not yet read, and (L,) bool: which labels have a vote.
         """
         if case in self.manual:
-            soft = np.stack([np.isin(seg[0], values) for values in self.labels]).astype(np.float32)
-            channels, answered = [soft], np.ones(len(self.labels), dtype=bool)
-            weight = np.ones((1, *seg.shape[1:]), dtype=np.float32)
-        else:
-            bits = crop_and_pad_nd(self.votes.open(case), bbox, 0)
-            soft, answered = self._vote(case, bits, rng)
-            channels = [soft]
-            if self.weighted:
-                weight = look_up(bits, self.agreement[case]).min(axis=0, keepdims=True)
-        if self.weighted:
-            channels.append(weight)
-        if self.ignore_label is not None:
-            channels.append((seg == self.ignore_label).astype(np.float32))
-        return torch.from_numpy(np.concatenate(channels)), answered
-
-    def _vote(self, case: str, bits: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+            return Patch(seg, bbox, self._soften_manual), np.ones(len(self.labels), dtype=bool)
         if case in self.draws:
             teachers, answers = self.draws[case]
             drawn = int(rng.integers(len(teachers)))
-            return ((bits >> teachers[drawn]) & 1).astype(np.float32), answers[drawn]
-        table = self.tables[case]
-        answered = table[:, 0] != NO_VOTE
-        return look_up(bits, np.where(answered[:, None], table, 0).astype(np.float32)), answered
+            answered, soften = answers[drawn], partial(_say_of, teachers[drawn])
+        else:
+            table = self.tables[case]
+            answered = table[:, 0] != NO_VOTE
+            soften = partial(look_up, table=np.where(answered[:, None], table, 0).astype(np.float32))
+        return Patch(self.votes.open(case), bbox, partial(self._soften_votes, soften, case)), answered
+
+    def _soften_manual(self, seg: np.ndarray) -> np.ndarray:
+        soft = np.stack([np.isin(seg[0], values) for values in self.labels]).astype(np.float32)
+        channels = [soft, np.ones_like(soft[:1])] if self.weighted else [soft]
+        if self.ignore_label is not None:
+            channels.append((seg == self.ignore_label).astype(np.float32))
+        return np.concatenate(channels)
+
+    def _soften_votes(self, soften: Callable[[np.ndarray], np.ndarray], case: str, bits: np.ndarray) -> np.ndarray:
+        channels = [soften(bits)]
+        if self.weighted:
+            channels.append(look_up(bits, self.agreement[case]).min(axis=0, keepdims=True))
+        if self.ignore_label is not None:
+            channels.append(np.zeros_like(channels[0][:1]))
+        return np.concatenate(channels) if len(channels) > 1 else channels[0]
 
     def after_augmentation(self, carried: torch.Tensor, answered: np.ndarray) -> torch.Tensor:
         """What the loss sees: (L [+ weight], *S) float32, NO_VOTE where a label stays out."""
@@ -185,6 +225,7 @@ class VotesDataLoader(DrawnDataLoader):
     ):
         super().__init__(*arguments, **keywords)
         self.targets = targets
+        self.transforms = with_votes(self.transforms or ComposeTransforms([]))
         self.scales = scales
         self.keep_seg = keep_seg
         self._rng: np.random.Generator | None = None
@@ -212,16 +253,54 @@ class VotesDataLoader(DrawnDataLoader):
         lower, upper = self.get_bbox(data.shape[1:], force_foreground, properties["class_locations"])
         bbox = [list(pair) for pair in zip(lower, upper, strict=True)]
         crops = {"image": torch.from_numpy(crop_and_pad_nd(data, bbox, 0)).float()}
-        seg_crop = crop_and_pad_nd(seg, bbox, -1, cast_cropped_to=np.int16)
-        carried, answered = self.targets.of_crop(case, bbox, seg_crop, self._rng)
-        crops["regression_target"] = carried
+        patch, answered = self.targets.of_patch(case, bbox, seg, self._rng)
         if self.keep_seg:
+            seg_crop = crop_and_pad_nd(seg, bbox, -1, cast_cropped_to=np.int16)
             crops["segmentation"] = _needed(seg_crop, previous, bbox)
         if self.patch_size_was_2d:
-            crops = {key: value[:, 0] for key, value in crops.items()}
-        if self.transforms is not None:
-            crops = self.transforms(**crops)
+            crops, patch = {key: value[:, 0] for key, value in crops.items()}, replace(patch, flat=True)
+        crops = self.transforms(**crops, votes=patch)
+        if "votes" in crops:  # no spatial transform took them: validation
+            crops["regression_target"] = patch.soft()
         return crops["image"], self.targets.after_augmentation(crops["regression_target"], answered)
+
+
+class SpatialTransformOfVotes(SpatialTransform):
+    """batchgeneratorsv2's spatial transform, where votes become soft targets: after the crop if it only crops, before
+    the interpolation otherwise. Six teachers then cost no more than one label map (benchmarks/votes_loader.py)."""
+
+    def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
+        """Takes "votes" (a Patch) out of the sample and puts "regression_target" in."""
+        patch: Patch = data_dict.pop("votes")
+        if params["grid"] is None:
+            data_dict = super().apply(data_dict, **params)
+            soft = patch.soft(params["center_location_in_pixels"], self.patch_size)
+            data_dict["regression_target"] = self._in_image_shape(soft, data_dict)
+            return data_dict
+        data_dict["regression_target"] = self._in_image_shape(patch.soft(), data_dict)
+        return super().apply(data_dict, **params)
+
+    def _in_image_shape(self, soft: torch.Tensor, data_dict: dict[str, Any]) -> torch.Tensor:
+        """3D patches that are transformed slice by slice have their slices as channels here."""
+        if soft.ndim - 1 == len(self.patch_size):
+            return soft
+        data_dict["nchannels_regr_trg"] = soft.shape[0]
+        return soft.flatten(0, 1)
+
+
+def with_votes(transforms: ComposeTransforms) -> ComposeTransforms:
+    """The same transforms, with the spatial one taking votes along."""
+    for index, transform in enumerate(transforms.transforms):
+        if type(transform) is SpatialTransform:
+            taken = SpatialTransformOfVotes.__new__(SpatialTransformOfVotes)
+            taken.__dict__.update(transform.__dict__)
+            transforms.transforms[index] = taken
+    return transforms
+
+
+def _say_of(teacher: int, bits: np.ndarray) -> np.ndarray:
+    """Yes and no of the teacher with this bit."""
+    return ((bits >> teacher) & 1).astype(np.float32)
 
 
 def _needed(seg: np.ndarray, previous: Any, bbox: Sequence[Sequence[int]]) -> torch.Tensor:

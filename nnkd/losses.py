@@ -28,13 +28,15 @@ class DistillationLoss(nn.Module):
         iou: "soft" is 1 - (I + 1) / (U - I + 1), biased for soft targets; "jml" is the Jaccard metric loss, whose
             optimum is the soft target itself (Wang et al., NeurIPS 2023).
         weighted: Whether the target's last channel is a weight per voxel in [0, 1].
+        over_batch: Sum the IoU over the whole batch (nnU-Net's batch_dice) instead of image by image.
     """
 
-    def __init__(self, regions: bool, iou: IouForm = "soft", weighted: bool = False):
+    def __init__(self, regions: bool, iou: IouForm = "soft", weighted: bool = False, over_batch: bool = False):
         super().__init__()
         self.regions = regions
         self.iou = iou
         self.weighted = weighted
+        self.over_batch = over_batch
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Mean over the batch of IoU loss + cross-entropy.
@@ -57,7 +59,8 @@ class DistillationLoss(nn.Module):
                 log_probabilities = torch.log_softmax(logits, 1)
                 probabilities = log_probabilities[:, 1:].exp()
                 entropy = _merged_cross_entropy(log_probabilities, soft, answered, weight)
-            return _iou_loss(probabilities, soft, answered, weight, self.iou) + entropy
+            iou = _iou_loss(probabilities, soft, answered, weight, self.iou, self.over_batch)
+            return iou + entropy
 
 
 def _binary_cross_entropy(
@@ -84,11 +87,16 @@ def _mean(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def _iou_loss(
-    probabilities: torch.Tensor, soft: torch.Tensor, answered: torch.Tensor, weight: torch.Tensor | None, form: IouForm
+    probabilities: torch.Tensor,
+    soft: torch.Tensor,
+    answered: torch.Tensor,
+    weight: torch.Tensor | None,
+    form: IouForm,
+    over_batch: bool,
 ) -> torch.Tensor:
-    """Mean over images and answered labels; sums run over the voxels of one image."""
+    """Mean over answered labels (and images); sums run over the voxels of one image, or of the batch."""
     inside = answered.float() if weight is None else answered * weight
-    axes = tuple(range(2, probabilities.ndim))
+    axes = ((0,) if over_batch else ()) + tuple(range(2, probabilities.ndim))
     total = ((probabilities + soft) * inside).sum(axes)
     if form == "jml":
         distance = ((probabilities - soft).abs() * inside).sum(axes)
@@ -97,6 +105,7 @@ def _iou_loss(
         intersection = (probabilities * soft * inside).sum(axes)
         ratio = (intersection + 1) / (total - intersection + 1)
     seen = answered.flatten(2).any(2).float()
+    seen = seen.amax(0) if over_batch else seen
     return _mean(1 - ratio, seen)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -48,6 +49,9 @@ class TrainingOptions:
         save_every: Epochs between two writings of checkpoint_latest, from which --c continues.
         target: "soft" votes, or "hard" ones, cut at one half.
         iou: Form of the IoU loss, see `nnkd.losses`.
+        iou_over: What the IoU is summed over: each "image" (paper 1), or the "batch" (nnU-Net's batch_dice).
+        precision: "auto" is nnU-Net's (float16 on CUDA, float32 elsewhere); "bfloat16" halves the time on a CPU that
+            computes in it. Losses are always float32.
         voxel_weight: "agreement" weighs each voxel by how much the teachers agree there, |2 mean - 1|.
         manual: "unanimous" trains manual label maps as a unanimous vote; "ignore" leaves them out.
     """
@@ -61,6 +65,8 @@ class TrainingOptions:
     save_every: AtLeastOne = 10
     target: Literal["soft", "hard"] = "soft"
     iou: Literal["soft", "jml"] = "soft"
+    iou_over: Literal["image", "batch"] = "image"
+    precision: Literal["auto", "bfloat16"] = "auto"
     voxel_weight: Literal["none", "agreement"] = "none"
     manual: Literal["unanimous", "ignore"] = "unanimous"
 
@@ -116,6 +122,7 @@ class nnUNetTrainerKD(nnUNetTrainer):
             regions=self.label_manager.has_regions,
             iou=self.options.iou,
             weighted=self.options.voxel_weight == "agreement",
+            over_batch=self.options.iou_over == "batch",
         )
 
     def _build_loss(self) -> torch.nn.Module:
@@ -320,14 +327,26 @@ class nnUNetTrainerKD(nnUNetTrainer):
 
     # --- steps --------------------------------------------------------------------------------------------------
 
+    def _autocast(self) -> AbstractContextManager:
+        """The option "precision" where nnU-Net itself does not autocast."""
+        if self.options.precision == "bfloat16" and self.device.type == "cpu":
+            return torch.autocast("cpu", dtype=torch.bfloat16)
+        return nullcontext()
+
+    def train_step(self, batch: dict) -> dict:
+        """nnU-Net's training step."""
+        with self._autocast():
+            return super().train_step(batch)
+
     def validation_step(self, batch: dict) -> dict:
         """nnU-Net's validation step; with teachers, the pseudo Dice is against the consensus cut at one half."""
         if not self.distils:
-            return super().validation_step(batch)
+            with self._autocast():
+                return super().validation_step(batch)
         data = batch["data"].to(self.device, non_blocking=True)
         target = batch["target"]
         target = [t.to(self.device) for t in target] if isinstance(target, list) else target.to(self.device)
-        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+        with torch.autocast("cuda") if self.device.type == "cuda" else self._autocast():
             output = self.network(data)
             loss = self.loss(output, target)
         output = output[0] if isinstance(output, list | tuple) else output

@@ -97,10 +97,9 @@ def test_targets_are_the_mean_of_the_votes_before_augmentation(voted):
     bits = votes.open("toy_000")[:]
     expected = ((bits & 1) + (bits >> 2 & 1)) / 2
     bbox = [[0, n] for n in bits.shape[1:]]
-    carried, answered = targets.of_crop(
-        "toy_000", bbox, np.zeros((1, *bits.shape[1:]), np.int16), np.random.default_rng(0)
-    )
-    np.testing.assert_allclose(carried.numpy(), expected, atol=1e-6)
+    seg = np.zeros((1, *bits.shape[1:]), np.int16)
+    patch, answered = targets.of_patch("toy_000", bbox, seg, np.random.default_rng(0))
+    np.testing.assert_allclose(patch.soft().numpy(), expected, atol=1e-6)
     assert answered.all()
     assert set(np.unique(expected)) == {0, 0.5, 1}
 
@@ -109,8 +108,8 @@ def test_manual_labels_train_as_a_unanimous_vote(voted):
     targets = trainer_of(voted, recipe_of("t0")).targets(["toy_000", "toy_003"], draw_teachers=True)
     assert targets.manual == {"toy_000", "toy_003"}
     seg = np.array([[[0, 1, 2, -1]]], dtype=np.int16)[:, None]
-    carried, _ = targets.of_crop("toy_000", [], seg, np.random.default_rng(0))
-    assert carried.numpy()[:, 0, 0].tolist() == [[0, 1, 0, 0], [0, 0, 1, 0]]
+    patch, _ = targets.of_patch("toy_000", [(0, 1), (0, 1), (0, 4)], seg, np.random.default_rng(0))
+    assert patch.soft()[:, 0, 0].tolist() == [[0, 1, 0, 0], [0, 0, 1, 0]]
 
 
 def test_batches_are_soft_and_pooled_for_deep_supervision(voted):
@@ -137,8 +136,8 @@ def test_one_teacher_is_drawn_per_sample_and_its_abstentions_stay_out(voted, sin
     bbox, seg = [[0, n] for n in bits.shape[1:]], np.zeros((1, *bits.shape[1:]), np.int16)
     rng, seen = np.random.default_rng(0), set()
     for _ in range(20):
-        carried, answered = targets.of_crop("toy_000", bbox, seg, rng)
-        final = targets.after_augmentation(carried, answered)
+        patch, answered = targets.of_patch("toy_000", bbox, seg, rng)
+        final = targets.after_augmentation(patch.soft(), answered)
         drawn = 0 if answered.all() else 3
         np.testing.assert_array_equal(final[0].numpy(), bits[0] >> drawn & 1)
         assert (final[1] == NO_VOTE).all() == (drawn == 3)
@@ -174,7 +173,8 @@ def test_regions_and_ignore_label(single_process):
     assert np.isfinite(trainer.train_step(train)["loss"])
     targets = trainer.targets(["toy_000"], draw_teachers=True)
     seg = np.full((1, 1, 2, 2), 3, dtype=np.int16)
-    final = targets.after_augmentation(*targets.of_crop("toy_000", [], seg, np.random.default_rng(0)))
+    patch, answered = targets.of_patch("toy_000", [(0, 1), (0, 2), (0, 2)], seg, np.random.default_rng(0))
+    final = targets.after_augmentation(patch.soft(), answered)
     assert (final == NO_VOTE).all()
 
 

@@ -73,5 +73,11 @@ def nnkd_register_students():
 def nnkd_register_samplers():
     """Rules that form batches."""
     return [
-        Entry("uniform", "nnkd_basic.samplers:Uniform", "every case as likely as any other (nnU-Net's)", "nnU-Net", LICENCE)
+        Entry(
+            "uniform",
+            "nnkd_basic.samplers:Uniform",
+            "every case as likely as any other (nnU-Net's)",
+            "nnU-Net",
+            LICENCE,
+        )
     ]

@@ -1,0 +1,259 @@
+"""nnKD_quickstart: the whole way, from unlabelled scans to an evaluated student, on a simulated cohort."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnkd.cli import command
+from nnkd.errors import NnkdError
+
+DATASET = "Dataset701_Phantoms"
+CASES, TEST, LABELLED = 12, 4, 3
+STUDENT = "nnUNetTrainerUNet"
+RECIPE = "nnUNetPlans_quickstart"
+MODEL = ("-d", "701", "-tr", STUDENT, "-p", RECIPE, "-c", "2d", "-f", "all")
+ORGANS = ("liver", "kidney", "spleen", "lung", "ivc", "pancreas")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of the tour.
+
+    Attributes:
+        what: What it is for, in a few words.
+        name: The console script.
+        arguments: Paths are relative to the quickstart's folder.
+        done_when: A file whose presence says that it need not run again; commands without one do only what is
+            missing anyway.
+    """
+
+    what: str
+    name: str
+    arguments: tuple[str, ...]
+    done_when: str = ""
+
+
+def tour(epochs: int, device: str) -> list[Command]:
+    """The commands in order; a user repeats them on his own data."""
+    raw = f"nnUNet_raw/{DATASET}"
+    trained = f"nnUNet_results/{DATASET}/{STUDENT}__{RECIPE}__2d"
+    teachers = ("-t", "rigid=atlas", "affine=atlas", "deformable=atlas")
+    settings = (
+        "--set",
+        "rigid.registration=affine",
+        "rigid.number=1",
+        "affine.registration=affine",
+        "deformable.registration=deformable",
+    )
+    training = (f"epochs={epochs}", "iterations=25", "val_iterations=4", "lr=1e-3", "batch_size=8")
+    predicted = tuple(f"{raw}/teachersTs/{name}" for name in ("rigid", "affine", "deformable"))
+    return [
+        Command(
+            "somebody's download -> nnU-Net's raw folder",
+            "nnKD_convert_dataset",
+            (
+                "images_folder",
+                "download/images",
+                "-d",
+                "701",
+                "-n",
+                "Phantoms",
+                "--channels",
+                "CT",
+                "--masks",
+                "download/labels",
+                "--labels",
+                *(f"{o}={i}" for i, o in enumerate(ORGANS, 1)),
+                "--participants",
+                "download/participants_simulated.tsv",
+            ),
+            f"{raw}/split.json",
+        ),
+        Command(
+            "hold out test people; keep the labels of three as atlases",
+            "nnKD_split",
+            ("-d", "701", "--test", str(TEST), "--labelled", str(LABELLED)),
+        ),
+        Command(
+            "teachers segment the training scans",
+            "nnKD_predict_teachers",
+            ("-d", "701", *teachers, *settings, "-device", device),
+        ),
+        Command(
+            "votes -> consensus, and pictures of what teachers disagree on",
+            "nnKD_aggregate",
+            ("-d", "701", "--review", "2"),
+        ),
+        Command(
+            "nnU-Net's plans; scans and votes on the training grid",
+            "nnKD_plan_and_preprocess",
+            ("-d", "701", "-c", "2d", "-npfp", "2", "-np", "2"),
+        ),
+        Command(
+            "train a small student on the votes",
+            "nnKD_train",
+            ("701", "2d", "all", "-tr", STUDENT, "-n", "quickstart", "--set", *training, "-device", device),
+            f"{trained}/fold_all/checkpoint_final.pth",
+        ),
+        Command(
+            "the student segments the test scans",
+            "nnKD_predict",
+            (
+                "-i",
+                f"{raw}/imagesTs",
+                "-o",
+                "student",
+                *MODEL,
+                "-device",
+                device,
+                "--continue_prediction",
+                "-npp",
+                "1",
+                "-nps",
+                "1",
+            ),
+        ),
+        Command(
+            "the teachers do too",
+            "nnKD_predict_teachers",
+            ("-d", "701", *teachers, *settings, "--test", "-device", device),
+        ),
+        Command(
+            "their consensus",
+            "nnKD_aggregate",
+            ("-d", "701", "-i", f"{raw}/teachersTs", "-o", "consensus", "-a", "majority"),
+        ),
+        Command(
+            "compare them all with the held-out labels",
+            "nnKD_evaluate",
+            ("-d", "701", "-i", *predicted, "consensus", "student", "-ref", f"{raw}/labelsTs", "-o", "evaluation"),
+        ),
+    ]
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    folder = Path(arguments.o).resolve()
+    start = time.monotonic()
+    _begin(folder)
+    commands = tour(arguments.epochs, _device(arguments.device))
+    _write_script(folder, commands)
+    for number, item in enumerate(commands, 1):
+        print(f"\n[{number}/{len(commands)}] {item.what}\n    {item.name} {shlex.join(item.arguments)}", flush=True)
+        if item.done_when and (folder / item.done_when).is_file():
+            print("    done before", flush=True)
+            continue
+        _call(folder, number, item)
+    minutes = (time.monotonic() - start) / 60
+    print(
+        f"\nDone in {minutes:.1f} minutes. The cohort is simulated: the figures say that everything works, no more.\n"
+        f"  report     {folder / 'evaluation' / 'report.html'}\n"
+        f"  commands   {folder / 'commands.sh'} (repeat them on your own data)\n"
+        f"  pictures   {folder / 'nnUNet_raw' / DATASET / 'review'}"
+    )
+    return command.DONE
+
+
+def _begin(folder: Path) -> None:
+    """Draw the cohort; refuse a folder that holds something else."""
+    from nnkd.phantoms import write_cohort
+
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "download").is_dir():
+        raise NnkdError(f"'{folder.name}' is not empty and no earlier quickstart. Name another folder with -o.")
+    print(f"Drawing {CASES} simulated people into {folder / 'download'}", flush=True)
+    write_cohort(folder / "download", CASES, seed=1)
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "log"):
+        (folder / name).mkdir(exist_ok=True)
+
+
+def _device(asked: str | None) -> str:
+    if asked:
+        return asked
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    rooms = {name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    few = {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "2", "nnUNet_compile": "f", "PYTHONWARNINGS": "ignore"}
+    return {**os.environ, **rooms, **few, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+
+
+def _write_script(folder: Path, commands: Sequence[Command]) -> None:
+    from nnkd.files import atomic
+
+    lines = [
+        "#!/usr/bin/env bash",
+        "# What nnKD_quickstart ran. Exchange the data and repeat.",
+        "set -e",
+        'cd "$(dirname "$0")"',
+    ]
+    lines += [f'export {name}="$PWD/{name}"' for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")]
+    lines += [f"\n# {item.what}\n{item.name} {shlex.join(item.arguments)}" for item in commands]
+    with atomic(folder / "commands.sh") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _call(folder: Path, number: int, item: Command) -> None:
+    """Run a command in a process of its own; everything goes to a log, what a person wants to see to the screen."""
+    module = item.name.removeprefix("nnKD_")
+    code = f"import sys; from nnkd.cli.{module} import main; sys.exit(main())"
+    log = folder / "log" / f"{number:02d}_{module}.txt"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *item.arguments],
+        cwd=folder,
+        env=_environment(folder),
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )  # progress bars go to stderr, which is the screen's
+    with log.open("w", encoding="utf-8") as file:
+        for line in process.stdout or ():
+            file.write(line)
+            _show(item.name, line)
+    code_returned = process.wait()
+    if code_returned == command.INTERRUPTED:
+        raise KeyboardInterrupt
+    if code_returned != command.DONE:
+        raise NnkdError(
+            f"{item.name} ended with exit code {code_returned}; {log.name} in the folder 'log' says why. "
+            f"Run nnKD_quickstart again after mending it: it continues there."
+        )
+
+
+def _show(name: str, line: str) -> None:
+    """nnU-Net talks much; of a training, show each tenth epoch, of everything else our own lines."""
+    text = line.rstrip()
+    if name == "nnKD_train":
+        words = text.split()
+        if len(words) == 4 and words[2] == "Epoch" and words[3].isdigit() and int(words[3]) % 5 == 0:
+            print(f"    epoch {words[3]}", flush=True)
+        elif "Pseudo dice" in text or "Mean Validation Dice" in text:
+            print(f"    {text.split(': ', 1)[-1]}"[:110], flush=True)
+    elif name in ("nnKD_aggregate", "nnKD_evaluate", "nnKD_split"):
+        print(f"    {text}", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, run, return the exit code."""
+    parser = command.parser(
+        f"Run everything once, on a cohort of {CASES} simulated abdominal scans drawn by code: convert, split, "
+        "teachers, consensus, plan, train a small student, predict, evaluate. No network, a few minutes on two cores.",
+        "nnKD_quickstart -o nnkd_quickstart",
+    )
+    parser.add_argument("-o", default="nnkd_quickstart", help="folder to work in (default: nnkd_quickstart)")
+    parser.add_argument("--epochs", type=int, default=30, help="epochs of 25 iterations (default: 30)")
+    parser.add_argument("-device", default=None, choices=("cuda", "cpu", "mps"), help="default: cuda if there is one")
+    arguments = parser.parse_args(argv)
+    if arguments.epochs < 1:
+        parser.error("--epochs expects at least 1")
+    return command.run(_run, arguments)
