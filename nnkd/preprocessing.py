@@ -6,17 +6,22 @@ bit by bit differs in up to 1 % of the voxels once three labels meet, because nn
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from nnkd import votes
-from nnkd.dataset import DatasetSpec
-from nnkd.errors import GeometryError
+from nnkd.dataset import DatasetSpec, ImageFolder
+from nnkd.errors import DatasetError, GeometryError, NnkdError
 from nnkd.files import atomic
 from nnkd.geometry import Grid
 
@@ -65,6 +70,76 @@ def run(job: Job) -> np.ndarray | None:
     if job.do_images:
         _images(job, plans, configuration)
     return _votes(job, plans, configuration) if job.do_votes else None
+
+
+def run_all(jobs: Sequence[Job], processes: int, title: str) -> Iterator[tuple[Job, Any]]:
+    """Run jobs in processes; a case's own error is handed on, anything else stops the step."""
+    processes = min(processes, len(jobs))
+    progress = tqdm(total=len(jobs), desc=title, unit="case", disable=not jobs)
+    with progress:
+        if processes <= 1:
+            for job in jobs:
+                yield job, _attempt(job)
+                progress.update()
+            return
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            futures: dict[Future, Job] = {pool.submit(_attempt, job): job for job in jobs}
+            try:
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+                    progress.update()
+            except BrokenProcessPool as error:
+                raise NnkdError(
+                    f"A process was killed while preprocessing, most likely for want of memory. Run the command again "
+                    f"with fewer than {processes} processes (-np): it continues where it stopped."
+                ) from error
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _attempt(job: Job) -> Any:
+    try:
+        return run(job)
+    except NnkdError as error:
+        stop_if_full(error)
+        return error
+    except (RuntimeError, AssertionError, ValueError, OSError, EOFError) as error:  # nnU-Net's readers and preprocessor
+        stop_if_full(error)
+        try:
+            blame(ImageFolder(job.images[0].parent, job.spec), job.label, job.case)
+        except NnkdError as culprit:
+            return culprit
+        return DatasetError(f"nnU-Net could not preprocess it ({first_line(error)}).")
+
+
+def blame(images: ImageFolder, label: Path, case: str) -> None:
+    """Find out whether a case's files are what nnU-Net stumbled over.
+
+    Raises:
+        DatasetError: If they are, with our sentence rather than the reader's.
+    """
+    image_grid = images.read(case)[1]
+    difference = images.spec.read_label_map(label)[1].difference(image_grid)
+    if difference:
+        raise DatasetError(f"The label map '{label.name}' does not lie on its image's grid: {difference}. Correct it.")
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line."""
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".")[:200] if text else type(error).__name__
+
+
+def stop_if_full(error: BaseException) -> None:
+    """Raises:
+    NnkdError: If the disk is full: no other case would fare better.
+    """
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise NnkdError(
+            f"The disk of nnUNet_preprocessed is full ({cause.strerror}). Nothing half-written remains; make room and "
+            f"run the command again: it continues where it stopped."
+        ) from error
 
 
 def _images(job: Job, plans: Any, configuration: Any) -> None:

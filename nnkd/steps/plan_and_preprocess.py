@@ -3,24 +3,22 @@ than its inputs is done, because nnU-Net's own preprocessor begins by deleting e
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from nnkd import consensus, preprocessing
 from nnkd.dataset import RawDataset
-from nnkd.errors import DatasetError, NnkdError
-from nnkd.files import atomic, read_json, remove_leftovers, sha256, sha256_text, write_json
+from nnkd.errors import DatasetError, NnkdError, UnknownNameError
+from nnkd.files import TEMPORARY_PREFIX, atomic, read_json, remove_leftovers, sha256, sha256_text, write_json
+from nnkd.nifti import check_whole
 from nnkd.paths import room
 from nnkd.predictions import Lineage, prediction_folders
 from nnkd.types import Failure, StepReport
@@ -63,8 +61,11 @@ def plan_and_preprocess(request: Request) -> StepReport:
     """
     dataset = RawDataset.open(request.dataset)
     cases = _check(dataset)
+    processes = _processes(request)
+    _check_classes(request)
     target = room("nnUNet_preprocessed") / dataset.name
     target.mkdir(parents=True, exist_ok=True)
+    _tidy(target)
     with _no_zero_workers():
         plans_name = _plan(request, dataset, target, cases)
     report = StepReport()
@@ -73,7 +74,7 @@ def plan_and_preprocess(request: Request) -> StepReport:
     if request.preprocess:
         _copy_labels(dataset, target, cases)
         plans = read_json(target / f"{plans_name}.json")
-        for number, configuration in zip(_processes(request), request.configurations, strict=True):
+        for number, configuration in zip(processes, request.configurations, strict=True):
             _configuration(dataset, target, plans, configuration, cases, number, report)
     report.lines.append(f"Plans: {plans_name}. Train with nnKD_train {dataset.name} CONFIGURATION FOLD -tr STUDENT ...")
     return report
@@ -94,13 +95,50 @@ def _check(dataset: RawDataset) -> list[str]:
             f"consensus in labelsTr (such as {without[0]}). Run nnKD_predict_teachers and nnKD_aggregate, or move "
             f"those images out of imagesTr."
         )
-    behind = consensus.stale_cases(dataset)
+    behind = [case for case in consensus.stale_cases(dataset) if case in cases]  # others are gone, images and all
     if behind:
         raise DatasetError(
             f"The consensus of {len(behind)} case(s) in labelsTr (such as {behind[0]}) is older than the teachers' "
             f"label maps. Run nnKD_aggregate -d {dataset.name} again."
         )
+    for case in cases:
+        for file in (*images.files(case), dataset.label_file(case)):
+            check_whole(file)  # nnU-Net would fill up a truncated one with zeros
     return cases
+
+
+def _check_classes(request: Request) -> None:
+    """nnU-Net looks its classes up by name and calls None where there is none."""
+    import nnunetv2
+    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+    for flag, name, place in (
+        ("-fpe", request.fingerprint_extractor, "experiment_planning"),
+        ("-pl", request.planner, "experiment_planning"),
+        ("-preprocessor_name", request.preprocessor, "preprocessing"),
+    ):
+        folder = Path(nnunetv2.__path__[0]) / place
+        if recursive_find_python_class(str(folder), name, current_module=f"nnunetv2.{place}") is None:
+            raise UnknownNameError(
+                f"{flag} names '{name}', but nnU-Net has no such class in nnunetv2.{place}. Correct the name, or leave "
+                f"{flag} out for nnU-Net's default."
+            )
+
+
+def _tidy(target: Path) -> None:
+    """Remove what a killed run left half-written: our working folders, and JSON that nnU-Net itself writes."""
+    for folder in target.glob(f"{TEMPORARY_PREFIX}*"):
+        if folder.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
+    remove_leftovers(target)
+    remove_leftovers(target / "gt_segmentations")
+    for file in target.glob("*.json"):
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            if file.name == "splits_final.json":
+                raise DatasetError(f"{file.name} of {target.name} is no valid JSON. Correct or delete it.") from None
+            file.unlink()  # made anew below
 
 
 @contextmanager
@@ -147,11 +185,11 @@ def _plan(request: Request, dataset: RawDataset, target: Path, cases: Sequence[s
             request.target_spacing,
             request.plans_name,
         )
-    except (RuntimeError, AssertionError, KeyError) as error:  # nnU-Net's way of refusing a dataset
-        raise DatasetError(
-            f"nnU-Net could not plan {dataset.name}: {str(error).strip() or type(error).__name__}. "
-            f"Run again with --verify_dataset_integrity to see which file is to blame."
-        ) from error
+    except (RuntimeError, AssertionError, LookupError, ValueError, OSError, EOFError) as error:  # how it refuses
+        preprocessing.stop_if_full(error)
+        for case in cases:
+            preprocessing.blame(dataset.images(), dataset.label_file(case), case)
+        raise DatasetError(f"nnU-Net could not plan {dataset.name} ({preprocessing.first_line(error)}).") from error
 
 
 def _fingerprint_is_old(target: Path, cases: Sequence[str]) -> bool:
@@ -198,7 +236,7 @@ def _configuration(
     work.forget_removed(cases)
     jobs = [job for case in cases if (job := work.job(case)) is not None]
     report.skipped += [c for c in cases if c not in {job.case for job in jobs}]
-    for job, outcome in _run_all(jobs, processes, f"{configuration}: preprocessing"):
+    for job, outcome in preprocessing.run_all(jobs, processes, f"{configuration}: preprocessing"):
         if isinstance(outcome, NnkdError):
             report.failures.append(Failure(job.case, str(outcome)))
         else:
@@ -209,32 +247,6 @@ def _configuration(
     report.lines.append(
         f"{configuration}: {len(jobs)} case(s) preprocessed, {len(cases) - len(jobs)} up to date{voted}"
     )
-
-
-def _run_all(jobs: Sequence[preprocessing.Job], processes: int, title: str) -> Iterator[tuple[preprocessing.Job, Any]]:
-    """Run jobs in processes; a case's own error is handed on, anything else stops the step."""
-    processes = min(processes, len(jobs))
-    progress = tqdm(total=len(jobs), desc=title, unit="case", disable=not jobs)
-    with progress:
-        if processes <= 1:
-            for job in jobs:
-                yield job, _attempt(job)
-                progress.update()
-            return
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            futures: dict[Future, preprocessing.Job] = {pool.submit(_attempt, job): job for job in jobs}
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-                progress.update()
-
-
-def _attempt(job: preprocessing.Job) -> Any:
-    try:
-        return preprocessing.run(job)
-    except NnkdError as error:
-        return error
-    except (RuntimeError, AssertionError, ValueError) as error:  # nnU-Net's readers and preprocessor
-        return DatasetError(f"nnU-Net could not preprocess it: {str(error).strip() or type(error).__name__}.")
 
 
 class _Work:
@@ -273,6 +285,9 @@ class _Work:
         for case in set(self.index.cases) - set(cases):
             self.index.cases.pop(case)
             self.votes.file(case).unlink(missing_ok=True)
+        if set(self.inputs) - set(cases):
+            self.inputs = {case: value for case, value in self.inputs.items() if case in cases}
+            write_json(self.inputs_file, self.inputs)
 
     def job(self, case: str) -> preprocessing.Job | None:
         """What is to be done for a case; None if nothing is."""

@@ -1,0 +1,315 @@
+"""Tests of nnkd.steps.plan_and_preprocess and of its command: nnU-Net's own planner and preprocessor, on toy data."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import blosc2
+import numpy as np
+import pytest
+from batchgenerators.utilities.file_and_folder_operations import load_pickle
+from toy import toy_dataset, toy_teacher, write_image
+
+from nnkd import files
+from nnkd.cli import aggregate
+from nnkd.cli.plan_and_preprocess import main
+from nnkd.dataset import RawDataset
+from nnkd.votes_folder import VotesFolder
+
+NAME = "Dataset701_Toy"
+NAMES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+def call(*arguments, configurations=("2d", "3d_fullres")) -> int:
+    return main(["-d", "701", "-c", *configurations, "-npfp", "1", "-np", "1", *map(str, arguments)])
+
+
+def settings(patch, folder: Path) -> None:
+    for name in NAMES:
+        (folder / name).mkdir(exist_ok=True)
+        patch.setenv(name, str(folder / name))
+    patch.setenv("nnUNet_def_n_proc", "1")
+    patch.setenv("nnUNet_n_proc_DA", "0")  # for training; planning must not stumble over it
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A dataset that was planned and preprocessed once, with two teachers and one manual label map."""
+    folder = tmp_path_factory.mktemp("planned")
+    with pytest.MonkeyPatch.context() as patch:
+        settings(patch, folder)
+        dataset = toy_dataset(folder / "nnUNet_raw" / NAME, labelled=1)
+        (dataset.folder / "participants.tsv").write_text("participant_id\tsex\np0\tF\np1\tM\n")
+        rows = "".join(f"toy_{i:03d}\tp{i // 2}\n" for i in range(4))
+        (dataset.folder / "cases.tsv").write_text("case\tparticipant_id\n" + rows)
+        for index in range(2):
+            toy_teacher(dataset, f"t{index}", shift=index, seed=index)
+        assert aggregate.main(["-d", "701"]) == 0
+        assert call() == 0
+        assert os.environ["nnUNet_n_proc_DA"] == "0"
+    return folder
+
+
+@pytest.fixture
+def planned(original, tmp_path, monkeypatch):
+    """A copy of it; the raw dataset."""
+    shutil.copytree(original, tmp_path, dirs_exist_ok=True)
+    settings(monkeypatch, tmp_path)
+    return RawDataset(tmp_path / "nnUNet_raw" / NAME)
+
+
+def target_of(dataset: RawDataset) -> Path:
+    return dataset.folder.parents[1] / "nnUNet_preprocessed" / NAME
+
+
+def changes(folder: Path) -> dict[str, int]:
+    return {
+        str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.suffix in (".b2nd", ".pkl")
+    }
+
+
+def changed_cases(before: dict[str, int], folder: Path) -> set[str]:
+    after = changes(folder)
+    return {Path(name).name[:7] for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+def content(folder: Path) -> dict[str, object]:
+    """All that matters of a preprocessed dataset, comparable."""
+    found: dict[str, object] = {}
+    for file in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.endswith(".lock")):
+        name = str(file.relative_to(folder))
+        if file.suffix == ".b2nd":
+            array = blosc2.open(urlpath=str(file), mode="r")[:]
+            found[name] = (array.dtype.str, array.shape, array.tobytes())
+        elif file.suffix == ".pkl":
+            found[name] = str(load_pickle(str(file)))
+        elif file.suffix == ".json":
+            found[name] = json.loads(file.read_text())
+        else:
+            found[name] = file.read_bytes()
+    return found
+
+
+def test_votes_labels_and_participants_come_along(planned):
+    folder = target_of(planned)
+    for name in ("2d", "3d_fullres"):
+        votes = VotesFolder.of(folder, f"nnUNetPlans_{name}")
+        assert votes.index.teachers == ["t0", "t1"]
+        assert votes.index.manual == ["toy_000"]
+        assert sorted(votes.index.cases) == [f"toy_{i:03d}" for i in range(4)]
+        seg = blosc2.open(urlpath=str(folder / f"nnUNetPlans_{name}" / "toy_001_seg.b2nd"), mode="r")[:]
+        bits = votes.open("toy_001")[:]
+        assert bits.shape == (2, *seg.shape[1:])
+        assert set(np.unique(bits)) == {0, 1, 2, 3}
+        names = {p.name for p in (folder / f"nnUNetPlans_{name}").iterdir()}
+        assert names == {f"toy_{i:03d}{e}" for i in range(4) for e in (".b2nd", "_seg.b2nd", ".pkl")}
+    assert len(list((folder / "gt_segmentations").iterdir())) == 4
+    for file in ("participants.tsv", "cases.tsv", "dataset.json"):
+        assert (folder / file).read_bytes() == (planned.folder / file).read_bytes()
+
+
+def test_a_second_run_does_nothing(planned, capsys):
+    before = changes(target_of(planned))
+    whole = content(target_of(planned))
+    assert call() == 0
+    assert changes(target_of(planned)) == before
+    assert content(target_of(planned)) == whole
+    assert "2d: 0 case(s) preprocessed, 4 up to date, votes of t0, t1" in capsys.readouterr().out
+
+
+def test_a_changed_teacher_redoes_its_case_alone(planned, capsys):
+    before = changes(target_of(planned))
+    toy_teacher(planned, "t0", shift=2, seed=0, cases=["toy_002"])
+    assert call() == 1  # the consensus is older
+    error = capsys.readouterr().err
+    assert "The consensus of 1 case(s) in labelsTr (such as toy_002) is older" in error
+    assert error.count("\n") == 1
+    assert aggregate.main(["-d", "701"]) == 0
+    assert call() == 0
+    assert changed_cases(before, target_of(planned)) == {"toy_002"}
+    assert "2d: 1 case(s) preprocessed, 3 up to date" in capsys.readouterr().out
+
+
+def test_a_changed_manual_label_redoes_its_case_alone(planned):
+    folder = target_of(planned)
+    before = changes(folder)
+    label_map, _, _ = planned.spec.read_label_map(planned.label_file("toy_003"))
+    label_map[:2] = 1
+    write_image(label_map.astype(np.uint8), planned.label_file("toy_003"))
+    assert call() == 0
+    assert changed_cases(before, folder) == {"toy_003"}
+    assert VotesFolder.of(folder, "nnUNetPlans_2d").index.manual == ["toy_000", "toy_003"]
+    truth = folder / "gt_segmentations" / "toy_003.nii.gz"
+    assert truth.read_bytes() == planned.label_file("toy_003").read_bytes()
+
+
+def test_a_new_teacher_redoes_votes_alone(planned):
+    folder = target_of(planned)
+    toy_teacher(planned, "t2", shift=3)
+    assert aggregate.main(["-d", "701", "-t", "t0", "t1"]) == 0  # labelsTr stays as it was
+    before = changes(folder)
+    assert call() == 0
+    after = changes(folder)
+    assert {n for n in after if after[n] != before[n]} == {n for n in after if "_votes" in n}
+    assert VotesFolder.of(folder, "nnUNetPlans_2d").index.teachers == ["t0", "t1", "t2"]
+
+
+def test_a_removed_image_disappears(planned):
+    (planned.folder / "imagesTr" / "toy_001_0000.nii.gz").unlink()
+    planned.label_file("toy_001").unlink()
+    assert call() == 0
+    assert len(json.loads((target_of(planned) / "dataset_fingerprint.json").read_text())["spacings"]) == 3
+    left = [p.name for p in target_of(planned).rglob("toy_001*") if p.parent.name != "gt_segmentations"]
+    assert left == []
+    assert "toy_001" not in VotesFolder.of(target_of(planned), "nnUNetPlans_2d").index.cases
+
+
+def test_two_processes(planned, capsys):
+    expected = content(target_of(planned))
+    for name in ("nnUNetPlans_2d", "nnUNetPlans_2d_votes"):
+        shutil.rmtree(target_of(planned) / name)
+    assert main(["-d", "701", "-c", "2d", "-np", "2"]) == 0
+    assert "2d: 4 case(s) preprocessed" in capsys.readouterr().out
+    assert content(target_of(planned)) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-pl", "nnUNetPlannerResEncX"], "-pl names 'nnUNetPlannerResEncX'"),
+        (["-fpe", "Nobody"], "-fpe names 'Nobody'"),
+        (["-preprocessor_name", "Nobody"], "-preprocessor_name names 'Nobody'"),
+        (["-np", "1", "2", "3"], "-np got 3 numbers for 2 configurations"),
+    ],
+)
+def test_bad_arguments_get_one_sentence(planned, capsys, arguments, sentence):
+    assert call(*arguments) == 1
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_a_missing_label_or_channel_gets_one_sentence(planned, capsys):
+    planned.label_file("toy_002").unlink()
+    assert call() == 1
+    assert (
+        "1 of 4 training cases of Dataset701_Toy have neither a manual label nor a consensus" in capsys.readouterr().err
+    )
+    image = planned.folder / "imagesTr" / "toy_002_0000.nii.gz"
+    image.rename(image.with_name("toy_002_0001.nii.gz"))
+    assert call() == 1
+    error = capsys.readouterr().err
+    assert "Case 'toy_002' has 1 image (toy_002_0001.nii.gz)" in error
+    assert error.count("\n") == 1
+
+
+def test_a_truncated_image_gets_one_sentence(planned, capsys):
+    image = planned.folder / "imagesTr" / "toy_002_0000.nii.gz"
+    image.write_bytes(image.read_bytes()[:300])
+    assert call() == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: 'toy_002_0000.nii.gz' in imagesTr is truncated")
+    assert error.count("\n") == 1
+
+
+def test_a_case_nnunet_refuses_fails_alone(planned, capfd):
+    label_map, _, _ = planned.spec.read_label_map(planned.label_file("toy_003"))
+    write_image(label_map[:-1].astype(np.uint8), planned.label_file("toy_003"))
+    before = changes(target_of(planned))
+    toy_teacher(planned, "t2", shift=3)
+    assert aggregate.main(["-d", "701", "-t", "t0", "t1"]) == 0
+    assert call(configurations=["2d"]) == 3
+    error = capfd.readouterr().err
+    assert "1 case(s) failed:\n  toy_003: The label map 'toy_003.nii.gz' does not lie on its image's grid" in error
+    assert changed_cases(before, target_of(planned)) == {"toy_000", "toy_001", "toy_002"}
+    assert call("--clean") == 1
+    assert "error: The label map 'toy_003.nii.gz' does not lie" in capfd.readouterr().err.strip().splitlines()[-1]
+
+
+def test_half_written_plans_and_fingerprint_are_made_anew(planned, monkeypatch):
+    expected = content(target_of(planned))
+    for name in ("dataset_fingerprint.json", "nnUNetPlans.json"):
+        file = target_of(planned) / name
+        file.write_bytes(file.read_bytes()[:100])
+    leftover = target_of(planned) / ".writing-nnUNetPlans_2d-toy_001"
+    leftover.mkdir()
+    (leftover / "toy_001.pkl").write_bytes(b"half")
+    assert call() == 0
+    assert content(target_of(planned)) == expected
+
+
+def test_a_broken_split_is_named_and_not_removed(planned, capsys):
+    (target_of(planned) / "splits_final.json").write_text("[{")
+    assert call() == 1
+    assert "splits_final.json of Dataset701_Toy is no valid JSON" in capsys.readouterr().err
+    assert (target_of(planned) / "splits_final.json").is_file()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork to kill a process at a chosen moment")
+def test_killed_at_any_file_move_it_ends_the_same(planned, tmp_path, monkeypatch):
+    folder = target_of(planned)
+    expected = content(folder)
+    for name in ("nnUNetPlans_2d", "nnUNetPlans_2d_votes", "gt_segmentations"):
+        shutil.rmtree(folder / name)
+    (folder / "nnUNetPlans_2d_inputs.json").unlink()
+    toy_teacher(planned, "t0", shift=0, seed=0)
+    start = tmp_path / "start"
+    shutil.copytree(folder, start)
+    rng = np.random.default_rng(0)
+    for moment in sorted(rng.choice(60, 5, replace=False).tolist()):
+        shutil.rmtree(folder)
+        shutil.copytree(start, folder)
+        child = os.fork()
+        if child == 0:
+            _run_and_die(moment)
+        status = os.waitpid(child, 0)[1]
+        assert os.WIFSIGNALED(status), f"move {moment} was never reached"
+        assert call(configurations=["2d"]) == 0
+        assert content(folder) == expected, moment
+
+
+def _run_and_die(moment: int) -> None:
+    """In a child process: SIGKILL just before one of the file moves, or just after."""
+    moves, really = iter(range(10000)), os.replace
+
+    def replace(source, target):
+        move = next(moves)
+        if move * 2 == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+        really(source, target)
+        if move * 2 + 1 == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.replace = replace
+    try:
+        call(configurations=["2d"])
+    finally:
+        os._exit(0)
+
+
+def test_a_full_disk_stops_with_one_sentence_and_continues(planned, monkeypatch, capsys):
+    folder = target_of(planned)
+    expected = content(folder)
+    shutil.rmtree(folder / "nnUNetPlans_2d")
+    shutil.rmtree(folder / "nnUNetPlans_2d_votes")
+    really, moves = os.replace, iter(range(1000))
+
+    def replace(source, target):
+        if next(moves) >= 18:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        really(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", replace)
+        assert call(configurations=["2d"]) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert "No space left on device" in errors[0]
+    assert not [p for p in folder.rglob("*") if p.name.startswith(".writing")]
+    assert call(configurations=["2d"]) == 0
+    assert content(folder) == expected
