@@ -1,0 +1,197 @@
+"""README.md and docs/ say what is true: command lines parse, names exist, links lead somewhere, defaults are right."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import importlib
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nnkd import registry, settings
+from nnkd.cli import command
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+FLAGS = {"-a": "aggregator", "-s": "sampler", "-tr": "student"}
+TRAINING = ("nnkd/trainer.py", "TrainingOptions"), ("plugins/nnkd_basic/unet.py", "UNetOptions")
+PLAN_VALUES = {"batch_size", "patch_size"}  # --set takes these too; they go into the plans
+NNUNETS = {"nnUNetTrainer"}  # students that are nnU-Net's own
+
+
+def commands() -> dict[str, str]:
+    """Module by console script, from setup.cfg."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    lines = config["options.entry_points"]["console_scripts"].strip().splitlines()
+    return {name.strip(): target.split(":")[0].strip() for name, target in (line.split("=") for line in lines)}
+
+
+def code(text: str) -> Iterator[str]:
+    """The lines of fenced and indented code of a Markdown page, continued lines joined; then its inline code."""
+    fenced = re.findall(r"^```\w*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    rest = re.sub(r"^```\w*\n.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    indented = re.findall(r"(?:^ {4}.*\n)+", rest, flags=re.MULTILINE)
+    for block in (*fenced, *indented):
+        yield from re.sub(r"[\\`]\n\s*", " ", block).splitlines()
+    yield from (inline for inline in re.findall(r"`([^`\n]+)`", rest) if " " in inline)
+
+
+def command_lines(page: Path) -> list[str]:
+    """Every nnKD command of a page with its arguments; templates with ... or NAME are none. Variables become 0."""
+    parts = [
+        re.sub(r"\$\w+", "0", part.strip())
+        for line in code(page.read_text(encoding="utf-8"))
+        for part in (*re.split(r"&&|\|| {3,}", line.strip()), *re.findall(r"\((nnKD_.*?)\)", line))
+    ]
+    return [part for part in parts if part.startswith("nnKD_") and "..." not in part and " NAME" not in part]
+
+
+LINES = [(page.name, line) for page in PAGES for line in command_lines(page)]
+
+
+class Parsed(Exception):  # noqa: N818 - nothing went wrong
+    """The command line was understood; the command would start now."""
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """Commands stop where they would start to work, except for handing on to a conversion's own command line."""
+
+    def run(action, arguments):
+        if hasattr(arguments, "conversion"):
+            return action(arguments)
+        raise Parsed
+
+    monkeypatch.setattr(command, "run", run)
+
+
+@pytest.mark.parametrize(("page", "line"), LINES, ids=[f"{page}: {line[:60]}" for page, line in LINES])
+def test_command_lines_parse(page, line, stopped):
+    name, *arguments = shlex.split(line, comments=True)
+    module = importlib.import_module(commands()[name])
+    with pytest.raises(Parsed):
+        module.main(arguments)
+
+
+def test_there_are_command_lines():
+    assert {line.split()[0] for _, line in LINES} == set(commands())
+
+
+@pytest.mark.parametrize(
+    "line", ["nnKD_split -d 701 --no_such_option", "nnKD_train 701 2d", "nnKD_aggregate -o x -d 7"]
+)
+def test_a_wrong_command_line_would_be_seen(line, stopped):
+    name, *arguments = line.split()
+    with pytest.raises(SystemExit):
+        importlib.import_module(commands()[name]).main(arguments)
+
+
+# --- names ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def plugins() -> registry.Registry:
+    """nnkd's own plugins, and the example that the pages show."""
+    found = registry.Registry()
+    for module in ("nnkd_basic", "nnkd_example"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(ROOT / "tests" / "third_party")
+            found.add(module, importlib.import_module(module))
+    return found
+
+
+def values(words: list[str], flag: str) -> list[str]:
+    """What follows every occurrence of a flag, up to the next flag."""
+    found = []
+    for start in [i for i, word in enumerate(words) if word == flag]:
+        for word in words[start + 1 :]:
+            if re.match(r"--?[A-Za-z]", word):
+                break
+            found.append(word)
+    return found
+
+
+def test_names_in_command_lines_exist(plugins):
+    for page, line in LINES:
+        words = shlex.split(line, comments=True)
+        if words[0] == "nnKD_predict_teachers":
+            wanted = [("teacher", word.rpartition("=")[2]) for word in values(words, "-t")]
+        else:
+            wanted = [(kind, word) for flag, kind in FLAGS.items() for word in values(words, flag)[:1]]
+        for kind, name in wanted:
+            assert name in NNUNETS.union(plugins.names(kind)), f"{page}: {line}: there is no {kind} '{name}'"
+
+
+def test_options_in_command_lines_exist(plugins):
+    known = {*PLAN_VALUES, *(name for file, cls in TRAINING for name in defaults(file, cls))}
+    for page, line in LINES:
+        words = shlex.split(line, comments=True)
+        aliases = dict(word.split("=") if "=" in word else (word, word) for word in values(words, "-t"))
+        for setting in values(words, "--set"):
+            owner, _, option = setting.partition("=")[0].rpartition(".")
+            if not owner:
+                allowed = known
+            elif words[0] == "nnKD_predict_teachers":
+                allowed = {"channel", *settings.options_of(plugins.load("teacher", aliases[owner]))}
+            else:
+                allowed = set(settings.options_of(plugins.load("aggregator", owner)))
+            assert option in allowed, f"{page}: {line}: there is no option '{setting}'"
+
+
+def test_the_readme_lists_every_plugin_with_its_licence():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = dict(re.findall(r"^\| `(\w+)` \| `-\w+` \|.*\| ([^|]+) \|$", text, flags=re.MULTILINE))
+    own = registry.Registry()
+    own.add("basic", importlib.import_module("nnkd_basic"))
+    assert table == {r.entry.name: r.entry.licence for r in own.entries}
+
+
+# --- the options of a training ----------------------------------------------------------------------------------
+
+
+def defaults(file: str, cls: str) -> dict[str, object]:
+    """Fields of a dataclass with their defaults, read without importing torch and nnU-Net (4 s)."""
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == cls)
+    return {n.target.id: ast.literal_eval(n.value) for n in body if isinstance(n, ast.AnnAssign)}
+
+
+@pytest.mark.parametrize(("heading", "source"), [("nnUNetTrainerKD", TRAINING[0]), ("nnUNetTrainerUNet", TRAINING[1])])
+def test_the_option_tables_are_the_codes(heading, source):
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    section = re.search(rf"^### Options of {heading}$(.*?)(?=^#|\Z)", text, flags=re.MULTILINE | re.DOTALL).group(1)
+    table = dict(re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", section, flags=re.MULTILINE))
+    expected = defaults(*source)
+    assert list(table) == list(expected)
+    for name, default in expected.items():
+        assert type(default)(table[name]) == default, name
+
+
+# --- links ------------------------------------------------------------------------------------------------------
+
+
+def anchors(page: Path) -> set[str]:
+    """Names of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if link.startswith(("http:", "https:")):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), f"{page.name} links to {file}"
+        assert not anchor or anchor in anchors(target), f"{page.name} links to {link}"
+
+
+def test_every_page_is_linked_from_the_readme():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [p.name for p in PAGES if p.parent.name == "docs" and f"(docs/{p.name})" not in text] == []
