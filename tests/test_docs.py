@@ -169,7 +169,8 @@ def test_the_option_tables_are_the_codes(heading, source):
     expected = defaults(*source)
     assert list(table) == list(expected)
     for name, default in expected.items():
-        assert type(default)(table[name]) == default, name
+        said = table[name] if isinstance(default, str) else ast.literal_eval(table[name].capitalize())  # true -> True
+        assert (type(said), said) == (type(default), default), name
 
 
 # --- links ------------------------------------------------------------------------------------------------------
