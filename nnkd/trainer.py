@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
@@ -21,7 +22,7 @@ from pydantic import Field
 from torch import distributed
 
 from nnkd import paths, splits
-from nnkd.errors import RecipeError, VotesError
+from nnkd.errors import RecipeError, VotesError, WeightsError
 from nnkd.files import write_json
 from nnkd.interfaces import Aggregator, Sampler
 from nnkd.loader import Draw, DrawnDataLoader, Targets, VotesDataLoader
@@ -47,6 +48,10 @@ class TrainingOptions:
         weight_decay: Weight decay.
         oversample: Share of patches that are centred on foreground.
         save_every: Epochs between two writings of checkpoint_latest, from which --c continues.
+        mirroring: Whether to mirror in training and prediction, as nnU-Net does. Organs that differ by their side
+            alone, such as the vena cava and the aorta, are learned faster without.
+        rotation: Largest angle in degrees that training patches are rotated by; None is nnU-Net's choice (180 in 2D
+            patches that are nearly square, 15 in others, 30 in 3D).
         target: "soft" votes, or "hard" ones, cut at one half.
         iou: Form of the IoU loss, see `nnkd.losses`.
         iou_over: What the IoU is summed over: each "image" (paper 1), or the "batch" (nnU-Net's batch_dice).
@@ -63,6 +68,8 @@ class TrainingOptions:
     weight_decay: Annotated[float, Field(ge=0)] = 3e-5
     oversample: Annotated[float, Field(ge=0, le=1)] = 0.33
     save_every: AtLeastOne = 10
+    mirroring: bool = True
+    rotation: Annotated[float, Field(ge=0, le=180)] | None = None
     target: Literal["soft", "hard"] = "soft"
     iou: Literal["soft", "jml"] = "soft"
     iou_over: Literal["image", "batch"] = "image"
@@ -137,6 +144,20 @@ class nnUNetTrainerKD(nnUNetTrainer):
         return DeepSupervisionWrapper(loss, weights / weights.sum())
 
     # --- data ---------------------------------------------------------------------------------------------------
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, Any]:
+        """nnU-Net's augmentation, with the options "mirroring" and "rotation"."""
+        angles, dummy_2d, initial_patch, mirror = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        if self.options.rotation is not None:
+            largest = float(np.deg2rad(self.options.rotation))
+            angles = (-largest, largest)
+            final = self.configuration_manager.patch_size
+            initial_patch = get_patch_size(final, angles, angles, angles, (0.85, 1.25))
+            if dummy_2d:
+                initial_patch[0] = final[0]
+        if not self.options.mirroring:
+            mirror = self.inference_allowed_mirroring_axes = None
+        return angles, dummy_2d, initial_patch, mirror
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """nnU-Net's split; where none was made yet, one by participant, because nnU-Net's is by case and leaks."""
@@ -388,13 +409,26 @@ class nnUNetTrainerKD(nnUNetTrainer):
         else:
             self.print_to_log_file("No recipe with teachers in these plans: supervised training on labelsTr.")
         super().on_train_start()
+        if self.local_rank == 0:
+            for leftover in Path(self.output_folder).glob("*.pth.writing"):  # of a killed training
+                leftover.unlink()
 
     def save_checkpoint(self, filename: str) -> None:
         """nnU-Net's, atomically: a process killed while writing leaves the old checkpoint whole."""
-        temporary = f"{filename}.writing"
-        super().save_checkpoint(temporary)
-        if self.local_rank == 0 and os.path.isfile(temporary):
-            os.replace(temporary, filename)
+        temporary = Path(f"{filename}.writing")
+        try:
+            super().save_checkpoint(str(temporary))
+            if self.local_rank == 0 and temporary.is_file():
+                os.replace(temporary, filename)
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError where the disk is full
+            why = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise WeightsError(
+                f"'{Path(filename).name}' could not be written ({why}). Nothing half-written remains; make room and "
+                f"continue with --c."
+            ) from error
+        finally:
+            if self.local_rank == 0:
+                temporary.unlink(missing_ok=True)
 
     def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
         """nnU-Net's, with the machine's folders called by their variables: logs are handed on with models."""
