@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -72,6 +73,9 @@ def predict(request: Request) -> StepReport:
     cases = images.cases()[request.part_id :: request.num_parts]
     folder = PredictionFolder(request.target)
     manifest = folder.begin(_header(request, plans, spec), overwrite=not request.resume and request.num_parts == 1)
+    if request.num_parts == 1:  # what a killed run left; other parts may be writing at this moment
+        for leftover in request.target.glob(f"{TEMPORARY_PREFIX}*"):
+            shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
     write_json(request.target / "dataset.json", request.model.dataset_json())  # nnU-Net's ensemble reads both
     write_json(request.target / "plans.json", plans)
     predictor = _predictor(request)
@@ -88,7 +92,13 @@ def predict(request: Request) -> StepReport:
             report.skipped.append(case)
         else:
             todo.append((case, inputs))
-    _run(request, predictor, images, folder, todo, report)
+    try:
+        _run(request, predictor, images, folder, todo, report)
+    except BrokenProcessPool as error:
+        raise PredictionError(
+            "A process was killed while preparing or exporting, most likely for want of memory. Continue with fewer "
+            "processes (-npp, -nps) and --continue_prediction."
+        ) from error
     report.lines.append(f"{len(report.done)} case(s) predicted, {len(report.skipped)} were there already")
     return report
 
@@ -299,8 +309,6 @@ def _export(
         )
         for file in working.iterdir():
             os.replace(file, target / file.name)
-    except OSError as error:
-        raise NnkdError(f"The label map of '{case}' could not be written ({error.strerror or error}).") from error
     finally:
         shutil.rmtree(working, ignore_errors=True)
 
@@ -316,6 +324,11 @@ def _collect(
 ) -> None:
     try:
         exports.pop(case).result()
+    except OSError as error:  # no other case would fare better
+        raise PredictionError(
+            f"The label map of '{case}' could not be written ({error.strerror or error}). Nothing half-written remains; "
+            f"make room or change the permissions and continue with --continue_prediction."
+        ) from error
     except (NnkdError, RuntimeError, ValueError, AssertionError) as error:
         _fail(folder, report, case, _sentence(error))
     else:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nnkd import paths
+from nnkd.checkpoints import load_checkpoint
 from nnkd.dataset import DatasetSpec
-from nnkd.errors import NnkdError, RecipeError, SettingError, UnknownNameError
+from nnkd.errors import NnkdError, RecipeError, SettingError, UnknownNameError, WeightsError
+from nnkd.files import read_json
+from nnkd.preprocessing import listed_cases
 from nnkd.recipes import KEY, Choice, Recipe, read_plans, write_recipe
 from nnkd.settings import parse_options
 from nnkd.types import StepReport
@@ -191,8 +195,61 @@ def _check(request: Request, folder: Path, plans: Mapping[str, Any]) -> None:
         raise NnkdError(f"-pretrained_weights names '{request.pretrained_weights}', but there is no such file.")
     if request.device != "cuda" and request.num_gpus > 1:
         raise NnkdError(f"-num_gpus {request.num_gpus} needs -device cuda, not {request.device}.")
+    if request.pretrained_weights:
+        load_checkpoint(Path(request.pretrained_weights))  # nnU-Net would run whatever its pickle holds
+    _check_fold(request, folder, values)
+    _check_results(request, folder, plans)
     if request.is_student:
         _check_recipe(request, folder, plans, values)
+
+
+def _check_fold(request: Request, folder: Path, values: Mapping[str, Any]) -> None:
+    """nnU-Net finds out after minutes, and invents a split by case for a fold that is not in the file."""
+    cases = set(listed_cases(folder / values["data_identifier"]))
+    file = folder / "splits_final.json"
+    if request.fold == "all" or not file.is_file():
+        if request.fold != "all" and len(cases) < 2:
+            raise RecipeError(
+                f"{folder.name} has {len(cases)} preprocessed case(s): too few for folds. Train fold all."
+            )
+        return
+    folds = read_json(file)
+    number = int(request.fold)
+    if number >= len(folds):
+        raise RecipeError(
+            f"{file.name} of {folder.name} has {len(folds)} fold(s), 0 to {len(folds) - 1}, but the fold is {number}. "
+            f"Choose one of these or 'all', or make others with nnKD_split."
+        )
+    missing = sorted(case for part in ("train", "val") for case in folds[number][part] if case not in cases)
+    if missing:
+        raise RecipeError(
+            f"Fold {number} of {file.name} names {len(missing)} case(s) that are not preprocessed for "
+            f"{request.configuration} (such as {missing[0]}). Run nnKD_plan_and_preprocess or, for a new split, "
+            f"nnKD_split."
+        )
+
+
+def _check_results(request: Request, folder: Path, plans: Mapping[str, Any]) -> None:
+    """What a validation or a cascade's second stage starts from."""
+    results, dataset = paths.room("nnUNet_results"), folder.name
+    model = f"{request.trainer_name}__{plans['plans_name']}__"
+    fold = results / dataset / f"{model}{request.configuration}" / f"fold_{request.fold}"
+    needed = [("--val", "checkpoint_final.pth")] if request.only_validate else []
+    if request.only_validate and request.validate_best:
+        needed.append(("--val_best", "checkpoint_best.pth"))
+    for flag, name in needed:
+        if not (fold / name).is_file():
+            raise RecipeError(
+                f"{flag} needs {name}, but {fold.parent.name}/{fold.name} has none. Train it first (--c)."
+            )
+    stage = _configuration(plans, request.configuration, folder).get("previous_stage")
+    if stage and not request.only_validate:
+        before = results / dataset / f"{model}{stage}" / "predicted_next_stage" / request.configuration
+        if not before.is_dir() or not any(before.iterdir()):
+            raise RecipeError(
+                f"{request.configuration} starts from the predictions of {stage}, but {before.parent.parent.name} has "
+                f"none. Train {stage} with the same -tr and -p first (all folds, so that each case has one)."
+            )
 
 
 def _check_recipe(request: Request, folder: Path, plans: Mapping[str, Any], values: Mapping[str, Any]) -> None:
@@ -218,18 +275,34 @@ def _train(request: Request, dataset: str, plans_name: str) -> None:
     elif request.device == "cuda":
         torch.set_num_threads(1)
         torch.set_num_interop_threads(1)
-    run_training(
-        dataset,
-        request.configuration,
-        request.fold,
-        request.trainer_name,
-        plans_name,
-        request.pretrained_weights,
-        request.num_gpus,
-        request.save_probabilities,
-        request.continue_training,
-        request.only_validate,
-        request.disable_checkpointing,
-        request.validate_best,
-        device=torch.device(request.device),
-    )
+    if request.device == "cuda" and request.num_gpus > torch.cuda.device_count():
+        raise NnkdError(f"-num_gpus is {request.num_gpus}, but torch sees {torch.cuda.device_count()} GPU(s) here.")
+    try:
+        run_training(
+            dataset,
+            request.configuration,
+            request.fold,
+            request.trainer_name,
+            plans_name,
+            request.pretrained_weights,
+            request.num_gpus,
+            request.save_probabilities,
+            request.continue_training,
+            request.only_validate,
+            request.disable_checkpointing,
+            request.validate_best,
+            device=torch.device(request.device),
+        )
+    except AssertionError as error:
+        if not any(frame.name == "load_pretrained_weights" for frame in traceback.extract_tb(error.__traceback__)):
+            raise
+        why = str(error).split(". ")[0]
+        raise WeightsError(
+            f"-pretrained_weights '{Path(request.pretrained_weights or '').name}' is of another network ({why}). "
+            f"Train from a checkpoint of the same student and plans, or leave it out."
+        ) from error
+    except torch.multiprocessing.ProcessRaisedException as error:  # -num_gpus: it holds the traceback as text
+        kind, _, sentence = str(error).strip().splitlines()[-1].partition(": ")
+        if not kind.startswith("nnkd.errors."):
+            raise
+        raise NnkdError(sentence) from error
