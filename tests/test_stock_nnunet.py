@@ -60,7 +60,7 @@ def call(command, *arguments) -> int:
 def stock(name: str, *arguments) -> str:
     """Run one of nnU-Net's own commands in a process of its own."""
     script = Path(sys.executable).parent / name
-    done = subprocess.run([script, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([script, *map(str, arguments)], check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -114,6 +114,8 @@ def test_export_install_predict_and_evaluate(here, tmp_path, monkeypatch):
     from nnunetv2.evaluation.evaluate_predictions import evaluate_folder_entry_point as evaluate
     from nnunetv2.model_sharing.entry_points import (
         export_pretrained_model_entry as export,
+    )
+    from nnunetv2.model_sharing.entry_points import (
         install_from_zip_entry_point as install,
     )
 
@@ -165,7 +167,7 @@ if __name__ == "__main__":
 def test_a_killed_training_continues(here):
     arguments = ["701", "2d", "0", "-device", "cpu", "-n", "killed", "--set", "epochs=3", "save_every=1"]
     arguments += ["iterations=1", "val_iterations=1"]
-    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False, capture_output=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     fold = here / "nnUNet_results" / "Dataset701_Toy" / "nnUNetTrainerKD__nnUNetPlans_killed__2d" / "fold_0"
     assert load_checkpoint(fold / "checkpoint_latest.pth")["current_epoch"] == 1

@@ -326,8 +326,8 @@ def _collect(
         exports.pop(case).result()
     except OSError as error:  # no other case would fare better
         raise PredictionError(
-            f"The label map of '{case}' could not be written ({error.strerror or error}). Nothing half-written remains; "
-            f"make room or change the permissions and continue with --continue_prediction."
+            f"The label map of '{case}' could not be written ({error.strerror or error}). Nothing half-written "
+            f"remains; make room or change the permissions and continue with --continue_prediction."
         ) from error
     except (NnkdError, RuntimeError, ValueError, AssertionError) as error:
         _fail(folder, report, case, _sentence(error))
