@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from planned import configuration, make_plans, preprocess, preprocessed_folder
 from toy import toy_dataset, toy_teacher, write_image
 
-from nnkd.errors import RecipeError, SettingError, VotesError
+from nnkd.errors import RecipeError, SettingError, VotesError, WeightsError
 from nnkd.recipes import Choice, Recipe, read_plans, write_recipe
 from nnkd.trainer import nnUNetTrainerKD
 from nnkd.votes import NO_VOTE
@@ -239,6 +240,24 @@ def test_checkpoints_are_written_whole(voted, monkeypatch, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         trainer.save_checkpoint(str(file))
     assert file.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("writer failed writing file")])
+def test_a_full_disk_leaves_the_old_checkpoint_whole(voted, monkeypatch, tmp_path, error):
+    trainer = trainer_of(voted, recipe_of("t0"))
+    trainer.initialize()
+    file = tmp_path / "checkpoint_latest.pth"
+    file.write_bytes(b"old")
+
+    def full(_, target):
+        Path(target).write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(WeightsError, match=r"'checkpoint_latest\.pth' could not be written \((No space|writer)"):
+        trainer.save_checkpoint(str(file))
+    assert file.read_bytes() == b"old"
+    assert not list(tmp_path.glob("*.writing"))
 
 
 def test_a_split_by_participant_is_made_where_there_is_none(single_process):
