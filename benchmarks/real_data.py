@@ -105,12 +105,17 @@ def hippocampus(data: Path, work: Work) -> dict:
     for rule in ("majority", "mean"):
         work.run("aggregate", "-d", "704", "-i", f"nnUNet_raw/{name}/teachersTs", "-o", f"test/{rule}", "-a", rule)
     work.run("plan_and_preprocess", "-d", "704", "-c", "2d", "3d_fullres", "-np", "2", "-npfp", "2")
-    students = {
-        "unet_2d": work.train(name, "2d", "nnUNetTrainerUNet", "real2d", lr=1e-3, batch_size=16, patch_size="56,40"),
-        "planned_3d": work.train(name, "3d_fullres", "nnUNetTrainerKD", "real3d", batch_size=2),
-    }
-    work.predict(name, "2d", "nnUNetTrainerUNet", students["unet_2d"], "test/unet_2d")
-    work.predict(name, "3d_fullres", "nnUNetTrainerKD", students["planned_3d"], "test/planned_3d")
+    unet = {"lr": 1e-3, "batch_size": 16, "patch_size": "56,40"}
+    students = {}
+    for norm in ("batch", "instance", "none"):
+        recipe = "real2d" if norm == "batch" else f"real2d_{norm}"
+        more = {} if norm == "batch" else {"norm": norm}
+        plans = work.train(name, "2d", "nnUNetTrainerUNet", recipe, **unet, **more)
+        students[f"unet_2d_{norm}"] = ("2d", "nnUNetTrainerUNet", plans)
+    plans = work.train(name, "3d_fullres", "nnUNetTrainerKD", "real3d", batch_size=2)
+    students["planned_3d"] = ("3d_fullres", "nnUNetTrainerKD", plans)
+    for target, (configuration, trainer, plans) in students.items():
+        work.predict(name, configuration, trainer, plans, f"test/{target}")
     folders = [f"nnUNet_raw/{name}/teachersTs/{t}" for t in ("atlas", "affine", "bspline")]
     folders += [f"test/{f}" for f in ("mean", "majority", *students)]
     return {"agreement": agreement, "means": work.evaluate(name, folders, "evaluation_hippocampus")}

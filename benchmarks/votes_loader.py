@@ -31,7 +31,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnkd.dataset import DatasetSpec
-from nnkd.loader import Targets, VotesDataLoader
+from nnkd.loader import VotesDataLoader
+from nnkd.targets import Targets
 from nnkd.votes import pack
 from nnkd.votes_folder import VotesFolder, VotesIndex, VotesOfCase, sparse_counts
 

@@ -7,10 +7,8 @@ six cost five times one. nnU-Net's own loader would drop the key, hence `generat
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -25,124 +23,7 @@ from threadpoolctl import threadpool_limits
 from nnkd.interfaces import Sampler
 from nnkd.losses import pool_target
 from nnkd.participants import Participant
-from nnkd.votes import NO_VOTE, look_up
-from nnkd.votes_folder import VotesFolder
-
-Box = Sequence[Sequence[int]]
-
-
-@dataclass(frozen=True)
-class Patch:
-    """A patch's votes (or label map), read and looked up as late as possible: most patches are only cropped by the
-    augmentation, to a fraction of what rotating them would need.
-
-    Attributes:
-        stored: (c, *S) integers of the whole case, read lazily.
-        bbox: Lower and upper bound per axis; may reach outside.
-        soften: Any crop of `stored` -> (L [+ weight] [+ ignore], *S') float32 in [0, 1].
-        flat: Whether the first axis is a single slice, to be dropped.
-    """
-
-    stored: Any
-    bbox: Box
-    soften: Callable[[np.ndarray], np.ndarray]
-    flat: bool = False
-
-    def soft(self, centre: Sequence[float] | None = None, size: Sequence[int] = ()) -> torch.Tensor:
-        """The soft target, of the whole patch or of a window in it.
-
-        Args:
-            centre: Middle of the window in voxels of the patch, as nnU-Net's crop rounds it; None: the whole patch.
-            size: Of the window. Leading axes that it lacks stay whole.
-        """
-        bbox = [list(pair) for pair in self.bbox]
-        if centre is not None:
-            first = len(bbox) - len(size)
-            for axis, (middle, length) in enumerate(zip(centre, size, strict=True), start=first):
-                start = bbox[axis][0] + math.floor(middle) - length // 2
-                bbox[axis] = [start, start + length]
-        soft = self.soften(crop_and_pad_nd(self.stored, bbox, 0))
-        return torch.from_numpy(soft[:, 0] if self.flat else soft)
-
-
-@dataclass(frozen=True)
-class Targets:
-    """Where the targets of a case come from.
-
-    Attributes:
-        labels: The integers of each label (or region), in the order of nnU-Net's heads.
-        ignore_label: The integer to leave out of the loss, or None.
-        votes: The votes; None if all cases are manual.
-        tables: (L, 2**K) float32 by case, for cases that train by votes.
-        agreement: (L, 2**K) float32 by case, how much the teachers agree; empty: voxels are not weighted.
-        draws: By case, the bits of the teachers to draw from and (k, L) bool what they answer; empty: no drawing.
-        manual: Cases that train by their label map.
-        hard: Whether targets are cut at one half.
-    """
-
-    labels: tuple[tuple[int, ...], ...]
-    ignore_label: int | None = None
-    votes: VotesFolder | None = None
-    tables: Mapping[str, np.ndarray] = field(default_factory=dict)
-    agreement: Mapping[str, np.ndarray] = field(default_factory=dict)
-    draws: Mapping[str, tuple[list[int], np.ndarray]] = field(default_factory=dict)
-    manual: frozenset[str] = frozenset()
-    hard: bool = False
-
-    @property
-    def weighted(self) -> bool:
-        """Whether targets end with a weight channel."""
-        return bool(self.agreement)
-
-    def of_patch(self, case: str, bbox: Box, seg: Any, rng: np.random.Generator) -> tuple[Patch, np.ndarray]:
-        """What the soft target of one patch is made of.
-
-        Args:
-            case: Identifier.
-            bbox: Lower and upper bound per axis; may reach outside.
-            seg: (1, *S) the case's label map, read lazily.
-            rng: For the drawn teacher.
-
-        Returns:
-            The patch, not yet read, and (L,) bool: which labels have a vote.
-        """
-        if case in self.manual:
-            return Patch(seg, bbox, self._soften_manual), np.ones(len(self.labels), dtype=bool)
-        if case in self.draws:
-            teachers, answers = self.draws[case]
-            drawn = int(rng.integers(len(teachers)))
-            answered, soften = answers[drawn], partial(_say_of, teachers[drawn])
-        else:
-            table = self.tables[case]
-            answered = table[:, 0] != NO_VOTE
-            soften = partial(look_up, table=np.where(answered[:, None], table, 0).astype(np.float32))
-        return Patch(self.votes.open(case), bbox, partial(self._soften_votes, soften, case)), answered
-
-    def _soften_manual(self, seg: np.ndarray) -> np.ndarray:
-        soft = np.stack([np.isin(seg[0], values) for values in self.labels]).astype(np.float32)
-        channels = [soft, np.ones_like(soft[:1])] if self.weighted else [soft]
-        if self.ignore_label is not None:
-            channels.append((seg == self.ignore_label).astype(np.float32))
-        return np.concatenate(channels)
-
-    def _soften_votes(self, soften: Callable[[np.ndarray], np.ndarray], case: str, bits: np.ndarray) -> np.ndarray:
-        channels = [soften(bits)]
-        if self.weighted:
-            channels.append(look_up(bits, self.agreement[case]).min(axis=0, keepdims=True))
-        if self.ignore_label is not None:
-            channels.append(np.zeros_like(channels[0][:1]))
-        return np.concatenate(channels) if len(channels) > 1 else channels[0]
-
-    def after_augmentation(self, carried: torch.Tensor, answered: np.ndarray) -> torch.Tensor:
-        """What the loss sees: (L [+ weight], *S) float32, NO_VOTE where a label stays out."""
-        number = len(self.labels)
-        target, rest = carried[:number].clamp(0, 1), carried[number:]
-        if self.hard:
-            target = (target > 0.5).float()
-        target[~torch.from_numpy(answered)] = NO_VOTE
-        if self.ignore_label is not None:
-            target[:, rest[-1] > 0.5] = NO_VOTE
-        return torch.cat((target, rest[:1].clamp(0, 1))) if self.weighted else target
+from nnkd.targets import Patch, Targets
 
 
 @dataclass(frozen=True)
@@ -296,11 +177,6 @@ def with_votes(transforms: ComposeTransforms) -> ComposeTransforms:
             taken.__dict__.update(transform.__dict__)
             transforms.transforms[index] = taken
     return transforms
-
-
-def _say_of(teacher: int, bits: np.ndarray) -> np.ndarray:
-    """Yes and no of the teacher with this bit."""
-    return ((bits >> teacher) & 1).astype(np.float32)
 
 
 def _needed(seg: np.ndarray, previous: Any, bbox: Sequence[Sequence[int]]) -> torch.Tensor:

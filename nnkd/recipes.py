@@ -42,7 +42,7 @@ class Recipe:
         lineage: The teachers' names and licences.
         ground_truth: Whether a teacher was told of reference labels.
         has_regions: Whether the dataset has regions; networks cannot ask dataset.json when they are built.
-        inputs: By data identifier and teacher, a hash of what was learned from.
+        inputs: By teacher, one hash over its label maps: what was learned from.
     """
 
     base: str
@@ -54,7 +54,7 @@ class Recipe:
     lineage: tuple[Mapping[str, str], ...] = ()
     ground_truth: bool = False
     has_regions: bool = True
-    inputs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of_plans(cls, plans: Mapping[str, Any]) -> Recipe:

@@ -6,9 +6,9 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,74 +18,20 @@ from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_p
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
-from pydantic import Field
 from torch import distributed
 
 from nnkd import paths, splits
 from nnkd.errors import RecipeError, VotesError, WeightsError
-from nnkd.files import write_json
+from nnkd.files import atomic, write_json
 from nnkd.interfaces import Aggregator, Sampler
-from nnkd.loader import Draw, DrawnDataLoader, Targets, VotesDataLoader
+from nnkd.loader import Draw, DrawnDataLoader, VotesDataLoader
 from nnkd.losses import DistillationLoss
 from nnkd.participants import participants_of_cases
 from nnkd.recipes import Recipe
 from nnkd.settings import parse_options
+from nnkd.targets import Targets, targets_of
+from nnkd.training_options import TrainingOptions, training_options
 from nnkd.votes_folder import VotesFolder
-
-AtLeastOne = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-
-
-@dataclass(kw_only=True)
-class TrainingOptions:
-    """What --set can change in a training; defaults are nnU-Net's where it has the option.
-
-    Attributes:
-        epochs: Number of epochs.
-        iterations: Training iterations an epoch.
-        val_iterations: Validation iterations an epoch.
-        lr: Initial learning rate.
-        weight_decay: Weight decay.
-        oversample: Share of patches that are centred on foreground.
-        save_every: Epochs between two writings of checkpoint_latest, from which --c continues.
-        mirroring: Whether to mirror in training and prediction, as nnU-Net does. Organs that differ by their side
-            alone, such as the vena cava and the aorta, are learned faster without.
-        rotation: Largest angle in degrees that training patches are rotated by; None is nnU-Net's choice (180 in 2D
-            patches that are nearly square, 15 in others, 30 in 3D).
-        target: "soft" votes, or "hard" ones, cut at one half.
-        iou: Form of the IoU loss, see `nnkd.losses`.
-        iou_over: What the IoU is summed over: each "image" (paper 1), or the "batch" (nnU-Net's batch_dice).
-        precision: "auto" is nnU-Net's (float16 on CUDA, float32 elsewhere); "bfloat16" halves the time on a CPU that
-            computes in it. Losses are always float32.
-        voxel_weight: "agreement" weighs each voxel by how much the teachers agree there, |2 mean - 1|.
-        manual: "unanimous" trains manual label maps as a unanimous vote; "ignore" leaves them out.
-    """
-
-    epochs: AtLeastOne = 1000
-    iterations: AtLeastOne = 250
-    val_iterations: AtLeastOne = 50
-    lr: Positive = 1e-2
-    weight_decay: Annotated[float, Field(ge=0)] = 3e-5
-    oversample: Annotated[float, Field(ge=0, le=1)] = 0.33
-    save_every: AtLeastOne = 10
-    mirroring: bool = True
-    rotation: Annotated[float, Field(ge=0, le=180)] | None = None
-    target: Literal["soft", "hard"] = "soft"
-    iou: Literal["soft", "jml"] = "soft"
-    iou_over: Literal["image", "batch"] = "image"
-    precision: Literal["auto", "bfloat16"] = "auto"
-    voxel_weight: Literal["none", "agreement"] = "none"
-    manual: Literal["unanimous", "ignore"] = "unanimous"
-
-
-def training_options(trainer: type, recipe: Recipe) -> Any:
-    """A trainer's options, those of the recipe filled in.
-
-    Raises:
-        SettingError: If the recipe has an option that this trainer does not.
-    """
-    kind = getattr(trainer, "options_class", TrainingOptions)
-    return kind(**parse_options(kind, recipe.options, trainer.__name__))
 
 
 class nnUNetTrainerKD(nnUNetTrainer):
@@ -195,8 +141,8 @@ class nnUNetTrainerKD(nnUNetTrainer):
         base, identifier = Path(self.preprocessed_dataset_folder_base), self.configuration_manager.data_identifier
         votes = VotesFolder.of(base, identifier)
         votes.bits(self.recipe.teachers)
-        known = self.recipe.inputs.get(identifier)
-        if known is not None and votes.digests(self.recipe.teachers) != dict(known):
+        known = self.recipe.inputs
+        if known and votes.digests(self.recipe.teachers) != dict(known):
             raise VotesError(
                 f"The teachers' label maps changed since the recipe '{self.plans_manager.plans_name}' was written. "
                 f"Call nnKD_train with the recipe's flags again: it writes a new recipe."
@@ -216,26 +162,19 @@ class nnUNetTrainerKD(nnUNetTrainer):
             cases: Identifiers.
             draw_teachers: Whether an aggregator that draws may do so; otherwise its table (the mean) is used.
         """
-        votes = self._votes_folder()
-        teachers = self.recipe.teachers
-        aggregator = self._aggregator()
-        manual = frozenset(votes.index.manual if self.options.manual == "unanimous" else ()) & frozenset(cases)
-        voted = [c for c in cases if c not in manual]
-        draws = {}
-        if draw_teachers and aggregator.draws_teacher:
-            draws = {c: _drawable(votes, c, teachers) for c in voted}
-        weigh = self.options.voxel_weight == "agreement"
-        labels = self.label_manager.foreground_regions if self.label_manager.has_regions else None
-        labels = labels or [(label,) for label in self.label_manager.foreground_labels]
-        return Targets(
+        manager = self.label_manager
+        labels = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+        return targets_of(
+            cases,
+            self._votes_folder(),
+            self.recipe.teachers,
+            self._aggregator(),
             labels=tuple(tuple(v) if isinstance(v, list | tuple) else (v,) for v in labels),
-            ignore_label=self.label_manager.ignore_label,
-            votes=votes,
-            tables={c: votes.table(c, teachers, aggregator) for c in voted if c not in draws},
-            agreement={c: votes.table(c, teachers, _Agreement()) for c in voted} if weigh else {},
-            draws=draws,
-            manual=manual,
-            hard=self.options.target == "hard" or bool(draws),
+            ignore_label=manager.ignore_label,
+            use_manual=self.options.manual == "unanimous",
+            weigh=self.options.voxel_weight == "agreement",
+            hard=self.options.target == "hard",
+            draw_teachers=draw_teachers,
         )
 
     def _aggregator(self) -> Aggregator:
@@ -435,6 +374,14 @@ class nnUNetTrainerKD(nnUNetTrainer):
         args = tuple(_without_paths(a) if isinstance(a, str) else a for a in args)
         super().print_to_log_file(*args, also_print_to_console=also_print_to_console, add_timestamp=add_timestamp)
 
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's validation; its summary.json names files from the folders' variables on."""
+        super().perform_actual_validation(save_probabilities)
+        file = Path(self.output_folder) / "validation" / "summary.json"
+        if self.local_rank == 0 and file.is_file():
+            with atomic(file) as temporary:
+                temporary.write_text(_without_paths(file.read_text(encoding="utf-8")), encoding="utf-8")
+
     def _save_debug_information(self) -> None:
         super()._save_debug_information()
         if self.local_rank == 0:
@@ -442,25 +389,6 @@ class nnUNetTrainerKD(nnUNetTrainer):
             content = json.loads(file.read_text(encoding="utf-8"))
             content.pop("hostname", None)
             write_json(file, {key: _without_paths(str(value)) for key, value in content.items()})
-
-
-class _Agreement(Aggregator):
-    """How much the answering teachers agree: |2 mean - 1|."""
-
-    def table(self, counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        teachers = answers.shape[0]
-        patterns = np.arange(counts.shape[1])
-        yes = (patterns[:, None] >> np.arange(teachers)) & 1
-        mean = yes @ answers / np.maximum(answers.sum(0), 1)
-        return np.abs(2 * mean.T - 1).astype(np.float32)
-
-
-def _drawable(votes: VotesFolder, case: str, teachers: Sequence[str]) -> tuple[list[int], np.ndarray]:
-    """Bits of the teachers that answer for something in this case, and (k, L) bool what."""
-    answers = votes.answers(case, teachers)
-    some = np.flatnonzero(answers.any(1))
-    bits = votes.bits(teachers)
-    return [bits[i] for i in some], answers[some]
 
 
 def _without_paths(text: str) -> str:

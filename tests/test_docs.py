@@ -18,7 +18,7 @@ from nnkd.cli import command
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 FLAGS = {"-a": "aggregator", "-s": "sampler", "-tr": "student"}
-TRAINING = ("nnkd/trainer.py", "TrainingOptions"), ("plugins/nnkd_basic/unet.py", "UNetOptions")
+TRAINING = ("nnkd/training_options.py", "TrainingOptions"), ("plugins/nnkd_basic/unet.py", "UNetOptions")
 PLAN_VALUES = {"batch_size", "patch_size"}  # --set takes these too; they go into the plans
 NNUNETS = {"nnUNetTrainer"}  # students that are nnU-Net's own
 

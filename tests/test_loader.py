@@ -14,8 +14,9 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from planned import configuration, make_plans, preprocess, preprocessed_folder
 from toy import toy_dataset, toy_teacher
 
-from nnkd.loader import Draw, Targets, VotesDataLoader
+from nnkd.loader import Draw, VotesDataLoader
 from nnkd.participants import Participant
+from nnkd.targets import Targets
 
 
 class Pairs:

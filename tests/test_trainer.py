@@ -204,7 +204,7 @@ def test_cases_without_target_are_left_out_and_none_at_all_is_refused(voted):
 def test_a_recipe_whose_teacher_is_gone_or_changed_is_refused(voted):
     with pytest.raises(VotesError, match=r"hold no teacher gone; they hold t0, t1, t2"):
         trainer_of(voted, recipe_of("t0", "gone")).get_tr_and_val_datasets()
-    old = Recipe("nnUNetPlans", ("t0",), options=SHORT, inputs={"nnUNetPlans_2d": {"t0": "0123"}})
+    old = Recipe("nnUNetPlans", ("t0",), options=SHORT, inputs={"t0": "0123"})
     with pytest.raises(VotesError, match="changed since the recipe"):
         trainer_of(voted, old).get_tr_and_val_datasets()
 

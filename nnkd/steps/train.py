@@ -128,7 +128,7 @@ def _recipe(request: Request, folder: Path, plans: Mapping[str, Any]) -> Recipe:
         lineage=tuple(lineage),
         ground_truth=bool(teachers) and votes.index.ground_truth,
         has_regions=spec.has_regions,
-        inputs={identifier: votes.digests(teachers)} if teachers else {},
+        inputs=votes.digests(teachers) if teachers else {},
     )
 
 

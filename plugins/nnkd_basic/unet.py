@@ -21,7 +21,8 @@ from torch.nn import functional
 
 from nnkd.recipes import Recipe
 from nnkd.settings import parse_options
-from nnkd.trainer import Positive, TrainingOptions, nnUNetTrainerKD
+from nnkd.trainer import nnUNetTrainerKD
+from nnkd.training_options import Positive, TrainingOptions
 
 WIDTHS = (32, 64, 128, 192)
 Norm = Literal["none", "batch", "instance"]

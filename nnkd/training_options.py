@@ -1,0 +1,66 @@
+"""What --set can change in a training: the recipe knobs of nnUNetTrainerKD and of what derives from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from nnkd.recipes import Recipe
+from nnkd.settings import parse_options
+
+AtLeastOne = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+@dataclass(kw_only=True)
+class TrainingOptions:
+    """What --set can change in a training; defaults are nnU-Net's where it has the option.
+
+    Attributes:
+        epochs: Number of epochs.
+        iterations: Training iterations an epoch.
+        val_iterations: Validation iterations an epoch.
+        lr: Initial learning rate.
+        weight_decay: Weight decay.
+        oversample: Share of patches that are centred on foreground.
+        save_every: Epochs between two writings of checkpoint_latest, from which --c continues.
+        mirroring: Whether to mirror in training and prediction, as nnU-Net does. Organs that differ by their side
+            alone, such as the vena cava and the aorta, are learned faster without.
+        rotation: Largest angle in degrees that training patches are rotated by; None is nnU-Net's choice (180 in 2D
+            patches that are nearly square, 15 in others, 30 in 3D).
+        target: "soft" votes, or "hard" ones, cut at one half.
+        iou: Form of the IoU loss, see `nnkd.losses`.
+        iou_over: What the IoU is summed over: each "image" (paper 1), or the "batch" (nnU-Net's batch_dice).
+        precision: "auto" is nnU-Net's (float16 on CUDA, float32 elsewhere); "bfloat16" halves the time on a CPU that
+            computes in it. Losses are always float32.
+        voxel_weight: "agreement" weighs each voxel by how much the teachers agree there, |2 mean - 1|.
+        manual: "unanimous" trains manual label maps as a unanimous vote; "ignore" leaves them out.
+    """
+
+    epochs: AtLeastOne = 1000
+    iterations: AtLeastOne = 250
+    val_iterations: AtLeastOne = 50
+    lr: Positive = 1e-2
+    weight_decay: Annotated[float, Field(ge=0)] = 3e-5
+    oversample: Annotated[float, Field(ge=0, le=1)] = 0.33
+    save_every: AtLeastOne = 10
+    mirroring: bool = True
+    rotation: Annotated[float, Field(ge=0, le=180)] | None = None
+    target: Literal["soft", "hard"] = "soft"
+    iou: Literal["soft", "jml"] = "soft"
+    iou_over: Literal["image", "batch"] = "image"
+    precision: Literal["auto", "bfloat16"] = "auto"
+    voxel_weight: Literal["none", "agreement"] = "none"
+    manual: Literal["unanimous", "ignore"] = "unanimous"
+
+
+def training_options(trainer: type, recipe: Recipe) -> Any:
+    """A trainer's options, those of the recipe filled in.
+
+    Raises:
+        SettingError: If the recipe has an option that this trainer does not.
+    """
+    kind = getattr(trainer, "options_class", TrainingOptions)
+    return kind(**parse_options(kind, recipe.options, trainer.__name__))
