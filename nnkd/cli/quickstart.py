@@ -17,137 +17,77 @@ from nnkd.cli import command
 from nnkd.errors import NnkdError
 
 DATASET = "Dataset701_Phantoms"
-CASES, TEST, LABELLED = 12, 4, 3
-STUDENT = "nnUNetTrainerUNet"
-RECIPE = "nnUNetPlans_quickstart"
-MODEL = ("-d", "701", "-tr", STUDENT, "-p", RECIPE, "-c", "2d", "-f", "all")
+CASES = 12
 ORGANS = ("liver", "kidney", "spleen", "lung", "ivc", "pancreas")
+TEACHERS = (
+    "-t rigid=atlas affine=atlas deformable=atlas --set rigid.registration=affine rigid.number=1 "
+    "affine.registration=affine deformable.registration=deformable"
+)
+# Mirrored, the vena cava could not be told from the aorta.
+TRAINING = (
+    "iterations=40 val_iterations=4 lr=1e-3 batch_size=8 patch_size=64,64 oversample=1 mirroring=false rotation=15"
+)
+TOUR = f"""
+# somebody's download -> nnU-Net's raw folder
+nnKD_convert_dataset images_folder download/images -d 701 -n Phantoms --channels CT --masks download/labels \
+    --labels {" ".join(f"{organ}={i}" for i, organ in enumerate(ORGANS, 1))} \
+    --participants download/participants_simulated.tsv
+
+# hold out four people as test set; keep the labels of three as atlases
+nnKD_split -d 701 --test 4 --labelled 3
+
+# teachers segment the training scans
+nnKD_predict_teachers -d 701 {TEACHERS} -device DEVICE
+
+# votes -> consensus, and pictures of what teachers disagree on
+nnKD_aggregate -d 701 --review 2
+
+# nnU-Net's plans; scans and votes on the training grid
+nnKD_plan_and_preprocess -d 701 -c 2d -npfp 2 -np 2
+
+# train a small student on the votes
+nnKD_train 701 2d all -tr nnUNetTrainerUNet -n quickstart --set epochs=EPOCHS {TRAINING} -device DEVICE
+
+# the student segments the test scans
+nnKD_predict -i nnUNet_raw/{DATASET}/imagesTs -o student -d 701 -tr nnUNetTrainerUNet -p nnUNetPlans_quickstart \
+    -c 2d -f all -device DEVICE --continue_prediction -npp 1 -nps 1
+
+# the teachers do too
+nnKD_predict_teachers -d 701 {TEACHERS} --test -device DEVICE
+
+# their consensus
+nnKD_aggregate -d 701 -i nnUNet_raw/{DATASET}/teachersTs -o consensus -a majority
+
+# compare them all with the held-out labels
+nnKD_evaluate -d 701 -ref nnUNet_raw/{DATASET}/labelsTs -o evaluation \
+    -i {" ".join(f"nnUNet_raw/{DATASET}/teachersTs/{t}" for t in ("rigid", "affine", "deformable"))} consensus student
+"""
+MODEL = f"nnUNet_results/{DATASET}/nnUNetTrainerUNet__nnUNetPlans_quickstart__2d"
+DONE_WHEN = {  # the others do only what is missing anyway
+    "nnKD_convert_dataset": f"nnUNet_raw/{DATASET}/split.json",
+    "nnKD_train": f"{MODEL}/fold_all/checkpoint_final.pth",
+}
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command of the tour.
-
-    Attributes:
-        what: What it is for, in a few words.
-        name: The console script.
-        arguments: Paths are relative to the quickstart's folder.
-        done_when: A file whose presence says that it need not run again; commands without one do only what is
-            missing anyway.
-    """
+    """One command of the tour: what it is for, its console script, and its arguments; paths are relative to the
+    quickstart's folder."""
 
     what: str
     name: str
     arguments: tuple[str, ...]
-    done_when: str = ""
 
 
 def tour(epochs: int, device: str) -> list[Command]:
     """The commands in order; a user repeats them on his own data."""
-    raw = f"nnUNet_raw/{DATASET}"
-    trained = f"nnUNet_results/{DATASET}/{STUDENT}__{RECIPE}__2d"
-    teachers = ("-t", "rigid=atlas", "affine=atlas", "deformable=atlas")
-    settings = (
-        "--set",
-        "rigid.registration=affine",
-        "rigid.number=1",
-        "affine.registration=affine",
-        "deformable.registration=deformable",
-    )
-    training = (
-        f"epochs={epochs}",
-        "iterations=40",
-        "val_iterations=4",
-        "lr=1e-3",
-        "batch_size=8",
-        "patch_size=64,64",
-        "oversample=1",
-        "mirroring=false",  # mirrored, the vena cava cannot be told from the aorta
-        "rotation=15",
-    )
-    predicted = tuple(f"{raw}/teachersTs/{name}" for name in ("rigid", "affine", "deformable"))
-    return [
-        Command(
-            "somebody's download -> nnU-Net's raw folder",
-            "nnKD_convert_dataset",
-            (
-                "images_folder",
-                "download/images",
-                "-d",
-                "701",
-                "-n",
-                "Phantoms",
-                "--channels",
-                "CT",
-                "--masks",
-                "download/labels",
-                "--labels",
-                *(f"{o}={i}" for i, o in enumerate(ORGANS, 1)),
-                "--participants",
-                "download/participants_simulated.tsv",
-            ),
-            f"{raw}/split.json",
-        ),
-        Command(
-            "hold out test people; keep the labels of three as atlases",
-            "nnKD_split",
-            ("-d", "701", "--test", str(TEST), "--labelled", str(LABELLED)),
-        ),
-        Command(
-            "teachers segment the training scans",
-            "nnKD_predict_teachers",
-            ("-d", "701", *teachers, *settings, "-device", device),
-        ),
-        Command(
-            "votes -> consensus, and pictures of what teachers disagree on",
-            "nnKD_aggregate",
-            ("-d", "701", "--review", "2"),
-        ),
-        Command(
-            "nnU-Net's plans; scans and votes on the training grid",
-            "nnKD_plan_and_preprocess",
-            ("-d", "701", "-c", "2d", "-npfp", "2", "-np", "2"),
-        ),
-        Command(
-            "train a small student on the votes",
-            "nnKD_train",
-            ("701", "2d", "all", "-tr", STUDENT, "-n", "quickstart", "--set", *training, "-device", device),
-            f"{trained}/fold_all/checkpoint_final.pth",
-        ),
-        Command(
-            "the student segments the test scans",
-            "nnKD_predict",
-            (
-                "-i",
-                f"{raw}/imagesTs",
-                "-o",
-                "student",
-                *MODEL,
-                "-device",
-                device,
-                "--continue_prediction",
-                "-npp",
-                "1",
-                "-nps",
-                "1",
-            ),
-        ),
-        Command(
-            "the teachers do too",
-            "nnKD_predict_teachers",
-            ("-d", "701", *teachers, *settings, "--test", "-device", device),
-        ),
-        Command(
-            "their consensus",
-            "nnKD_aggregate",
-            ("-d", "701", "-i", f"{raw}/teachersTs", "-o", "consensus", "-a", "majority"),
-        ),
-        Command(
-            "compare them all with the held-out labels",
-            "nnKD_evaluate",
-            ("-d", "701", "-i", *predicted, "consensus", "student", "-ref", f"{raw}/labelsTs", "-o", "evaluation"),
-        ),
-    ]
+    text = TOUR.replace("EPOCHS", str(epochs)).replace("DEVICE", device).replace("\\\n", " ")
+    commands = []
+    for part in text.strip().split("\n\n"):
+        what, line = part.splitlines()
+        name, *arguments = shlex.split(line)
+        commands.append(Command(what.removeprefix("# "), name, tuple(arguments)))
+    return commands
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -158,7 +98,7 @@ def _run(arguments: argparse.Namespace) -> int:
     _write_script(folder, commands)
     for number, item in enumerate(commands, 1):
         print(f"\n[{number}/{len(commands)}] {item.what}\n    {item.name} {shlex.join(item.arguments)}", flush=True)
-        if item.done_when and (folder / item.done_when).is_file():
+        if item.name in DONE_WHEN and (folder / DONE_WHEN[item.name]).is_file():
             print("    done before", flush=True)
             continue
         _call(folder, number, item)
