@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -83,6 +84,15 @@ def _existing(name: Room, dataset: str | int) -> Path:
         todo = what.get(name, "Run nnKD_plan_and_preprocess first")
         raise FolderError(f"{folder.name} is not in {name}. {todo}, or check the variable {name}.")
     return folder
+
+
+def without_folders(text: str) -> str:
+    """A text (or JSON) with nnU-Net's folders called by their variables; relative ones give nothing away."""
+    folders = {name: os.environ.get(name, "").rstrip("/\\") for name in ROOMS}
+    for name, folder in sorted(folders.items(), key=lambda item: -len(item[1])):  # one may begin with another
+        if folder and os.path.isabs(folder):
+            text = text.replace(folder, f"${name}").replace(json.dumps(folder)[1:-1], f"${name}")
+    return text
 
 
 def trainer_path() -> str:

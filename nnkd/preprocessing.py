@@ -99,24 +99,23 @@ def run_all(jobs: Sequence[Job], processes: int, title: str) -> Iterator[tuple[J
 
 def _attempt(job: Job) -> Any:
     try:
+        if job.do_images:
+            check_files(ImageFolder(job.images[0].parent, job.spec), job.label, job.case)
         return run(job)
     except NnkdError as error:
         stop_if_full(error)
         return error
     except (RuntimeError, AssertionError, ValueError, OSError, EOFError) as error:  # nnU-Net's readers and preprocessor
         stop_if_full(error)
-        try:
-            blame(ImageFolder(job.images[0].parent, job.spec), job.label, job.case)
-        except NnkdError as culprit:
-            return culprit
         return DatasetError(f"nnU-Net could not preprocess it ({first_line(error)}).")
 
 
-def blame(images: ImageFolder, label: Path, case: str) -> None:
-    """Find out whether a case's files are what nnU-Net stumbled over.
+def check_files(images: ImageFolder, label: Path, case: str) -> None:
+    """Read a case as nnU-Net would, which looks neither at label maps' values nor at their spacing.
 
     Raises:
-        DatasetError: If they are, with our sentence rather than the reader's.
+        DatasetError: If a file is unreadable, a channel is missing, or the label map lies on another grid or holds
+            values that dataset.json does not name.
     """
     image_grid = images.read(case)[1]
     difference = images.spec.read_label_map(label)[1].difference(image_grid)

@@ -116,7 +116,10 @@ class Targets:
     def _soften_votes(self, soften: Callable[[np.ndarray], np.ndarray], case: str, bits: np.ndarray) -> np.ndarray:
         channels = [soften(bits)]
         if self.weighted:
-            channels.append(look_up(bits, self.agreement[case]).min(axis=0, keepdims=True))
+            agreement = self.agreement[case]
+            # a label that nobody answers for is out of the loss, and says nothing about the voxel's other labels
+            agreement = np.where(agreement == NO_VOTE, 1, agreement)
+            channels.append(look_up(bits, agreement).min(axis=0, keepdims=True))
         if self.ignore_label is not None:
             channels.append(np.zeros_like(channels[0][:1]))
         return np.concatenate(channels) if len(channels) > 1 else channels[0]

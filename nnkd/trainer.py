@@ -21,6 +21,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import distributed
 
 from nnkd import paths, splits
+from nnkd.checkpoints import load_checkpoint
 from nnkd.errors import RecipeError, VotesError, WeightsError
 from nnkd.files import atomic, write_json
 from nnkd.interfaces import Aggregator, Sampler
@@ -151,8 +152,8 @@ class nnUNetTrainerKD(nnUNetTrainer):
 
     def _usable_cases(self) -> set[str]:
         index = self._votes_folder().index
-        teachers = set(self.recipe.teachers)
-        voted = {case for case, record in index.cases.items() if teachers & record.answers.keys()}
+        teachers = self.recipe.teachers
+        voted = {c for c, record in index.cases.items() if any(record.answers.get(t) for t in teachers)}
         return voted | set(index.manual) if self.options.manual == "unanimous" else voted
 
     def targets(self, cases: Sequence[str], draw_teachers: bool) -> Targets:
@@ -369,9 +370,14 @@ class nnUNetTrainerKD(nnUNetTrainer):
             if self.local_rank == 0:
                 temporary.unlink(missing_ok=True)
 
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        """nnU-Net's, which would run whatever a pickle may hold, after a look at what this one holds."""
+        load_checkpoint(Path(filename_or_checkpoint))
+        super().load_checkpoint(filename_or_checkpoint)
+
     def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
         """nnU-Net's, with the machine's folders called by their variables: logs are handed on with models."""
-        args = tuple(_without_paths(a) if isinstance(a, str) else a for a in args)
+        args = tuple(paths.without_folders(a) if isinstance(a, str) else a for a in args)
         super().print_to_log_file(*args, also_print_to_console=also_print_to_console, add_timestamp=add_timestamp)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
@@ -380,7 +386,7 @@ class nnUNetTrainerKD(nnUNetTrainer):
         file = Path(self.output_folder) / "validation" / "summary.json"
         if self.local_rank == 0 and file.is_file():
             with atomic(file) as temporary:
-                temporary.write_text(_without_paths(file.read_text(encoding="utf-8")), encoding="utf-8")
+                temporary.write_text(paths.without_folders(file.read_text(encoding="utf-8")), encoding="utf-8")
 
     def _save_debug_information(self) -> None:
         super()._save_debug_information()
@@ -388,12 +394,4 @@ class nnUNetTrainerKD(nnUNetTrainer):
             file = Path(self.output_folder) / "debug.json"
             content = json.loads(file.read_text(encoding="utf-8"))
             content.pop("hostname", None)
-            write_json(file, {key: _without_paths(str(value)) for key, value in content.items()})
-
-
-def _without_paths(text: str) -> str:
-    for name in paths.ROOMS:
-        value = os.environ.get(name)
-        if value:
-            text = text.replace(value.rstrip("/\\"), f"${name}")
-    return text
+            write_json(file, {key: paths.without_folders(str(value)) for key, value in content.items()})

@@ -74,3 +74,11 @@ def test_the_trainer_path_keeps_what_is_set(monkeypatch):
     assert both.split(os.pathsep) == ["/a/b", ours]
     monkeypatch.setenv("nnUNet_extTrainer", both)
     assert paths.trainer_path() == both
+
+
+def test_only_absolute_folders_are_replaced_in_texts(monkeypatch):
+    monkeypatch.setenv("nnUNet_raw", "/data/nnunet")
+    monkeypatch.setenv("nnUNet_preprocessed", "/data/nnunet_preprocessed/")
+    monkeypatch.setenv("nnUNet_results", ".")
+    text = "/data/nnunet_preprocessed/a and /data/nnunet/b. No more."
+    assert paths.without_folders(text) == "$nnUNet_preprocessed/a and $nnUNet_raw/b. No more."

@@ -155,6 +155,20 @@ def test_agreement_weighs_voxels(voted):
     assert np.isfinite(trainer.train_step(train)["loss"])
 
 
+def test_a_label_that_nobody_answers_for_leaves_the_weights_of_the_others(single_process):
+    dataset = toy_dataset(single_process / "nnUNet_raw" / "Dataset701_Toy", labelled=6)
+    for index in range(2):
+        toy_teacher(dataset, f"t{index}", shift=index, answers=["liver"])
+    preprocess(dataset, make_plans(dataset, {"2d": CONFIGURATIONS["2d"]}), "2d")
+    trainer = trainer_of(dataset, recipe_of("t0", "t1", manual="ignore", voxel_weight="agreement"))
+    targets = trainer.targets(["toy_000"], draw_teachers=True)
+    bits = VotesFolder.of(preprocessed_folder(dataset), "nnUNetPlans_2d").open("toy_000")[:]
+    patch, answered = targets.of_patch("toy_000", [[0, n] for n in bits.shape[1:]], None, np.random.default_rng(0))
+    assert answered.tolist() == [True, False]
+    weight = patch.soft().numpy()[2]
+    np.testing.assert_allclose(weight, np.isin(bits[0], (0, 3)))
+
+
 def test_regions_and_ignore_label(single_process):
     labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
     dataset = toy_dataset(
@@ -240,6 +254,20 @@ def test_checkpoints_are_written_whole(voted, monkeypatch, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         trainer.save_checkpoint(str(file))
     assert file.read_bytes() == b"old"
+
+
+def test_a_checkpoint_that_holds_more_than_weights_is_not_continued_from(voted, tmp_path):
+    trainer = trainer_of(voted, recipe_of("t0"))
+    trainer.initialize()
+    whole = tmp_path / "checkpoint_latest.pth"
+    trainer.current_epoch = 0
+    trainer.save_checkpoint(str(whole))
+    trainer.load_checkpoint(str(whole))
+    assert trainer.current_epoch == 1
+    content = torch.load(whole, weights_only=False)
+    torch.save({**content, "more": Path}, whole)
+    with pytest.raises(WeightsError, match="holds more than weights"):
+        trainer.load_checkpoint(str(whole))
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("writer failed writing file")])

@@ -188,7 +188,7 @@ def _plan(request: Request, dataset: RawDataset, target: Path, cases: Sequence[s
     except (RuntimeError, AssertionError, LookupError, ValueError, OSError, EOFError) as error:  # how it refuses
         preprocessing.stop_if_full(error)
         for case in cases:
-            preprocessing.blame(dataset.images(), dataset.label_file(case), case)
+            preprocessing.check_files(dataset.images(), dataset.label_file(case), case)
         raise DatasetError(f"nnU-Net could not plan {dataset.name} ({preprocessing.first_line(error)}).") from error
 
 

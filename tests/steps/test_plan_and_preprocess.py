@@ -231,6 +231,17 @@ def test_a_case_nnunet_refuses_fails_alone(planned, capfd):
     assert "error: The label map 'toy_003.nii.gz' does not lie" in capfd.readouterr().err.strip().splitlines()[-1]
 
 
+@pytest.mark.parametrize("what", ["value", "spacing"])
+def test_a_label_map_that_nnunet_would_take_unseen_fails_alone(planned, capfd, what):
+    label_map, _, _ = planned.spec.read_label_map(planned.label_file("toy_000"))
+    label_map[0, 0, 0] = 9 if what == "value" else 0
+    spacing = (2.0, 1.0, 1.0) if what == "value" else (2.0, 1.5, 1.0)
+    write_image(label_map.astype(np.uint8), planned.label_file("toy_000"), spacing)
+    assert call() == 3
+    expected = "holds the value 9, but dataset.json" if what == "value" else "does not lie on its image's grid"
+    assert expected in capfd.readouterr().err
+
+
 def test_half_written_plans_and_fingerprint_are_made_anew(planned, monkeypatch):
     expected = content(target_of(planned))
     for name in ("dataset_fingerprint.json", "nnUNetPlans.json"):
