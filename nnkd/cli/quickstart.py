@@ -25,7 +25,7 @@ TEACHERS = (
 )
 # Mirrored, the vena cava could not be told from the aorta.
 TRAINING = (
-    "iterations=40 val_iterations=4 lr=1e-3 batch_size=8 patch_size=64,64 oversample=1 mirroring=false rotation=15"
+    "iterations=40 val_iterations=4 lr=1e-3 batch_size=4 patch_size=64,64 oversample=1 mirroring=false rotation=15"
 )
 TOUR = f"""
 # somebody's download -> nnU-Net's raw folder
@@ -206,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "nnKD_quickstart -o nnkd_quickstart",
     )
     parser.add_argument("-o", default="nnkd_quickstart", help="folder to work in (default: nnkd_quickstart)")
-    parser.add_argument("--epochs", type=int, default=30, help="epochs of 40 iterations (default: 30)")
+    parser.add_argument("--epochs", type=int, default=40, help="epochs of 40 iterations (default: 40)")
     parser.add_argument("-device", default=None, choices=("cuda", "cpu", "mps"), help="default: cuda if there is one")
     arguments = parser.parse_args(argv)
     if arguments.epochs < 1:
