@@ -40,6 +40,8 @@ def convert(
         DatasetError: If dataset.json is missing or incomplete and nothing is given instead.
     """
     folder = unpack(source) if is_archive(source) else source
+    if not folder.exists():
+        raise FolderError(f"There is no '{source.name}'. Check the path.")
     if not (folder / "imagesTr").is_dir():
         raise FolderError(f"'{source.name}' has no folder imagesTr, so it is no MSD task. Give the TaskXX_Name folder.")
     said = _dataset_json(folder)

@@ -50,7 +50,7 @@ def unpack(archive: Path) -> Path:
         inside = list(temporary.iterdir())
         os.replace(inside[0] if len(inside) == 1 and inside[0].is_dir() else temporary, target)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise DatasetError(f"'{archive.name}' is broken or no archive ({error}). Download it again.") from error
+        raise DatasetError(f"'{archive.name}' is broken or no archive. Download it again.") from error
     except OSError as error:
         raise FolderError(
             f"'{archive.name}' could not be unpacked in its folder ({error.strerror or error}). Make room there, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,28 +33,24 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     """
     import torch
 
+    folder = file.absolute().parent.name
     if not file.is_file():
-        raise WeightsError(
-            f"There is no checkpoint '{file.name}' in {file.parent.name}. Train that fold, or choose -chk."
-        )
+        raise WeightsError(f"There is no checkpoint '{file.name}' in {folder}. Train that fold, or choose -chk.")
     try:
         with torch.serialization.safe_globals(_allowed()):
             content = torch.load(file, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        why = str(error).splitlines()[0][:160]
+    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        wanted = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, UnpicklingError) else None
+        if wanted:
+            raise WeightsError(
+                f"'{file.name}' in {folder} holds more than weights ({wanted[1]}) and is not loaded. Ask its author "
+                f"for a checkpoint that nnU-Net itself wrote."
+            ) from error
         raise WeightsError(
-            f"'{file.name}' in {file.parent.name} holds more than weights and is not loaded ({why}). Ask its author "
-            f"for a checkpoint that nnU-Net itself wrote."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise WeightsError(
-            f"'{file.name}' in {file.parent.name} cannot be read ({str(error).splitlines()[0][:120]}). It may be "
-            f"truncated; copy it again."
+            f"'{file.name}' in {folder} cannot be read: it is truncated or no checkpoint. Copy it again."
         ) from error
     if not isinstance(content, dict) or "network_weights" not in content:
-        raise WeightsError(
-            f"'{file.name}' in {file.parent.name} is no nnU-Net checkpoint: it has no 'network_weights'."
-        )
+        raise WeightsError(f"'{file.name}' in {folder} is no nnU-Net checkpoint: it has no 'network_weights'.")
     return content
 
 

@@ -160,11 +160,14 @@ def test_a_checkpoint_that_wants_other_classes_is_not_loaded(trained, tmp_path):
     file = trained / "fold_0" / "checkpoint_final.pth"
     assert "network_weights" in load_checkpoint(file)
     torch.save({"network_weights": {}, "evil": subprocess.Popen}, tmp_path / "evil.pth")
-    with pytest.raises(WeightsError, match="holds more than weights"):
+    with pytest.raises(WeightsError, match=r"holds more than weights \(\w+\.Popen\)"):
         load_checkpoint(tmp_path / "evil.pth")
     (tmp_path / "cut.pth").write_bytes(file.read_bytes()[:1000])
     with pytest.raises(WeightsError, match="cannot be read"):
         load_checkpoint(tmp_path / "cut.pth")
+    (tmp_path / "zeros.pth").write_bytes(bytes(100))
+    with pytest.raises(WeightsError, match="cannot be read"):
+        load_checkpoint(tmp_path / "zeros.pth")
 
 
 def test_predict_has_all_of_nnunets_options():
