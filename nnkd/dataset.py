@@ -249,7 +249,7 @@ class ImageFolder:
         if case not in self._files:
             raise UnknownNameError(f"There is no case '{case}' in {self.folder.name} of {self.spec.name}.")
         have, names = self._files[case], self.spec.channel_names
-        one_for_all = list(have) == [0]  # RGB in one png, or a 4D file: `read` counts its channels
+        one_for_all = list(have) == [0] and (len(names) == 1 or readers.may_hold_channels(have[0]))
         if not one_for_all and sorted(have) != list(range(len(names))):
             what = "1 image" if len(have) == 1 else f"{len(have)} images"
             raise DatasetError(self._wrong_channels(case, what, [have[k] for k in sorted(have)]))

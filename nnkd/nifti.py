@@ -20,8 +20,10 @@ def check_whole(file: Path) -> None:
     the expected one (several gzip members, bytes behind the voxels) the file is unpacked as a whole.
 
     Raises:
-        DatasetError: If it is truncated, or is no NIfTI file.
+        DatasetError: If it is empty or truncated, or has a NIfTI ending and is no NIfTI file.
     """
+    if file.stat().st_size == 0:
+        raise DatasetError(f"'{file.name}' in {file.parent.name} is empty (0 bytes). Copy or convert it again.")
     if not file.name.lower().endswith(NIFTI_ENDINGS):
         return
     try:

@@ -71,3 +71,19 @@ def _check_there(file: Path) -> None:
     if file.stat().st_size == 0:
         raise DatasetError(f"'{file.name}' in {file.parent.name} is empty (0 bytes). Copy or convert it again.")
     check_whole(file)
+
+
+def may_hold_channels(file: Path) -> bool:
+    """Whether one file may be several channels: a picture (RGB), or a volume of four dimensions. Only the header is
+    read; `ImageFolder.read` counts the channels."""
+    if file.name.lower().endswith((".png", ".bmp", ".tif", ".tiff")):
+        return True
+    import SimpleITK
+
+    header = SimpleITK.ImageFileReader()
+    header.SetFileName(str(file))
+    try:
+        header.ReadImageInformation()
+    except RuntimeError:
+        return True  # broken: reading it says why
+    return header.GetDimension() == 4 or header.GetNumberOfComponents() > 1

@@ -115,16 +115,13 @@ def _is_plans(file: Path) -> bool:
     return isinstance(content, dict) and "plans_name" in content
 
 
-def write_recipe(preprocessed: Path, recipe: Recipe, name: str | None = None) -> str:
-    """Write a recipe's plans file, or find the same one again.
+def plans_of(preprocessed: Path, recipe: Recipe, name: str | None = None) -> dict[str, Any]:
+    """The plans that a recipe makes of its base.
 
     Args:
         preprocessed: nnUNet_preprocessed/DATASET.
         recipe: What to write.
         name: The part after BASE_; None: `Recipe.slug`.
-
-    Returns:
-        The plans name, for -p.
 
     Raises:
         RecipeError: If another recipe has that name, or the base is a recipe itself.
@@ -145,8 +142,24 @@ def write_recipe(preprocessed: Path, recipe: Recipe, name: str | None = None) ->
             f"There is already another recipe '{plans_name}', or its base plans changed since. Choose another name "
             f"with -n, or train the old one unchanged with -p {plans_name}."
         )
-    write_json(file, plans)
-    return plans_name
+    return plans
+
+
+def write_recipe(preprocessed: Path, recipe: Recipe, name: str | None = None) -> str:
+    """Write a recipe's plans file, or find the same one again.
+
+    Args:
+        preprocessed, recipe, name: See `plans_of`.
+
+    Returns:
+        The plans name, for -p.
+
+    Raises:
+        RecipeError: As `plans_of`.
+    """
+    plans = plans_of(preprocessed, recipe, name)
+    write_json(preprocessed / f"{plans['plans_name']}.json", plans)
+    return plans["plans_name"]
 
 
 def _apply(base: Mapping[str, Any], recipe: Recipe, plans_name: str) -> dict[str, Any]:

@@ -60,7 +60,9 @@ def split_settings(settings: Iterable[str]) -> dict[str, dict[str, str]]:
         key, equals, value = setting.partition("=")
         owner, _, name = key.strip().rpartition(".")
         if not equals or not name:
-            raise SettingError(f"--set got '{setting}', but expects NAME.option=value, such as atlas.number=3.")
+            raise SettingError(
+                f"--set got '{setting}', but expects option=value or NAME.option=value, such as majority.ties=no."
+            )
         mine = result.setdefault(owner, {})
         if name in mine:
             raise SettingError(f"--set got '{key.strip()}' twice; leave one of them out.")

@@ -291,3 +291,10 @@ def test_a_dataset_is_opened_by_id(dataset):
     assert found.folder == dataset.folder
     assert found.name == "Dataset701_Toy"
     assert found.label_file("a", "Ts") == dataset.folder / "labelsTs" / "a.nii.gz"
+
+
+def test_a_lone_volume_for_two_channels_is_refused_before_it_is_read(tmp_path):
+    dataset = toy_dataset(tmp_path / "Dataset701_Toy", training=1, channels=("T1", "T2"))
+    (tmp_path / "Dataset701_Toy" / "imagesTr" / "toy_000_0001.nii.gz").unlink()
+    with pytest.raises(DatasetError, match=r"'toy_000' has 1 image .*names 2 channels \(T1, T2\)"):
+        dataset.images().files("toy_000")

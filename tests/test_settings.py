@@ -138,7 +138,7 @@ def test_settings_are_sorted_by_owner():
 
 @pytest.mark.parametrize("bad", ["number", "=3", "a.=3", ""])
 def test_a_setting_without_name_or_value_is_refused(bad):
-    with pytest.raises(SettingError, match=r"expects NAME\.option=value"):
+    with pytest.raises(SettingError, match=r"expects option=value or NAME\.option=value"):
         split_settings([bad])
 
 

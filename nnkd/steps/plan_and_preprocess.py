@@ -136,9 +136,15 @@ def _tidy(target: Path) -> None:
         try:
             json.loads(file.read_text(encoding="utf-8"))
         except ValueError:
-            if file.name == "splits_final.json":
+            if not _made_anew(file):
                 raise DatasetError(f"{file.name} of {target.name} is no valid JSON. Correct or delete it.") from None
-            file.unlink()  # made anew below
+            file.unlink()
+
+
+def _made_anew(file: Path) -> bool:
+    """Whether this run writes the file again: not splits, and not plans that somebody made (a recipe, say)."""
+    written = ("dataset.json", "dataset_fingerprint.json", "nnUNetPlans.json")
+    return file.name in written or file.name.endswith("_inputs.json") or "ResEncUNet" in file.name
 
 
 @contextmanager
@@ -172,7 +178,7 @@ def _plan(request: Request, dataset: RawDataset, target: Path, cases: Sequence[s
 
     number = int(dataset.name[7:].split("_")[0])
     warnings.filterwarnings("ignore", category=SyntaxWarning)
-    clean = request.clean or _fingerprint_is_old(target, cases)
+    clean = request.clean or _fingerprint_is_old(dataset, target, cases)
     try:
         api.extract_fingerprints(
             [number], request.fingerprint_extractor, request.fingerprint_processes, request.verify, clean, False
@@ -192,9 +198,13 @@ def _plan(request: Request, dataset: RawDataset, target: Path, cases: Sequence[s
         raise DatasetError(f"nnU-Net could not plan {dataset.name} ({preprocessing.first_line(error)}).") from error
 
 
-def _fingerprint_is_old(target: Path, cases: Sequence[str]) -> bool:
+def _fingerprint_is_old(dataset: RawDataset, target: Path, cases: Sequence[str]) -> bool:
+    """Whether cases came or went, or an image was written after the fingerprint."""
     file = target / "dataset_fingerprint.json"
-    return file.is_file() and len(read_json(file)["shapes_after_crop"]) != len(cases)
+    if not file.is_file():
+        return False
+    newest = max(f.stat().st_mtime for case in cases for f in dataset.images().files(case))
+    return len(read_json(file)["shapes_after_crop"]) != len(cases) or newest > file.stat().st_mtime
 
 
 def _copy_if_there(source: Path, target: Path) -> None:

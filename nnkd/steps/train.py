@@ -17,7 +17,7 @@ from nnkd.dataset import DatasetSpec
 from nnkd.errors import NnkdError, RecipeError, SettingError, UnknownNameError, WeightsError
 from nnkd.files import read_json
 from nnkd.preprocessing import listed_cases
-from nnkd.recipes import KEY, Choice, Recipe, read_plans, write_recipe
+from nnkd.recipes import KEY, Choice, Recipe, plans_of, read_plans, write_recipe
 from nnkd.settings import parse_options
 from nnkd.types import StepReport
 from nnkd.votes_folder import VotesFolder
@@ -78,9 +78,9 @@ def train(request: Request) -> StepReport:
         NnkdError: If anything is amiss that can be seen before the training starts.
     """
     folder = paths.preprocessed_folder(request.dataset)
-    plans_name = _plans_name(request, folder)
-    plans = read_plans(folder, plans_name)
+    plans, recipe = _plans(request, folder)
     _check(request, folder, plans)
+    plans_name = write_recipe(folder, recipe, request.flags.name) if recipe else request.plans
     report = StepReport(data={"plans": plans_name})
     log.info("Plans: -p %s", plans_name)
     if request.dry_run:
@@ -93,19 +93,18 @@ def train(request: Request) -> StepReport:
 # --- the recipe -------------------------------------------------------------------------------------------------
 
 
-def _plans_name(request: Request, folder: Path) -> str:
+def _plans(request: Request, folder: Path) -> tuple[dict[str, Any], Recipe | None]:
+    """The plans to train with, and the recipe that is still to be written; None if none is asked for."""
     plans = read_plans(folder, request.plans)
-    if not request.is_student:
-        if request.flags.any():
-            raise RecipeError(
-                f"{request.trainer_name} is not one of nnkd's students and reads no recipe. "
-                f"Leave the recipe flags out, or choose a student (nnKD_plugins lists them)."
-            )
-        return request.plans
-    if KEY in plans and not request.flags.any():
-        return request.plans
+    if not request.is_student and request.flags.any():
+        raise RecipeError(
+            f"{request.trainer_name} is not one of nnkd's students and reads no recipe. "
+            f"Leave the recipe flags out, or choose a student (nnKD_plugins lists them)."
+        )
+    if not request.is_student or (KEY in plans and not request.flags.any()):
+        return plans, None
     recipe = _recipe(request, folder, plans)
-    return write_recipe(folder, recipe, request.flags.name)
+    return plans_of(folder, recipe, request.flags.name), recipe
 
 
 def _recipe(request: Request, folder: Path, plans: Mapping[str, Any]) -> Recipe:
@@ -186,7 +185,7 @@ def _check(request: Request, folder: Path, plans: Mapping[str, Any]) -> None:
             f"Run nnKD_plan_and_preprocess -d {folder.name} -c {request.configuration}."
         )
     if request.fold != "all" and not request.fold.isdigit():
-        raise NnkdError(f"The fold is '{request.fold}', but expects a number or 'all'.")
+        raise NnkdError(f"The fold is '{request.fold}', but expects a number or 'all'; say 0 for the first one.")
     if request.continue_training and (request.only_validate or request.pretrained_weights):
         raise NnkdError("--c continues a training; it goes neither with --val nor with -pretrained_weights.")
     if request.validate_best and request.disable_checkpointing:
