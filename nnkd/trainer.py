@@ -360,7 +360,9 @@ class nnUNetTrainerKD(nnUNetTrainer):
             super().save_checkpoint(str(temporary))
             if self.local_rank == 0 and temporary.is_file():
                 os.replace(temporary, filename)
-        except (OSError, RuntimeError) as error:  # torch raises RuntimeError where the disk is full
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "writ" not in str(error) and "inline_container" not in str(error):
+                raise  # not torch's way of saying that the disk is full
             why = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise WeightsError(
                 f"'{Path(filename).name}' could not be written ({why}). Nothing half-written remains; make room and "

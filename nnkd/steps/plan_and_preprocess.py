@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from nnkd.types import Failure, StepReport
 from nnkd.votes_folder import VotesFolder, VotesIndex, VotesOfCase, sparse_counts
 
 log = logging.getLogger("nnkd")
+SECONDS_BETWEEN_RECORDS = 5
 
 
 @dataclass(frozen=True)
@@ -252,7 +254,7 @@ def _configuration(
         else:
             work.record(job, outcome)
             report.done.append(job.case)
-    work.finish()
+    work.save()
     voted = f", votes of {', '.join(work.index.teachers)}" if work.index.teachers else ", no teachers"
     report.lines.append(
         f"{configuration}: {len(jobs)} case(s) preprocessed, {len(cases) - len(jobs)} up to date{voted}"
@@ -267,6 +269,7 @@ class _Work:
         self.votes = VotesFolder(folder.parent / f"{folder.name}_votes")
         self.inputs_file = folder.parent / f"{folder.name}_inputs.json"
         self.inputs: dict[str, str] = read_json(self.inputs_file) if self.inputs_file.is_file() else {}
+        self.written = time.monotonic()
         self.teachers = {f.name: (f, f.manifest()) for f in prediction_folders(dataset.teachers_folder())}
         self.index = self._start_index()
         values = plans["configurations"][configuration]
@@ -340,7 +343,6 @@ class _Work:
         """Note that a case is done."""
         if job.do_images:
             self.inputs[job.case] = self._inputs(job.case)
-            write_json(self.inputs_file, self.inputs)
         if counts is not None:
             outputs = self._outputs(job.case)
             answers = {name: self.teachers[name][1].cases[job.case].answers for name in outputs}
@@ -348,12 +350,17 @@ class _Work:
             self.index.cases[job.case] = VotesOfCase(
                 outputs=outputs, answers=answers, counts=sparse_counts(counts, labels)
             )
-            self.votes.write_index(self.index)
+        # both files grow with the cohort: written after every case, a thousand cases would write a million records;
+        # what a kill loses is a few seconds' cases, which are done again
+        if time.monotonic() - self.written > SECONDS_BETWEEN_RECORDS:
+            self.save()
 
-    def finish(self) -> None:
-        """Write votes.json once more: teachers may have gone, manual labels come."""
+    def save(self) -> None:
+        """Write down what is done, and, at the end, that teachers have gone or manual labels come."""
+        write_json(self.inputs_file, self.inputs)
         if self.teachers or self.votes.exists():
             self.votes.write_index(self.index)
+        self.written = time.monotonic()
 
 
 def _licence(manifest: Any, field: str) -> str:
