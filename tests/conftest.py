@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import locale
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -12,6 +14,17 @@ from nnkd.dataset import RawDataset
 
 hypothesis.settings.register_profile("nnkd", deadline=None)  # a busy machine is no error
 hypothesis.settings.load_profile("nnkd")
+
+
+LOCALE = locale.setlocale(locale.LC_CTYPE)
+
+
+@pytest.fixture(autouse=True)
+def same_locale() -> Iterator[None]:
+    """ITK leaves the C locale behind when it reads DICOM; files that later tests read would be taken for ASCII."""
+    locale.setlocale(locale.LC_CTYPE, LOCALE)
+    yield
+    locale.setlocale(locale.LC_CTYPE, LOCALE)
 
 
 @pytest.fixture
