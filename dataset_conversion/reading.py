@@ -98,9 +98,7 @@ def read_series(files: Sequence[str]) -> sitk.Image:
         why = str(error).strip().splitlines()[-1]
         raise DatasetError(f"The DICOM series in {name} cannot be read ({why[:200]}). Export it again.") from error
     finally:
-        locale.setlocale(
-            locale.LC_CTYPE, before
-        )  # ITK leaves the C locale behind: Python would write ASCII from now on
+        locale.setlocale(locale.LC_CTYPE, before)  # ITK leaves the C locale behind
     if len(files) > 2 and all(reader.HasMetaDataKey(k, "0020|0032") for k in range(len(files))):
         texts = [reader.GetMetaData(k, "0020|0032") for k in range(len(files))]
         positions = np.array([[float(v) for v in text.split("\\")] for text in texts])
