@@ -150,7 +150,7 @@ class UNetOptions(TrainingOptions):
 class nnUNetTrainerUNet(nnUNetTrainerKD):
     """Paper 1's UNet with Adam; one output, so no deep supervision.
 
-    Departs: batch normalisation by default (`--set norm=none` is the paper's), which learned better on real data.
+    Departs: batch normalisation by default; `--set norm=none` is the paper's.
     """
 
     options_class = UNetOptions
