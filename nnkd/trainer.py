@@ -43,6 +43,7 @@ class nnUNetTrainerKD(nnUNetTrainer):
     """
 
     options_class: ClassVar[type] = TrainingOptions
+    supervises_deeply: ClassVar[bool] = True  # False for networks of one output
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class nnUNetTrainerKD(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.recipe = Recipe.of_plans(plans)
         self.options = training_options(type(self), self.recipe)
+        self.enable_deep_supervision = self.supervises_deeply
         self.num_epochs = self.options.epochs
         self.num_iterations_per_epoch = self.options.iterations
         self.num_val_iterations_per_epoch = self.options.val_iterations
@@ -139,11 +141,10 @@ class nnUNetTrainerKD(nnUNetTrainer):
         return training, validation
 
     def _votes_folder(self) -> VotesFolder:
-        base, identifier = Path(self.preprocessed_dataset_folder_base), self.configuration_manager.data_identifier
-        votes = VotesFolder.of(base, identifier)
+        base = Path(self.preprocessed_dataset_folder_base)
+        votes = VotesFolder.of(base, self.configuration_manager.data_identifier)
         votes.bits(self.recipe.teachers)
-        known = self.recipe.inputs
-        if known and votes.digests(self.recipe.teachers) != dict(known):
+        if self.recipe.inputs and votes.digests(self.recipe.teachers) != dict(self.recipe.inputs):
             raise VotesError(
                 f"The teachers' label maps changed since the recipe '{self.plans_manager.plans_name}' was written. "
                 f"Call nnKD_train with the recipe's flags again: it writes a new recipe."

@@ -97,3 +97,11 @@ def test_pooling_averages_the_voxels_that_have_a_vote(shape):
     assert (pooled[1] >= 0).all()
     block = torch.tensor([[[0.2, -1.0], [0.4, -1.0]]])
     torch.testing.assert_close(pool_target(block, (1, 1)), torch.tensor([[[0.3]]]))
+
+
+def test_over_the_batch_equals_one_long_image():
+    generator = torch.Generator().manual_seed(3)
+    logits, target = torch.randn(2, 2, 4, 4, generator=generator), torch.rand(2, 1, 4, 4, generator=generator)
+    joined = torch.cat(tuple(logits), 1)[None], torch.cat(tuple(target), 1)[None]
+    over_batch = DistillationLoss(regions=False, over_batch=True)(logits, target)
+    torch.testing.assert_close(over_batch, DistillationLoss(regions=False)(*joined))

@@ -301,3 +301,26 @@ def test_a_split_by_participant_is_made_where_there_is_none(single_process):
     assert len(folds) == 5
     for fold in folds:
         assert ("toy_000" in fold["train"]) == ("toy_001" in fold["train"])
+
+
+def test_mirroring_and_rotation_are_options(voted):
+    plain = trainer_of(voted, recipe_of("t0"))
+    angles, _, _, mirror = plain.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    assert angles[1] == pytest.approx(np.pi)
+    assert mirror == plain.inference_allowed_mirroring_axes == (0, 1)
+    still = trainer_of(voted, recipe_of("t0", mirroring=False, rotation=10))
+    angles, _, initial, mirror = still.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    assert angles == pytest.approx((-np.pi / 18, np.pi / 18))
+    assert mirror is None
+    assert still.inference_allowed_mirroring_axes is None
+    assert (np.asarray(initial) > 16).all()
+
+
+def test_bfloat16_computes_in_it_and_loses_in_float32(voted):
+    trainer = trainer_of(voted, recipe_of("t0", precision="bfloat16"))
+    train, validation = batch_of(trainer)
+    seen = []
+    trainer.network.register_forward_hook(lambda *arguments: seen.append(arguments[2][0].dtype))
+    assert trainer.train_step(train)["loss"].dtype == np.float32
+    assert trainer.validation_step(validation)["loss"].dtype == np.float32
+    assert seen == [torch.bfloat16, torch.bfloat16]

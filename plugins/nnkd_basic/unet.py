@@ -154,17 +154,7 @@ class nnUNetTrainerUNet(nnUNetTrainerKD):
     """
 
     options_class = UNetOptions
-
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
-    ):
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.enable_deep_supervision = False
+    supervises_deeply = False
 
     @staticmethod
     def build_network_architecture(
