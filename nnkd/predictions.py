@@ -4,6 +4,7 @@ evaluation, prompting, importing and voting all read them."""
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from datetime import date
 from importlib import metadata
@@ -15,7 +16,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nnkd.dataset import DatasetSpec
-from nnkd.errors import PredictionError
+from nnkd.errors import NnkdError, PredictionError
 from nnkd.files import is_visible, read_json, sha256, write_json
 from nnkd.geometry import Grid
 
@@ -312,6 +313,20 @@ def portable_options(options: Mapping[str, Any]) -> dict[str, Any]:
         return value
 
     return {key: portable(value) for key, value in options.items()}
+
+
+def portable_error(error: BaseException, images: Path) -> str:
+    """An error as one line without absolute paths, fit for a manifest.
+
+    Args:
+        error: What was raised.
+        images: The folder of images it speaks of.
+    """
+    text = " ".join(str(error).split())
+    for folder in (images, images.parent, Path.home()):
+        text = text.replace(f"{folder}", f".../{folder.name}")
+    text = re.sub(r"(?<![\w.])(?:[A-Za-z]:)?[\\/](?:[^\s'\"\\/:]+[\\/])+([^\s'\":]*)", r".../\1", text)
+    return text if isinstance(error, NnkdError) else f"{type(error).__name__}: {text}"
 
 
 def versions(*distributions: str) -> dict[str, str]:

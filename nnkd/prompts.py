@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from scipy import ndimage
 
 from nnkd.dataset import DatasetSpec
-from nnkd.errors import DatasetError, PredictionError, UnknownNameError
+from nnkd.errors import DatasetError, PredictionError, SettingError, UnknownNameError
 from nnkd.files import sha256_text
 from nnkd.geometry import Orientation
 from nnkd.types import SliceBoxes, TextPrompt
@@ -32,8 +33,12 @@ class StoredBoxes:
     boxes: Mapping[str, Mapping[str, tuple[Box, ...]]]
 
     def fingerprint(self, case: str) -> str:
-        """sha256 of a case's boxes: when it changes, the case is to be done again."""
-        return sha256_text(json.dumps(self.boxes[case], sort_keys=True))
+        """sha256 of a case's boxes: when it changes, the case is to be done again.
+
+        Raises:
+            PredictionError: If the case has no boxes.
+        """
+        return sha256_text(json.dumps(self._of(case), sort_keys=True))
 
     def prompts(self, case: str, orientation: Orientation, stored_shape: tuple[int, ...]) -> dict[str, SliceBoxes]:
         """A case's boxes in the order teachers see (LPS).
@@ -46,12 +51,15 @@ class StoredBoxes:
         Raises:
             PredictionError: If the case has no boxes, one leaves the image, or the stored slices are not axial.
         """
-        if case not in self.boxes:
-            raise PredictionError(f"Case '{case}' is not in the file of boxes. Add its boxes, or take the case out.")
         return {
             label: SliceBoxes([_to_lps(box, case, label, orientation, stored_shape) for box in boxes])
-            for label, boxes in self.boxes[case].items()
+            for label, boxes in self._of(case).items()
         }
+
+    def _of(self, case: str) -> Mapping[str, tuple[Box, ...]]:
+        if case not in self.boxes:
+            raise PredictionError(f"Case '{case}' is not in the file of boxes. Add its boxes, or take the case out.")
+        return self.boxes[case]
 
 
 def texts(spec: DatasetSpec) -> dict[str, TextPrompt]:
@@ -87,26 +95,81 @@ def read_boxes(file: Path, spec: DatasetSpec, cases: Iterable[str]) -> StoredBox
     return StoredBoxes(found)
 
 
-def boxes_of(mask: np.ndarray, spacing: tuple[float, float, float], margin: float = 0.0) -> list[Box]:
-    """The box around a mask in each axial slice that holds some of it.
+@dataclass(frozen=True, kw_only=True)
+class BoxDrawing:
+    """How boxes are drawn around a mask.
+
+    Attributes:
+        margin: Added on all four sides, in mm (pixels where the image has no spacing).
+        jitter: Each side is moved, in or out, by up to so many mm, as people's boxes are not exact either.
+        min_area: Masks below so many mm2 in a slice are taken for specks and get no box.
+        each: One box around all of the mask in a "slice", or one around each connected "component" of it: two kidneys
+            under one label are far apart.
+
+    Raises:
+        SettingError: If a length or area is negative.
+    """
+
+    margin: float = 0.0
+    jitter: float = 0.0
+    min_area: float = 0.0
+    each: Literal["slice", "component"] = "slice"
+
+    def __post_init__(self) -> None:
+        for name in ("margin", "jitter", "min_area"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise SettingError(f"The {name} of boxes is {getattr(self, name):g}, but it must not be negative.")
+
+
+AROUND = BoxDrawing()  # exactly around
+
+
+def boxes_of(
+    mask: np.ndarray,
+    spacing: tuple[float, float, float],
+    drawing: BoxDrawing = AROUND,
+    rng: np.random.Generator | None = None,
+) -> list[Box]:
+    """Boxes around a mask in each axial slice that holds some of it.
 
     Args:
         mask: bool (Z, Y, X).
         spacing: (z, y, x) in mm.
-        margin: Added on all four sides, in mm, rounded to voxels and clipped to the image.
+        drawing: Margin, jitter and what to leave out.
+        rng: For jitter; needed only with it.
 
     Returns:
-        Rows (z, y0, x0, y1, x1), upper bounds excluded, at most one a slice.
+        Rows (z, y0, x0, y1, x1), upper bounds excluded, inside the image, of at least one pixel.
     """
-    height, width = mask.shape[1:]
-    my, mx = (round(margin / s) for s in spacing[1:])
+    pixel = spacing[1] * spacing[2]
     rows = []
     for z in np.flatnonzero(mask.any(axis=(1, 2))):
-        ys, xs = np.flatnonzero(mask[z].any(axis=1)), np.flatnonzero(mask[z].any(axis=0))
-        y0, x0 = max(0, ys[0] - my), max(0, xs[0] - mx)
-        y1, x1 = min(height, ys[-1] + 1 + my), min(width, xs[-1] + 1 + mx)
-        rows.append((int(z), int(y0), int(x0), int(y1), int(x1)))
+        pieces = [mask[z]]
+        if drawing.each == "component":
+            numbered, found = ndimage.label(mask[z], structure=np.ones((3, 3)))
+            pieces = [numbered == number for number in range(1, found + 1)]
+        for piece in pieces:
+            if piece.sum() * pixel >= drawing.min_area:
+                rows.append((int(z), *_box_around(piece, spacing[1:], drawing, rng)))
     return rows
+
+
+def _box_around(
+    piece: np.ndarray, spacing: tuple[float, ...], drawing: BoxDrawing, rng: np.random.Generator | None
+) -> tuple[int, int, int, int]:
+    lows, highs = [], []
+    for axis, size in enumerate(piece.shape):
+        inside = np.flatnonzero(piece.any(axis=1 - axis))
+        out = np.full(2, drawing.margin)
+        if drawing.jitter and rng is not None:
+            out += rng.uniform(-drawing.jitter, drawing.jitter, 2)
+        low, high = np.rint((inside[0] - out[0] / spacing[axis], inside[-1] + 1 + out[1] / spacing[axis])).astype(int)
+        if high <= low:  # jitter turned it inside out
+            low, high = inside[0], inside[-1] + 1
+        low = min(max(low, 0), size - 1)
+        lows.append(int(low))
+        highs.append(int(min(max(high, low + 1), size)))
+    return lows[0], lows[1], highs[0], highs[1]
 
 
 def _load(file: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -71,6 +71,15 @@ class Volume:
     def modality(self, channel: int = 0) -> str:
         """The channel's name in capitals, such as "CT" or "MRI"."""
         return self.channel_names[channel].upper()
+
+    def only(self, channel: int) -> Volume:
+        """The same case with one of its channels."""
+        return replace(
+            self,
+            data=self.data[channel : channel + 1],
+            channel_names=(self.channel_names[channel],),
+            files=(self.files[channel],) if len(self.files) > 1 else self.files,
+        )
 
 
 @dataclass(frozen=True)

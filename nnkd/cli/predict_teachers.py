@@ -44,11 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--set", action="extend", nargs="+", default=[], metavar="TEACHER.OPTION=VALUE", dest="settings",
         help="options, by alias; every teacher of one channel also has channel=NAME or INDEX",
     )  # fmt: skip
-    parser.add_argument(
-        "--boxes-from", type=Path, metavar="FILE",
-        help="boxes for teachers that need them: JSON {case: {label: [[z, y0, x0, y1, x1], ...]}}, indices of the "
-        "stored array, upper bounds excluded",
-    )  # fmt: skip
+    _add_boxes(parser)
     parser.add_argument("--dry_run", action="store_true", help="only say what would be done")
     parser.add_argument("--overwrite", action="store_true", help="start anew, also with other options than before")
     arguments = parser.parse_args(argv)
@@ -59,11 +55,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     return command.run(_predict, arguments)
 
 
+def _add_boxes(parser: argparse.ArgumentParser) -> None:
+    boxes = parser.add_argument_group("boxes, for teachers that are prompted by them")
+    boxes.add_argument(
+        "--boxes-from", metavar="TEACHER|FILE|labels",
+        help="a teacher that needs no boxes (of the same call, or run before); a JSON file "
+        "{case: {label: [[z, y0, x0, y1, x1], ...]}}, indices of the stored array, upper bounds excluded; or 'labels': "
+        "reference labels, for measurements only, and marked as such",
+    )  # fmt: skip
+    boxes.add_argument("--box_margin", type=float, default=0.0, metavar="MM",
+                       help="added around the mask on all sides (default: 0)")  # fmt: skip
+    boxes.add_argument("--box_jitter", type=float, default=0.0, metavar="MM",
+                       help="move each side in or out by up to this much (default: 0)")  # fmt: skip
+    boxes.add_argument("--box_min_area", type=float, default=0.0, metavar="MM2",
+                       help="no box around less than this in a slice (default: 0)")  # fmt: skip
+    boxes.add_argument("--box_each", choices=("slice", "component"), default="slice",
+                       help="one box around all of a label in a slice, or around each connected component "
+                       "(default: slice)")  # fmt: skip
+
+
 def _predict(arguments: argparse.Namespace) -> StepReport:
     classes = _classes(arguments.t)  # an unknown name is answered before anything heavy is imported
     given = _settings(arguments.settings, list(classes))
 
     from nnkd.dataset import ImageFolder, RawDataset
+    from nnkd.prompts import BoxDrawing
     from nnkd.steps.predict_teachers import predict_teachers
 
     dataset = RawDataset.open(arguments.d)
@@ -82,7 +98,13 @@ def _predict(arguments: argparse.Namespace) -> StepReport:
         cases=command.part_of(images.cases(), arguments),
         device=arguments.device,
         workers=arguments.np,
-        boxes_file=arguments.boxes_from,
+        boxes_from=arguments.boxes_from,
+        drawing=BoxDrawing(
+            margin=arguments.box_margin,
+            jitter=arguments.box_jitter,
+            min_area=arguments.box_min_area,
+            each=arguments.box_each,
+        ),
         overwrite=arguments.overwrite,
         dry_run=arguments.dry_run,
     )

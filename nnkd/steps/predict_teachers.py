@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nnkd import prompts
+from nnkd import box_sources, prompts
+from nnkd.box_sources import BoxSource
 from nnkd.dataset import DatasetSpec, ImageFolder, RawDataset
 from nnkd.errors import BrokenPluginError, DatasetError, FolderError, NnkdError, PredictionError, UnknownNameError
 from nnkd.files import remove_leftovers, sha256
@@ -22,7 +21,8 @@ from nnkd.geometry import Orientation
 from nnkd.interfaces import Teacher
 from nnkd.labelling import compose
 from nnkd.nifti import check_whole
-from nnkd.predictions import Lineage, Manifest, PredictionFolder, Weights, portable_options, versions
+from nnkd.predictions import Lineage, Manifest, PredictionFolder, Weights, portable_error, portable_options, versions
+from nnkd.prompts import AROUND, BoxDrawing
 from nnkd.types import Entry, Failure, Prompt, StepReport, TeacherContext, Volume
 
 OLD_S = 3600.0  # a file that has been in the writing for an hour belongs to a killed process
@@ -60,7 +60,7 @@ class _Work:
     dataset: RawDataset
     images: ImageFolder
     cases: Sequence[str]
-    boxes: prompts.StoredBoxes | None
+    boxes: BoxSource | None
     device: str
     workers: int
     hashes: Mapping[str, Mapping[str, str]]  # of the image files, by case; cases that cannot be read are left out
@@ -93,7 +93,8 @@ def predict_teachers(
     cases: Sequence[str] | None = None,
     device: str = "cuda",
     workers: int = 1,
-    boxes_file: Path | None = None,
+    boxes_from: str | None = None,
+    drawing: BoxDrawing = AROUND,
     overwrite: bool = False,
     dry_run: bool = False,
 ) -> StepReport:
@@ -106,7 +107,8 @@ def predict_teachers(
         cases: Which of them; None: all.
         device: "cuda", "cpu" or "mps".
         workers: How many processes or threads a teacher may use.
-        boxes_file: Boxes for teachers that are prompted by them.
+        boxes_from: Where teachers that are prompted by boxes get them: another teacher's name, a file, or "labels".
+        drawing: How boxes are drawn around masks.
         overwrite: Start anew.
         dry_run: Only say what would be done; nothing is written.
 
@@ -117,7 +119,8 @@ def predict_teachers(
         NnkdError: If a teacher cannot be started, or its folder was made otherwise; nothing has been computed then.
     """
     chosen = list(images.cases() if cases is None else cases)
-    boxes = _boxes(jobs, dataset, images, boxes_file)
+    jobs = sorted(jobs, key=lambda job: job.teacher.prompt == "box")  # boxes may come from a teacher of the same call
+    boxes = _boxes(jobs, dataset, images, boxes_from, drawing)
     hashes, broken = _check_inputs(images, chosen)
     work = _Work(dataset, images, chosen, boxes, device, workers, hashes, broken)
     ready = [_start(job, work) for job in jobs]
@@ -138,23 +141,23 @@ def predict_teachers(
 
 
 def _boxes(
-    jobs: Sequence[TeacherJob], dataset: RawDataset, images: ImageFolder, file: Path | None
-) -> prompts.StoredBoxes | None:
-    asking = [job.alias for job in jobs if job.teacher.prompt == "box"]
-    if file is None and asking:
+    jobs: Sequence[TeacherJob], dataset: RawDataset, images: ImageFolder, wanted: str | None, drawing: BoxDrawing
+) -> BoxSource | None:
+    asking = [job for job in jobs if job.teacher.prompt == "box"]
+    if wanted is None and asking:
+        names = ", ".join(job.alias for job in asking)
         raise PredictionError(
-            f"The teacher{'s' if len(asking) > 1 else ''} {', '.join(asking)} must be prompted by boxes, but none are "
-            f"given. Add --boxes-from FILE, a JSON of the form {prompts.FORM}."
+            f"The teacher{'s' if len(asking) > 1 else ''} {names} must be prompted by boxes, but none are given. Add "
+            f"--boxes-from TEACHER, or a JSON file of the form {prompts.FORM}."
         )
-    if file is None:
+    if wanted is None:
         return None
     if not asking:
         raise PredictionError("--boxes-from is given, but none of the chosen teachers is prompted by boxes.")
-    known = set(images.cases())
-    for split in ("Tr", "Ts"):  # one file may serve both
-        if (dataset.folder / f"images{split}").is_dir():
-            known.update(ImageFolder(dataset.folder / f"images{split}", dataset.spec).cases())
-    return prompts.read_boxes(file, dataset.spec, known)
+    if wanted in (job.alias for job in asking):
+        raise PredictionError(f"'{wanted}' needs boxes itself, so they cannot come from it; name another teacher.")
+    coming = {job.alias: _lineage(job) for job in jobs if job.teacher.prompt != "box"}
+    return box_sources.find(wanted, dataset, images, asking[0].folder.parent, coming, drawing)
 
 
 def _check_inputs(images: ImageFolder, cases: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[Failure]]:
@@ -171,7 +174,7 @@ def _check_inputs(images: ImageFolder, cases: Sequence[str]) -> tuple[dict[str, 
         except UnknownNameError:
             raise
         except (DatasetError, OSError) as error:
-            broken.append(Failure(case, _portable(error, images.folder)))
+            broken.append(Failure(case, portable_error(error, images.folder)))
             log.warning("%s cannot be done: %s", case, broken[-1].reason)
     return hashes, broken
 
@@ -188,13 +191,18 @@ def _start(job: TeacherJob, work: _Work) -> _Ready:
         raise
     except Exception as error:  # a plugin's code
         raise BrokenPluginError(
-            f"The teacher '{job.alias}' could not be started ({_portable(error, work.images.folder)}). "
+            f"The teacher '{job.alias}' could not be started ({portable_error(error, work.images.folder)}). "
             f"Check its options and what it needs to be installed."
         ) from error
     options = portable_options(job.options)
     if channel is not None:
         names = work.spec.channel_names
         options["channel"] = names[channel] if names.count(names[channel]) == 1 else channel
+    lineage, ground_truth = [_lineage(job)], False
+    if job.teacher.prompt == "box" and work.boxes is not None:
+        options |= work.boxes.options
+        lineage += [model for model in work.boxes.lineage if model not in lineage]
+        ground_truth = work.boxes.ground_truth
     header = Manifest(
         kind="teacher",
         name=job.alias,
@@ -204,9 +212,14 @@ def _start(job: TeacherJob, work: _Work) -> _Ready:
         labels={name: list(values) for name, values in work.spec.labels.items()},
         file_ending=work.spec.file_ending,
         weights=weights,
-        lineage=[Lineage(name=job.entry.name, licence=job.entry.licence, weights_licence=job.entry.weights_licence)],
+        lineage=lineage,
+        ground_truth=ground_truth,
     )
     return _Ready(job, teacher, Manifest.model_validate_json(header.model_dump_json()), channel)
+
+
+def _lineage(job: TeacherJob) -> Lineage:
+    return Lineage(name=job.entry.name, licence=job.entry.licence, weights_licence=job.entry.weights_licence)
 
 
 def _channel(job: TeacherJob, spec: DatasetSpec) -> int | None:
@@ -255,7 +268,7 @@ def _run(one: _Ready, work: _Work, report: StepReport, prefix: str, overwrite: b
                 continue
             write = _one_case(one, work, case, inputs)
         except Exception as error:  # noqa: BLE001 - one bad case, or a plugin's fault, does not stop the others
-            failures.append(Failure(case, _portable(error, work.images.folder)))
+            failures.append(Failure(case, portable_error(error, work.images.folder)))
             one.folder.fail(case, failures[-1].reason)
             continue
         write()  # out of the guard: a full disk stops the command, since every later case would meet it too
@@ -291,7 +304,7 @@ def _inputs(one: _Ready, work: _Work, case: str) -> dict[str, str]:
     found = dict(work.hashes[case])
     for name, file in one.teacher.inputs(case).items():
         found[name] = _sha256_once(file, file.stat().st_mtime_ns)
-    if one.job.teacher.prompt == "box" and work.boxes is not None and case in work.boxes.boxes:
+    if one.job.teacher.prompt == "box" and work.boxes is not None:
         found["boxes"] = work.boxes.fingerprint(case)
     return found
 
@@ -306,7 +319,7 @@ def _one_case(one: _Ready, work: _Work, case: str, inputs: Mapping[str, str]) ->
     """Read, predict, compose, turn back; what is returned writes the result."""
     begun = time.monotonic()
     volume, orientation, properties = work.images.volume(case)
-    seen = volume if one.channel is None else _one_channel(volume, one.channel)
+    seen = volume if one.channel is None else volume.only(one.channel)
     returned = one.teacher.predict(seen, _prompts(one, work, volume, orientation))
     answer = compose(returned, work.spec, volume.shape, one.job.alias)
     return partial(
@@ -323,24 +336,11 @@ def _one_case(one: _Ready, work: _Work, case: str, inputs: Mapping[str, str]) ->
     )
 
 
-def _one_channel(volume: Volume, channel: int) -> Volume:
-    files = (volume.files[channel],) if len(volume.files) > 1 else volume.files
-    return dataclasses.replace(
-        volume,
-        data=volume.data[channel : channel + 1],
-        channel_names=(volume.channel_names[channel],),
-        files=files,
-    )
-
-
 def _prompts(one: _Ready, work: _Work, volume: Volume, orientation: Orientation) -> Mapping[str, Prompt]:
     if one.teacher.prompt == "text":
         return prompts.texts(work.spec)
     if one.teacher.prompt == "box" and work.boxes is not None:
-        stored = [0, 0, 0]
-        for axis, (turned, _) in enumerate(orientation.axes()):
-            stored[axis] = volume.shape[turned]
-        return work.boxes.prompts(volume.case, orientation, tuple(stored))
+        return work.boxes.prompts(volume, orientation)
     return {}
 
 
@@ -366,7 +366,10 @@ def _foresee(one: _Ready, work: _Work, report: StepReport, overwrite: bool) -> d
             inputs = _inputs(one, work, case)
             (done if one.folder.is_done(manifest, case, inputs) else todo).append(case)
         except (NnkdError, OSError) as error:
-            failures.append(Failure(case, _portable(error, work.images.folder)))
+            if one.job.teacher.prompt == "box" and work.boxes is not None and work.boxes.coming:
+                todo.append(case)
+                continue
+            failures.append(Failure(case, portable_error(error, work.images.folder)))
     size = _bytes_per_case(one, work, manifest) * len(todo)
     report.failures += failures
     report.lines.append(
@@ -389,12 +392,3 @@ def _bytes_per_case(one: _Ready, work: _Work, manifest: Manifest) -> float:
         packed = work.spec.file_ending.endswith((".gz", ".png", ".nrrd", ".tif", ".tiff"))
         return float(array[0].size) * (COMPRESSED if packed else 1.0)
     return 0.0
-
-
-def _portable(error: BaseException, images: Path) -> str:
-    """An error as one line without absolute paths, fit for a manifest."""
-    text = " ".join(str(error).split())
-    for folder in (images, images.parent, Path.home()):
-        text = text.replace(f"{folder}", f".../{folder.name}")
-    text = re.sub(r"(?<![\w.])(?:[A-Za-z]:)?[\\/](?:[^\s'\"\\/:]+[\\/])+([^\s'\":]*)", r".../\1", text)
-    return text if isinstance(error, NnkdError) else f"{type(error).__name__}: {text}"

@@ -207,14 +207,14 @@ def test_boxes(dataset, tmp_path):
     file = tmp_path / "boxes.json"
     boxes = {case: {"liver": [[2, 3, 4, 6, 9]], "spleen": []} for case in dataset.images().cases()[:3]}
     file.write_text(json.dumps(boxes))
-    report = predict_teachers([job(Boxed, dataset)], dataset, dataset.images(), boxes_file=file)
+    report = predict_teachers([job(Boxed, dataset)], dataset, dataset.images(), boxes_from=str(file))
     assert [f.case for f in report.failures] == ["toy_003"]
     found = PredictionFolder(dataset.teachers_folder() / "mine").read(dataset.spec, "toy_000")
     assert np.argwhere(found == 1).min(axis=0).tolist() == [2, 3, 4]
     assert np.argwhere(found == 1).max(axis=0).tolist() == [2, 5, 8]
     boxes["toy_001"]["liver"][0][4] = 8
     file.write_text(json.dumps(boxes))
-    assert predict_teachers([job(Boxed, dataset)], dataset, dataset.images(), boxes_file=file).done == ["toy_001"]
+    assert predict_teachers([job(Boxed, dataset)], dataset, dataset.images(), boxes_from=str(file)).done == ["toy_001"]
 
 
 def test_channels_by_name_and_index(tmp_path):
