@@ -118,6 +118,33 @@ class Aggregator(ABC):
             (L, 2**K) float32 in [0, 1]. Rows of labels nobody answers for are ignored by the caller.
         """
 
+    def for_teachers(self, teachers: Sequence[str], labels: Sequence[str]) -> Aggregator:
+        """The rule for these teachers and labels; called once before the first case, so that wrong names in options
+        are found early. Only rules with options by name need more than the default, which is the rule itself.
+
+        Args:
+            teachers: K names, in bit order.
+            labels: L names.
+
+        Returns:
+            The rule to call `table` of; this one stays as it is.
+
+        Raises:
+            NnkdError: If an option names what is not among them.
+        """
+        return self
+
+    def estimates(self, counts: np.ndarray, answers: np.ndarray) -> Mapping[str, np.ndarray]:
+        """What the rule found out about the teachers in one case without ground truth, for reports; by default none.
+
+        Args:
+            counts, answers: As for `table`.
+
+        Returns:
+            By name, such as "sensitivity": (K, L) float, NaN where nothing is known.
+        """
+        return {}
+
 
 class Sampler(ABC):
     """Decides which cases form a batch. Free of torch and of images."""

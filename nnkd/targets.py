@@ -164,7 +164,9 @@ def targets_of(
 
     Raises:
         VotesError: If the votes lack one of the teachers.
+        NnkdError: If an option of the aggregator names another teacher or label.
     """
+    aggregator = aggregator.for_teachers(teachers, votes.index.labels)
     manual = frozenset(votes.index.manual if use_manual else ()) & frozenset(cases)
     voted = [c for c in cases if c not in manual]
     drawing = draw_teachers and aggregator.draws_teacher

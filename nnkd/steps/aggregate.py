@@ -54,6 +54,7 @@ def aggregate(
 
     Raises:
         SettingError: If the aggregator draws teachers, or the output would vote itself.
+        NnkdError: If an option of the aggregator names another teacher or label.
         PredictionError: If there are no teachers, or they were made for other labels.
         UnknownNameError: If one of `teachers` does not exist.
         VotesError: If there are too many.
@@ -65,6 +66,7 @@ def aggregate(
         )
     source = dataset.teachers_folder() if source is None else source
     panel = Panel.open(source, dataset, teachers)
+    aggregator = aggregator.for_teachers(panel.names, list(panel.spec.labels))
     if output is None:
         with consensus.writing(dataset, teachers or None):
             target = LabelsTr(dataset, panel)

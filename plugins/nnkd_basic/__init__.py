@@ -39,6 +39,19 @@ def nnkd_register_aggregators():
             LICENCE,
         ),
         Entry(
+            "weighted",
+            "nnkd_basic.weighted:Weighted",
+            "weighted share of the answering teachers; weights given, or estimated from agreement with the majority",
+            licence=LICENCE,
+        ),
+        Entry(
+            "staple",
+            "nnkd_basic.staple:Staple",
+            "STAPLE: the label's probability, with each teacher's sensitivity and specificity estimated per case",
+            "Warfield et al., IEEE TMI 2004",
+            LICENCE,
+        ),
+        Entry(
             "random_teacher",
             "nnkd_basic.aggregators:RandomTeacher",
             "one answering teacher, drawn anew for each training sample",
