@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+from nnkd import paths
 from nnkd.errors import FolderError, WeightsError
 from nnkd.files import read_json, sha256
 
@@ -19,7 +22,9 @@ def _allowed() -> list[Any]:
     from numpy._core import multiarray
 
     dtypes = [type(np.dtype(t)) for t in (np.float16, np.float32, np.float64, np.int32, np.int64, np.bool_)]
-    return [multiarray.scalar, multiarray._reconstruct, np.ndarray, np.dtype, np.float64, np.float32, *dtypes]
+    made = [multiarray.scalar, multiarray._reconstruct]
+    numpy_1 = [(function, f"numpy.core.multiarray.{function.__name__}") for function in made]  # as it was called there
+    return [*made, *numpy_1, np.ndarray, np.dtype, np.float64, np.float32, *dtypes]
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:
@@ -82,15 +87,20 @@ class TrainedModel:
                 raise FolderError(
                     f"'{folder.name}' is no trained model: {name} is missing. Name the folder above fold_X."
                 )
-        there = sorted(p.parent.name[5:] for p in folder.glob(f"fold_*/{checkpoint}"))
+        there = cls.trained_folds(folder, checkpoint)
         missing = [f for f in folds if f not in there]
         if missing:
             found = f"fold(s) {', '.join(there)}" if there else "no fold"
             raise FolderError(
                 f"Fold(s) {', '.join(missing)} of '{folder.name}' have no {checkpoint}; it has {found}. "
-                f"Choose with -f, or -chk checkpoint_best.pth for an unfinished training."
+                f"Choose folds (-f) it has, or checkpoint_best.pth (-chk) for an unfinished training."
             )
         return cls(folder, tuple(folds), checkpoint)
+
+    @staticmethod
+    def trained_folds(folder: Path, checkpoint: str) -> list[str]:
+        """Folds of a model folder that have the checkpoint, as in fold_X, sorted."""
+        return sorted(p.parent.name[5:] for p in folder.glob(f"fold_*/{checkpoint}"))
 
     def files(self) -> list[Path]:
         """Its checkpoint files."""
@@ -108,19 +118,46 @@ class TrainedModel:
         """dataset.json."""
         return read_json(self.folder / "dataset.json")
 
-    def initialize(self, predictor: Any) -> None:
-        """Hand the model to one of nnU-Net's predictors, which would itself load the pickles unchecked.
+    def configuration(self, checkpoint: Mapping[str, Any]) -> str:
+        """The configuration that a checkpoint was trained with.
 
         Raises:
-            WeightsError: If a checkpoint cannot be loaded or does not fit its network.
+            WeightsError: If plans.json has none of that name.
         """
+        name, known = checkpoint["init_args"]["configuration"], self.plans()["configurations"]
+        if name not in known:
+            raise WeightsError(
+                f"A checkpoint of '{self.folder.name}' was trained with '{name}', but its plans.json has "
+                f"{', '.join(known)}. Copy the whole model again."
+            )
+        return name
+
+    def _needed(self, file: Path) -> dict[str, Any]:
+        """A checkpoint without the optimiser's state, which may be larger than the weights."""
+        content = load_checkpoint(file)
+        missing = [key for key in ("trainer_name", "init_args") if key not in content]
+        if missing:
+            raise WeightsError(
+                f"'{file.name}' in {file.parent.name} holds weights, but not {' and '.join(missing)}, so that its "
+                f"network cannot be built. Take a checkpoint that nnU-Net's training wrote."
+            )
+        keys = ("network_weights", "trainer_name", "init_args", "inference_allowed_mirroring_axes")
+        return {key: content[key] for key in keys if key in content}
+
+    def initialize(self, predictor: Any) -> None:
+        """Hand the model to one of nnU-Net's predictors, which would itself load the pickles unchecked. nnkd's students
+        are found too: nnUNet_extTrainer is set.
+
+        Raises:
+            WeightsError: If a checkpoint cannot be loaded, does not fit its network, or needs what is not installed.
+        """
+        os.environ["nnUNet_extTrainer"] = paths.trainer_path()
         from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-        from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
         from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-        checkpoints = [load_checkpoint(file) for file in self.files()]
+        checkpoints = [self._needed(file) for file in self.files()]
         first, plans, dataset_json = checkpoints[0], PlansManager(self.plans()), self.dataset_json()
-        configuration = plans.get_configuration(first["init_args"]["configuration"])
+        configuration = plans.get_configuration(self.configuration(first))
         try:
             trainer = recursive_find_trainer_class_by_name(first["trainer_name"])
         except RuntimeError as error:
@@ -128,13 +165,19 @@ class TrainedModel:
                 f"'{self.folder.name}' was trained by {first['trainer_name']}, which no installed plugin offers. "
                 f"Install the plugin, or set nnUNet_extTrainer."
             ) from error
-        heads = plans.get_label_manager(dataset_json).num_segmentation_heads
-        channels = determine_num_input_channels(plans, configuration, dataset_json)
-        network = trainer.build_network_architecture(plans, configuration, channels, heads, False)
         try:
-            network.load_state_dict(first["network_weights"])
+            network = _network(trainer, plans, configuration, dataset_json)
+            for checkpoint in reversed(checkpoints):  # so that the first one's weights remain
+                network.load_state_dict(checkpoint["network_weights"])
+        except ImportError as error:
+            raise WeightsError(
+                f"The network of '{self.folder.name}' needs '{error.name or error}', which is not here. Install it."
+            ) from error
         except RuntimeError as error:
-            raise WeightsError(f"The weights of '{self.folder.name}' do not fit its network: {error}") from error
+            raise WeightsError(
+                f"The weights of '{self.folder.name}' do not fit its network ({_misfit(error)}). Its plans.json or "
+                f"dataset.json, or the installed trainer, is another one than it was trained with."
+            ) from error
         predictor.manual_initialization(
             network,
             plans,
@@ -144,6 +187,31 @@ class TrainedModel:
             first["trainer_name"],
             first.get("inference_allowed_mirroring_axes"),
         )
+
+
+def _network(trainer: Any, plans: Any, configuration: Any, dataset_json: dict[str, Any]) -> Any:
+    """Build it as the trainer does; trainers written before nnU-Net 2.8 take the architecture in pieces."""
+    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+
+    heads = plans.get_label_manager(dataset_json).num_segmentation_heads
+    channels = determine_num_input_channels(plans, configuration, dataset_json)
+    build = trainer.build_network_architecture
+    if "plans_manager" in inspect.signature(build).parameters:
+        return build(plans, configuration, channels, heads, enable_deep_supervision=False)
+    return build(
+        configuration.network_arch_class_name,
+        configuration.network_arch_init_kwargs,
+        configuration.network_arch_init_kwargs_req_import,
+        channels,
+        heads,
+        enable_deep_supervision=False,
+    )
+
+
+def _misfit(error: RuntimeError) -> str:
+    """The first complaint of load_state_dict, which lists every tensor."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return (lines[1] if len(lines) > 1 else lines[0])[:200].rstrip(".")
 
 
 def _near(folder: Path) -> str:

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from nnkd import paths
 from nnkd.checkpoints import TrainedModel
 from nnkd.dataset import DatasetSpec, ImageFolder
+from nnkd.devices import check_device
 from nnkd.errors import DatasetError, FolderError, NnkdError, PredictionError
 from nnkd.files import TEMPORARY_PREFIX, sha256, write_json
+from nnkd.inference import first_line, load_predictor, logits_of
 from nnkd.predictions import CaseRecord, Lineage, Manifest, PredictionFolder, Weights, versions
 from nnkd.recipes import Recipe
 from nnkd.types import Failure, StepReport
@@ -65,7 +66,6 @@ def predict(request: Request) -> StepReport:
     Raises:
         NnkdError: If the model or the folder of images is not as it should be.
     """
-    os.environ["nnUNet_extTrainer"] = paths.trainer_path()
     plans, spec = request.model.plans(), DatasetSpec(request.model.dataset_json(), request.source.name)
     images = ImageFolder(request.source, spec)
     if not request.source.is_dir():
@@ -130,27 +130,17 @@ def _header(request: Request, plans: Mapping[str, Any], spec: DatasetSpec) -> Ma
 
 def _predictor(request: Request) -> Any:
     import torch
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    if request.device == "cuda" and not torch.cuda.is_available():
-        raise NnkdError("-device cuda is the default, but torch sees no GPU here. Say -device cpu, or mps on a Mac.")
-    if request.device == "cpu":
-        torch.set_num_threads(os.cpu_count() or 1)
-    else:
-        torch.set_num_threads(1)
-    on_device = request.everything_on_device and request.device == "cuda"
-    predictor = nnUNetPredictor(
-        tile_step_size=request.step_size,
-        use_gaussian=True,
-        use_mirroring=request.mirroring,
-        perform_everything_on_device=on_device,
-        device=torch.device(request.device),
+    check_device(request.device)
+    torch.set_num_threads((os.cpu_count() or 1) if request.device == "cpu" else 1)
+    return load_predictor(
+        request.model,
+        request.device,
+        step_size=request.step_size,
+        mirroring=request.mirroring,
+        on_device=request.everything_on_device,
         verbose=request.verbose,
-        verbose_preprocessing=request.verbose,
-        allow_tqdm=False,
     )
-    request.model.initialize(predictor)
-    return predictor
 
 
 def _check_cascade(request: Request, predictor: Any) -> None:
@@ -192,7 +182,7 @@ def _run(
             started[case] = time.monotonic()
             try:
                 data, properties = prepared.result()
-                logits = _logits(predictor, data)
+                logits = logits_of(predictor, data)
             except (NnkdError, RuntimeError, ValueError, AssertionError) as error:
                 _fail(folder, report, case, _sentence(error))
                 progress.update()
@@ -282,12 +272,6 @@ def _prepare(
     return np.ascontiguousarray(data, dtype=np.float32), properties
 
 
-def _logits(predictor: Any, data: np.ndarray) -> np.ndarray:
-    import torch
-
-    return predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data)).cpu().detach().numpy()
-
-
 def _export(
     request: Request, plans: dict, target: Path, case: str, logits: np.ndarray, properties: dict, configuration: dict
 ) -> None:
@@ -350,4 +334,4 @@ def _fail(folder: PredictionFolder, report: StepReport, case: str, reason: str) 
 def _sentence(error: Exception) -> str:
     if isinstance(error, NnkdError):
         return str(error)
-    return f"nnU-Net could not predict it: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}"
+    return f"nnU-Net could not predict it: {first_line(error)}"

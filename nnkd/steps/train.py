@@ -14,6 +14,7 @@ from typing import Any
 from nnkd import paths
 from nnkd.checkpoints import load_checkpoint
 from nnkd.dataset import DatasetSpec
+from nnkd.devices import check_device
 from nnkd.errors import NnkdError, RecipeError, SettingError, UnknownNameError, WeightsError
 from nnkd.files import read_json
 from nnkd.preprocessing import listed_cases
@@ -267,8 +268,7 @@ def _train(request: Request, dataset: str, plans_name: str) -> None:
     import torch
     from nnunetv2.run.run_training import run_training
 
-    if request.device == "cuda" and not torch.cuda.is_available():
-        raise NnkdError("-device cuda is the default, but torch sees no GPU here. Say -device cpu, or mps on a Mac.")
+    check_device(request.device)
     if request.device == "cpu":
         torch.set_num_threads(multiprocessing.cpu_count())
     elif request.device == "cuda":

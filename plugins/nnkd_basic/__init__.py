@@ -8,7 +8,7 @@ PAPER_1 = "Li et al., MICCAI 2025"
 
 @hookimpl
 def nnkd_register_teachers():
-    """Teachers without weights."""
+    """Teachers that bring no weights of their own."""
     return [
         Entry(
             "atlas",
@@ -21,6 +21,13 @@ def nnkd_register_teachers():
             "imported",
             "nnkd_basic.imported:ImportedTeacher",
             "takes masks that another program wrote, after checking their geometry",
+            licence=LICENCE,
+        ),
+        Entry(
+            "nnunet",
+            "nnkd_basic.nnunet_model:NnUNetTeacher",
+            "asks any trained nnU-Net v2 model, your own or a published one",
+            source="nnU-Net",
             licence=LICENCE,
         ),
     ]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import SimpleITK as sitk
 
 from nnkd.errors import DatasetError, GeometryError, SettingError
 from nnkd.files import is_visible
+from nnkd.foreign_labels import Map, Part, read_map
 from nnkd.geometry import Grid, Orientation
 from nnkd.interfaces import Teacher
 from nnkd.nifti import check_whole
@@ -22,8 +22,6 @@ ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif", ".tiff", ".gif", 
 WITHOUT_WORLD = (".png", ".tif", ".tiff", ".gif", ".bmp")
 PATTERNS_ONE_FILE = ("{case}",)
 PATTERNS_PER_LABEL = ("{case}/{label}", "{case}_{label}")
-Part = int | str
-Map = dict[str, Part | list[Part]]
 
 
 class ImportedTeacher(Teacher):
@@ -68,7 +66,7 @@ class ImportedTeacher(Teacher):
             )
         self.folder, self.resample, self.pattern = folder, resample, pattern
         self.map_file = map if isinstance(map, Path) else None
-        self.parts = _parts(_read_map(map) if isinstance(map, Path) else map, context)
+        self.parts = _parts(map, context)
         self._notes: dict[str, Any] = {}
 
     @cached_property
@@ -175,43 +173,15 @@ def _filled(pattern: str, case: str, label: str = "{label}") -> str:
     return pattern.replace("{case}", case).replace("{label}", label)
 
 
-def _read_map(file: Path) -> Map:
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(Map).validate_python(json.loads(file.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise SettingError(f"The map '{file.name}' cannot be read ({error.strerror}).") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
-        raise SettingError(
-            f'The map \'{file.name}\' must be JSON such as {{"liver": 5, "kidney": [2, 3]}}. Correct it.'
-        ) from error
-
-
-def _parts(given: Map | None, context: TeacherContext) -> dict[str, list[Part]]:
+def _parts(given: Map | Path | None, context: TeacherContext) -> dict[str, list[Part]]:
     """Values or names by label, as lists."""
-    if given is None:
+    parts = read_map(given, context.labels, "imported")
+    if parts is None:
         spec = getattr(context.dataset, "spec", None)
         return {label: list(spec.labels[label]) if spec else [label] for label in context.labels}
-    strange = sorted(set(given) - set(context.labels))
-    if strange:
-        raise SettingError(
-            f"The imported teacher's map has {', '.join(strange)}, but the dataset's labels are "
-            f'{", ".join(context.labels)}. Write label -> value, such as {{"{context.labels[0]}": 1}}.'
-        )
-    if not given:
-        raise SettingError("The imported teacher's map is empty. Name at least one label in it, or leave it out.")
-    parts = {label: list(value) if isinstance(value, list) else [value] for label, value in given.items()}
-    _check_parts(parts)
-    return parts
-
-
-def _check_parts(parts: Mapping[str, Sequence[Part]]) -> None:
-    kinds = {type(part) for values in parts.values() for part in values}
-    if kinds == {int, str}:
+    if {type(part) for values in parts.values() for part in values} == {int, str}:
         raise SettingError("The imported teacher's map mixes values and names of files; use one kind throughout.")
-    if any(not values for values in parts.values()) or any(part == 0 for v in parts.values() for part in v):
-        raise SettingError("The imported teacher's map has an empty list or the value 0, which is the background.")
+    return parts
 
 
 def _read_image(file: Path) -> sitk.Image:

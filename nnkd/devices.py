@@ -1,0 +1,24 @@
+"""Where torch computes, and whether that is here."""
+
+from __future__ import annotations
+
+from nnkd.errors import FolderError
+
+
+def check_device(device: str) -> None:
+    """Make sure that torch can compute there. Imports torch unless it is the CPU.
+
+    Args:
+        device: "cuda", "cpu" or "mps".
+
+    Raises:
+        FolderError: If there is no such device.
+    """
+    if device == "cpu":
+        return
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise FolderError("-device cuda is the default, but torch sees no GPU here. Say -device cpu, or mps on a Mac.")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise FolderError("-device mps was asked for, but torch sees no Apple GPU here. Say -device cpu, or cuda.")
