@@ -170,8 +170,9 @@ class TrainedModel:
             for checkpoint in reversed(checkpoints):  # so that the first one's weights remain
                 network.load_state_dict(checkpoint["network_weights"])
         except ImportError as error:
+            needs = error.name or configuration.network_arch_class_name
             raise WeightsError(
-                f"The network of '{self.folder.name}' needs '{error.name or error}', which is not here. Install it."
+                f"The network of '{self.folder.name}' needs '{needs}', which is not installed. Install it."
             ) from error
         except RuntimeError as error:
             raise WeightsError(

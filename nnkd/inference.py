@@ -128,7 +128,7 @@ def predict_array(predictor: Any, array: np.ndarray, properties: Mapping[str, An
             return convert_predicted_logits_to_segmentation_with_correct_shape(
                 logits, plans, configuration, predictor.label_manager, crop, num_threads_torch=workers
             )
-    except (RuntimeError, ValueError, AssertionError) as error:
+    except (RuntimeError, ValueError, LookupError, AssertionError) as error:
         raise PredictionError(f"nnU-Net could not predict it: {first_line(error)}") from error
 
 

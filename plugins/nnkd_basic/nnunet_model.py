@@ -125,7 +125,8 @@ class NnUNetTeacher(Teacher):
         if difference:
             raise GeometryError(
                 f"'{volume.case}' does not lie where nnkd sees it when the reader of '{self.model.folder.name}' "
-                f"({type(reader).__name__}) reads it: {difference}. Convert the image to NIfTI."
+                f"({type(reader).__name__}) reads it: {difference}. Its header may say two things (qform and sform of "
+                f"NIfTI); save it again with one program."
             )
         return array, properties, orientation
 

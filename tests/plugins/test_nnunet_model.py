@@ -347,6 +347,34 @@ def test_checkpoints_written_with_numpy_1(copy, dataset):
     assert teacher_of(dataset, model=copy, folds="0").parts == {"liver": [1], "spleen": [2]}
 
 
+OLD = """
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+class nnUNetTrainerOld(nnUNetTrainer):
+    @staticmethod
+    def build_network_architecture(name, keywords, imports, inputs, outputs, enable_deep_supervision=True):
+        network = get_network_from_plans(name, keywords, imports, inputs, outputs)
+        network.decoder.deep_supervision = enable_deep_supervision
+        return network
+"""
+
+
+def test_a_trainer_of_the_users_own_that_was_written_for_an_older_nnunet(models, copy, dataset, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "old.py").write_text(OLD)
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "mine"))
+    change_checkpoint(copy, trainer_name="nnUNetTrainerOld")
+    assert np.array_equal(ask(dataset, model=copy, folds="0"), ask(dataset, model=models["2d"], folds="0"))
+
+
+def test_a_network_that_is_not_installed(copy, dataset):
+    configurations = json.loads((copy / "plans.json").read_text())["configurations"]
+    configurations["2d"]["architecture"]["network_class_name"] = "somebodys_networks.mamba.Net"
+    edit(copy / "plans.json", configurations=configurations)
+    with pytest.raises(WeightsError, match=r"needs 'somebodys_networks\.mamba\.Net', which is not inst"):
+        teacher_of(dataset, model=copy)
+
+
 def test_a_student_of_nnkd_is_a_teacher(models, copy, dataset, monkeypatch):
     monkeypatch.delenv("nnUNet_extTrainer", raising=False)
     change_checkpoint(copy, trainer_name="nnUNetTrainerKD")
