@@ -13,79 +13,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
+
+from commands import Work
 
 TRAINING = {"iterations": 50, "val_iterations": 5, "oversample": 0.66, "precision": "bfloat16"}
 
 
-class Work:
-    """A folder with nnU-Net's three rooms, and the commands run in it."""
-
-    def __init__(self, folder: Path, epochs: int):
-        self.folder, self.epochs = folder, epochs
-        folder.mkdir(parents=True, exist_ok=True)
-        self.environment = dict(os.environ, nnUNet_compile="f")
-        for room in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            (folder / room).mkdir(exist_ok=True)
-            self.environment[room] = str(folder / room)
-
-    def run(self, name: str, *arguments: object, done_when: str = "") -> str:
-        """Run nnKD_NAME; returns what it printed. Skipped if the file `done_when` is there."""
-        if done_when and (self.folder / done_when).exists():
-            return ""
-        words = [str(a) for a in arguments]
-        print(f"$ nnKD_{name} {' '.join(words)}", flush=True)
-        code = f"import sys; from nnkd.cli.{name} import main; sys.exit(main())"
-        finished = subprocess.run(
-            [sys.executable, "-c", code, *words],
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-        if finished.returncode:
-            sys.exit(f"nnKD_{name} ended with exit code {finished.returncode}\n{finished.stdout[-2000:]}")
-        return finished.stdout
-
-    def train(self, dataset: str, configuration: str, trainer: str, recipe: str, flags: tuple = (), **settings) -> str:
-        """Train fold 0; returns the plans name."""
-        plans = f"nnUNetPlans_{recipe}"
-        folder = f"nnUNet_results/{dataset}/{trainer}__{plans}__{configuration}/fold_0"
-        again = ["--c"] if list((self.folder / folder).glob("checkpoint_*.pth")) else []
-        values = {"epochs": self.epochs, **TRAINING, **settings}
-        start = time.monotonic()
-        self.run(
-            "train", dataset, configuration, "0", "-tr", trainer, "-n", recipe, *flags, *again, "-device", "cpu",
-            "--set", *(f"{key}={value}" for key, value in values.items()),
-            done_when=f"{folder}/validation/summary.json",
-        )  # fmt: skip
-        print(f"  {(time.monotonic() - start) / 60:.1f} minutes", flush=True)
-        return plans
-
-    def predict(self, dataset: str, configuration: str, trainer: str, plans: str, target: str, *more: str) -> None:
-        """Predict imagesTs."""
-        self.run(
-            "predict", "-i", f"nnUNet_raw/{dataset}/imagesTs", "-o", target, "-d", dataset, "-tr", trainer, "-p", plans,
-            "-c", configuration, "-f", "0", "-device", "cpu", "--continue_prediction", "-npp", "1", "-nps", "1", *more,
-        )  # fmt: skip
-
-    def evaluate(self, dataset: str, predictions: list[str], target: str) -> dict[str, dict[str, float]]:
-        """Evaluate on labelsTs; returns means over labels by folder."""
-        self.run("evaluate", "-d", dataset, "-i", *predictions, "-ref", f"nnUNet_raw/{dataset}/labelsTs", "-o", target,
-                 "--names", *[Path(p).name for p in predictions])  # fmt: skip
-        import pandas
-
-        table = pandas.read_csv(self.folder / target / "means.csv")
-        return json.loads(table.to_json(orient="records"))
-
-
-def hippocampus(data: Path, work: Work) -> dict:
+def hippocampus(data: Path, work: Work, epochs: int) -> dict:
     """20 labelled cases as atlases, 60 unlabelled, 40 test; three atlas teachers; students in 2D and 3D."""
     download = work.folder / "download"
     for kind in ("imagesTr", "labelsTr"):
@@ -105,23 +41,23 @@ def hippocampus(data: Path, work: Work) -> dict:
     for rule in ("majority", "mean"):
         work.run("aggregate", "-d", "704", "-i", f"nnUNet_raw/{name}/teachersTs", "-o", f"test/{rule}", "-a", rule)
     work.run("plan_and_preprocess", "-d", "704", "-c", "2d", "3d_fullres", "-np", "2", "-npfp", "2")
-    unet = {"lr": 1e-3, "batch_size": 16, "patch_size": "56,40"}
+    unet = {**TRAINING, "epochs": epochs, "lr": 1e-3, "batch_size": 16, "patch_size": "56,40"}
     students = {}
     for norm in ("batch", "instance", "none"):
         recipe = "real2d" if norm == "batch" else f"real2d_{norm}"
         more = {} if norm == "batch" else {"norm": norm}
         plans = work.train(name, "2d", "nnUNetTrainerUNet", recipe, **unet, **more)
         students[f"unet_2d_{norm}"] = ("2d", "nnUNetTrainerUNet", plans)
-    plans = work.train(name, "3d_fullres", "nnUNetTrainerKD", "real3d", batch_size=2)
+    plans = work.train(name, "3d_fullres", "nnUNetTrainerKD", "real3d", epochs=epochs, **TRAINING, batch_size=2)
     students["planned_3d"] = ("3d_fullres", "nnUNetTrainerKD", plans)
     for target, (configuration, trainer, plans) in students.items():
-        work.predict(name, configuration, trainer, plans, f"test/{target}")
+        work.predict(name, configuration, trainer, plans, f"nnUNet_raw/{name}/imagesTs", f"test/{target}")
     folders = [f"nnUNet_raw/{name}/teachersTs/{t}" for t in ("atlas", "affine", "bspline")]
     folders += [f"test/{f}" for f in ("mean", "majority", *students)]
     return {"agreement": agreement, "means": work.evaluate(name, folders, "evaluation_hippocampus")}
 
 
-def trunk_ct(data: Path, work: Work) -> dict:
+def trunk_ct(data: Path, work: Work, epochs: int) -> dict:
     """One CT with what three TotalSegmentator versions made of it: imported, voted on, compared."""
     download = work.folder / "trunk"
     download.mkdir(exist_ok=True)
@@ -142,7 +78,7 @@ def trunk_ct(data: Path, work: Work) -> dict:
     return {"agreement": work.run("aggregate", "-d", "705", "--review", "1")}
 
 
-def drive(data: Path, work: Work) -> dict:
+def drive(data: Path, work: Work, epochs: int) -> dict:
     """Ten photographs with two raters as teachers, twenty others as test; a 2D RGB student of both raters' mean."""
     name = "Dataset712_Drive"
     work.run("convert_dataset", "drive", data / "drive", "-d", "712", "-n", "Drive", "--raters", "--swap",
@@ -152,11 +88,11 @@ def drive(data: Path, work: Work) -> dict:
     work.run("predict_teachers", "-d", "712", "-t", *(f"{rater}=imported" for rater in RATERS), "--set", *settings)
     agreement = work.run("aggregate", "-d", "712", "--review", "2")
     work.run("plan_and_preprocess", "-d", "712", "-c", "2d", "-np", "2", "-npfp", "2")
-    plans = work.train(
-        name, "2d", "nnUNetTrainerUNet", "drive_mean", ("-a", "mean"), lr=1e-3, batch_size=8, patch_size="96,96"
-    )
+    settings = {**TRAINING, "epochs": epochs, "lr": 1e-3, "batch_size": 8, "patch_size": "96,96"}
+    plans = work.train(name, "2d", "nnUNetTrainerUNet", "drive_mean", "-a", "mean", **settings)
     fewer_windows = ("-step_size", "0.9", "--disable_tta")  # a photograph has 150 windows of 96 pixels
-    work.predict(name, "2d", "nnUNetTrainerUNet", plans, "drive/mean", *fewer_windows)
+    images = f"nnUNet_raw/{name}/imagesTs"
+    work.predict(name, "2d", "nnUNetTrainerUNet", plans, images, "drive/mean", *fewer_windows)
     return {"agreement": agreement, "means": work.evaluate(name, ["drive/mean"], "evaluation_drive")}
 
 
@@ -173,17 +109,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="JSONL to append to")
     parser.add_argument("--epochs", type=int, default=24)
     options = parser.parse_args()
+    data, out = options.data.resolve(), options.out and options.out.resolve()
+    work = Work(options.work)
     for name in options.only:
-        found = {
-            "part": name,
-            "epochs": options.epochs,
-            **PARTS[name](options.data.resolve(), Work(options.work.resolve(), options.epochs)),
-        }
+        found = {"part": name, "epochs": options.epochs, **PARTS[name](data, work, options.epochs)}
         print(found.pop("agreement"))
         for row in found.get("means", []):
             print("  ", row)
-        if options.out:
-            with options.out.open("a", encoding="utf-8") as file:
+        if out:
+            with out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(found) + "\n")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from nnkd.errors import FolderError
 
 
@@ -22,3 +24,10 @@ def check_device(device: str) -> None:
         raise FolderError("-device cuda is the default, but torch sees no GPU here. Say -device cpu, or mps on a Mac.")
     if device == "mps" and not torch.backends.mps.is_available():
         raise FolderError("-device mps was asked for, but torch sees no Apple GPU here. Say -device cpu, or cuda.")
+
+
+def cores() -> int:
+    """CPU cores this process may use: on a cluster, or under taskset, often fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,415 @@
+"""The first table: teachers, their consensus, and students distilled from it, on a labelled dataset whose labels are
+hidden.
+
+    python benchmarks/mixture_distillation.py RAW WORK [--seeds 0 1 2] [--out FILE.jsonl] [--only PART ...]
+    python benchmarks/mixture_distillation.py --table FILE.jsonl
+
+RAW is any labelled dataset in nnU-Net's raw format (isotropic 3D; for hippocampus: `nnKD_convert_dataset msd`). The
+split is a function of the seed alone: 20 labelled cases, 40 test cases, the rest unlabelled; 38 further cases, the same
+for all seeds, are for choosing between variants and never for anything else. Teachers share no labelled case: an atlas
+and four 2D networks (axial, coronal, sagittal, and axial at half the resolution) have four labelled cases each.
+LiteMedSAM, boxed from the atlas, answers in some cases only, since it is slow.
+
+Every finished row is appended to the JSONL with its scores case by case; rows that stand there already are not made
+again, and unfinished trainings continue. So a better machine can add seeds, epochs or rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from commands import Work
+
+LABELLED, TEST, CHOOSE, HANDFUL = 20, 40, 38, 4
+NETWORKS = {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1), "coarse": (0, 1, 2)}
+UNET = "nnUNetTrainerUNet"
+COMMON = {"iterations": 50, "val_iterations": 1, "oversample": 0.66, "precision": "bfloat16", "lr": 1e-3,
+          "batch_size": 16}  # fmt: skip
+BEST = {"aggregator": "mean"}  # what the search on the cases for choosing found; see docs/results.md
+
+
+@dataclass(frozen=True)
+class Student:
+    """A row that is trained.
+
+    Attributes:
+        flags: Recipe flags.
+        settings: Recipe settings beside the common ones.
+        manual: Trained by nnU-Net's supervision on this fold of the manual dataset ("twenty" or "all"), not on votes.
+        trainer: Its class.
+        round_of: The row whose student joins the teachers.
+    """
+
+    flags: tuple[str, ...] = ()
+    settings: Mapping[str, object] = field(default_factory=dict)
+    manual: str = ""
+    trainer: str = UNET
+    round_of: str = ""
+
+
+def _free(aggregator: str, **settings: object) -> Student:
+    return Student(("-a", aggregator), {"manual": "ignore", **settings})
+
+
+STUDENTS = {
+    "student: mean": _free("mean"),
+    "UNet on the 20": Student(manual="twenty"),
+    "20 + votes: mean": Student(("-a", "mean")),
+    "UNet on all manual labels": Student(manual="all"),
+    "student: majority (hard; matched control of mean)": _free("majority", target="hard"),
+    "student: STAPLE": _free("staple"),
+    "student: STAPLE (hard; matched control)": _free("staple", target="hard"),
+    "student: weighted": _free("weighted"),
+    "student: weighted (hard; matched control)": _free("weighted", target="hard"),
+    "planned network on the 20": Student(manual="twenty", trainer="nnUNetTrainerKD"),
+}
+CONSENSUS = {
+    "mean": ("mean",),
+    "majority, ties no": ("majority", "majority.ties=no"),
+    "majority, ties yes": ("majority", "majority.ties=yes"),
+    "majority, ties by agreement": ("majority",),
+    "STAPLE": ("staple",),
+    "weighted": ("weighted",),
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Cases by role.
+
+    Attributes:
+        handfuls: The labelled cases of each teacher that has some: the atlas first, then the networks.
+    """
+
+    labelled: list[str]
+    unlabelled: list[str]
+    choose: list[str]
+    test: list[str]
+
+    @property
+    def handfuls(self) -> list[list[str]]:
+        return [self.labelled[i : i + HANDFUL] for i in range(0, LABELLED, HANDFUL)]
+
+
+def split(cases: Sequence[str], seed: int) -> Split:
+    """Cases by role; those for choosing do not depend on the seed."""
+    cases = sorted(cases)
+    order = np.random.default_rng(20).permutation(len(cases))
+    choose, rest = order[:CHOOSE], np.sort(order[CHOOSE:])
+    rest = np.random.default_rng(seed).permutation(rest)
+    parts = np.split(rest, [LABELLED, LABELLED + TEST])
+    labelled, test, unlabelled = ([cases[i] for i in part] for part in parts)
+    return Split(labelled, unlabelled, [cases[i] for i in choose], test)
+
+
+class Seed:
+    """Everything of one seed: two datasets (a mixture's, and one with manual labels), their teachers and students."""
+
+    def __init__(self, raw: Path, work: Work, seed: int, options: argparse.Namespace):
+        self.raw, self.work, self.seed, self.options = raw, work, seed, options
+        self.spec = json.loads((raw / "dataset.json").read_text())
+        self.ending = self.spec["file_ending"]
+        self.mixture, self.manual = f"Dataset{710 + seed}_Mixture", f"Dataset{720 + seed}_Manual"
+        files = (raw / "labelsTr").glob(f"*{self.ending}")
+        self.split = split([f.name.removesuffix(self.ending) for f in files], seed)
+        self.test = f"seed{seed}/test"
+        self.key = {"seed": seed, "epochs": options.epochs, "raw": raw.name}
+
+    def prepare(self) -> None:
+        """Both raw datasets, their plans, and which fold trains on what."""
+        cases = self.split
+        training, held = cases.labelled + cases.unlabelled, cases.choose + cases.test
+        self._write_raw(self.mixture, training, cases.labelled, held)
+        self._write_raw(self.manual, training, training, [])
+        if not (self._preprocessed(self.manual) / "nnUNetPlans.json").is_file():
+            self.work.run("plan_and_preprocess", "-d", self.manual, "-c", "2d", "-npfp", "1", "--no_pp")
+        few = cases.unlabelled[-2:]  # nnU-Net wants cases to validate on; they are not looked at
+        everybody = [c for c in training if c not in few]
+        self._write_folds(self.manual, [*cases.handfuls[1:], cases.labelled, everybody], few)
+        self._write_folds(self.mixture, [everybody], few)
+
+    def _write_raw(self, name: str, images: Sequence[str], labels: Sequence[str], held: Sequence[str]) -> None:
+        folder = self.work.folder / "nnUNet_raw" / name
+        if (folder / "dataset.json").is_file():
+            return
+        wanted = [("imagesTr", images), ("labelsTr", labels), ("imagesTs", held), ("labelsTs", held)]
+        for target, cases in wanted:
+            (folder / target).mkdir(parents=True, exist_ok=True)
+            for case in cases:
+                for file in (self.raw / f"{target[:6]}Tr").glob(f"{case}{'_*' if 'im' in target else ''}{self.ending}"):
+                    shutil.copyfile(file, folder / target / file.name)
+        (folder / "dataset.json").write_text(json.dumps({**self.spec, "numTraining": len(images)}))
+
+    def _preprocessed(self, name: str) -> Path:
+        return self.work.folder / "nnUNet_preprocessed" / name
+
+    def _write_folds(self, name: str, groups: list[list[str]], validation: list[str]) -> None:
+        self._preprocessed(name).mkdir(exist_ok=True)
+        folds = [{"train": sorted(group), "val": validation} for group in groups]
+        (self._preprocessed(name) / "splits_final.json").write_text(json.dumps(folds, indent=1))
+
+    def train_teachers(self) -> None:
+        """Four 2D networks, each on its own handful."""
+        for fold, (name, axes) in enumerate(NETWORKS.items()):
+            plans = self._plans_for(name, axes, factor=2 if name == "coarse" else 1)
+            self.work.train(
+                self.manual, "2d", UNET, "teacher", "-t", "none", fold=fold, plans=plans,
+                **{**COMMON, "epochs": self.options.teacher_epochs},
+            )  # fmt: skip
+
+    def _plans_for(self, name: str, axes: Sequence[int], factor: int) -> str:
+        """Plans that slice along another axis, or more coarsely; preprocessed."""
+        folder, plans_name = self._preprocessed(self.manual), f"nnUNetPlans_{name}"
+        file = folder / f"{plans_name}.json"
+        if not file.is_file():
+            plans = json.loads((folder / "nnUNetPlans.json").read_text())
+            before = list(plans["transpose_forward"])
+            shape, spacing = (
+                [plans[f"original_median_{what}_after_transp"][before.index(axis)] for axis in axes]
+                for what in ("shape", "spacing")
+            )
+            plans |= {
+                "plans_name": plans_name,
+                "transpose_forward": list(axes),
+                "transpose_backward": [list(axes).index(axis) for axis in range(3)],
+                "original_median_shape_after_transp": shape,
+                "original_median_spacing_after_transp": spacing,
+            }
+            plans["configurations"] = {"2d": plans["configurations"]["2d"]}
+            plans["configurations"]["2d"] |= {
+                "data_identifier": f"{plans_name}_2d",
+                "spacing": [s * factor for s in spacing[1:]],
+                "median_image_size_in_voxels": [s / factor for s in shape[1:]],
+                "patch_size": [int(np.ceil(s / factor / 8 + 0.5) * 8) for s in shape[1:]],
+            }
+            file.write_text(json.dumps(plans, indent=1))
+        if not (folder / f"{plans_name}_2d").is_dir():
+            self._preprocess(plans_name)
+        return plans_name
+
+    def _preprocess(self, plans_name: str) -> None:
+        from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess
+
+        number = int(self.manual[7:10])
+        preprocess([number], plans_name, configurations=["2d"], num_processes=[1], verbose=False)
+
+    def ask_teachers(self) -> None:
+        """Every teacher segments the training and the held-out cases."""
+        chosen = [f"{name}=nnunet" for name in NETWORKS]
+        settings = [f"atlas.cases={','.join(sorted(self.split.handfuls[0]))}", "atlas.number=1"]
+        for fold, name in enumerate(NETWORKS):
+            model = f"nnUNet_results/{self.manual}/{UNET}__nnUNetPlans_{name}_teacher__2d"
+            settings += [f"{name}.model={self.work.folder / model}", f"{name}.folds={fold}"]
+        common = ["-d", self.mixture, "-device", self.work.device, "-np", "1"]
+        for more in ([], ["--test"]):
+            self.work.run("predict_teachers", *common, "-t", "atlas", *chosen, "--set", *settings, *more)
+        if self.options.litemedsam:
+            self._ask_litemedsam(common)
+
+    def _ask_litemedsam(self, common: list[str]) -> None:
+        """In the first few cases of each folder: a part of a job that is divided into many."""
+        for more, number in (([], len(self.split.labelled + self.split.unlabelled)), (["--test"], CHOOSE + TEST)):
+            parts = max(1, round(number / self.options.litemedsam))
+            self.work.run("predict_teachers", *common, "-t", "litemedsam", "--boxes-from", "atlas",
+                          "--box_margin", "2", "-num_parts", parts, "-part_id", 0, *more)  # fmt: skip
+
+    def aggregate(self) -> None:
+        """labelsTr, votes, and every consensus of the held-out cases; score them and the teachers."""
+        self.work.run("aggregate", "-d", self.mixture)
+        self.work.run("plan_and_preprocess", "-d", self.mixture, "-c", "2d", "-npfp", "1", "-np", "1")
+        held = f"nnUNet_raw/{self.mixture}/teachersTs"
+        for name in ("atlas", *NETWORKS, *(["litemedsam"] if self.options.litemedsam else [])):
+            self.score(f"teacher: {name}", f"{held}/{name}")
+        for name, (rule, *settings) in CONSENSUS.items():
+            target = f"{self.test}/{_slug(name)}"
+            flags = ["--set", *settings] if settings else []
+            self.work.run("aggregate", "-d", self.mixture, "-i", held, "-o", target, "-a", rule, *flags)
+            self.score(f"consensus: {name}", target)
+        for least in range(1, len(NETWORKS) + 2):
+            self._cut(least, Path(held), Path(f"{self.test}/cut_{least}"))
+            self.score(f"consensus: at least {least} of {len(NETWORKS) + 1}", f"{self.test}/cut_{least}")
+
+    def _cut(self, least: int, source: Path, target: Path) -> None:
+        """The ensemble cut at another number of votes; the label with most votes wins."""
+        from nnkd.dataset import DatasetSpec
+        from nnkd.predictions import PredictionFolder
+        from nnkd.votes import apply_to_label_maps
+
+        spec = DatasetSpec.read(self.work.folder / "nnUNet_raw" / self.mixture / "dataset.json")
+        folders = [PredictionFolder(source / name) for name in ("atlas", *NETWORKS)]
+        votes = np.array([i.bit_count() for i in range(1 << len(folders))])
+        table = np.where(votes >= least, 0.5 + (votes + 1) / (4 * len(folders)), 0).astype(np.float32)
+        target.mkdir(parents=True, exist_ok=True)
+        for case in folders[0].cases():
+            maps = [folder.read(spec, case) for folder in folders]
+            _, _, properties = spec.read_label_map(folders[0].file(case, self.ending))
+            label_map = apply_to_label_maps(maps, np.tile(table, (len(spec.labels), 1)), spec)
+            spec.write_label_map(label_map, target / f"{case}{self.ending}", properties)
+
+    def student(self, row: str) -> None:
+        """Train a row's student, let it predict the held-out cases, score it."""
+        if self.is_done(row):
+            return
+        student, slug, begun = STUDENTS[row], _slug(row), time.monotonic()
+        settings = {**COMMON, "epochs": self.options.epochs, **student.settings}
+        recipe = f"{slug}_{self.options.epochs}"
+        if student.manual:
+            dataset, flags = self.manual, ("-t", "none")
+            fold = len(NETWORKS) + (student.manual == "all")
+            if not (self._preprocessed(dataset) / "nnUNetPlans_2d").is_dir():
+                self._preprocess("nnUNetPlans")
+        else:
+            dataset, flags, fold = self.mixture, (*student.flags, "-t", *self._teachers(student)), 0
+        plans = self.work.train(dataset, "2d", student.trainer, recipe, *flags, fold=fold, **settings)
+        minutes = (time.monotonic() - begun) / 60
+        self.predict(student, plans, dataset, fold, "imagesTs", f"{self.test}/{recipe}")
+        self.score(row, f"{self.test}/{recipe}", minutes)
+
+    def _teachers(self, student: Student) -> list[str]:
+        names = ["atlas", *NETWORKS, *(["litemedsam"] if self.options.litemedsam else [])]
+        if not student.round_of:
+            return names
+        before, name = STUDENTS[student.round_of], f"round_{_slug(student.round_of)}"
+        if not (self.work.folder / "nnUNet_raw" / self.mixture / "teachersTr" / name / "manifest.json").is_file():
+            plans = f"nnUNetPlans_{_slug(student.round_of)}_{self.options.epochs}"
+            self.predict(before, plans, self.mixture, 0, "imagesTr", f"nnUNet_raw/{self.mixture}/teachersTr/{name}")
+        self.work.run("plan_and_preprocess", "-d", self.mixture, "-c", "2d", "-npfp", "1", "-np", "1")
+        return [*names, name]
+
+    def predict(self, student: Student, plans: str, dataset: str, fold: int, images: str, target: str) -> None:
+        """Let a student segment imagesTr or imagesTs of the mixture's dataset."""
+        source = f"nnUNet_raw/{self.mixture}/{images}"
+        self.work.predict(
+            dataset, "2d", student.trainer, plans, source, target, "--disable_progress_bar", fold=fold
+        )  # fmt: skip
+
+    def is_done(self, row: str) -> bool:
+        """Whether a row stands in the JSONL."""
+        return any({**self.key, "row": row}.items() <= found.items() for found in read(self.options.out))
+
+    def score(self, row: str, folder: str, minutes: float = 0.0) -> None:
+        """Append a row: DSC and HD by case and label."""
+        if self.is_done(row):
+            return
+        import pandas
+
+        target = f"{self.test}_scores/{_slug(row)}"
+        self.work.run("evaluate", "-d", self.mixture, "-i", folder, "-ref", f"nnUNet_raw/{self.mixture}/labelsTs",
+                      "-o", target, "--names", "it", *(["--chill"] if "lite" in row else []))  # fmt: skip
+        table = pandas.read_csv(self.work.folder / target / "metrics.csv")
+        scores: dict[str, dict[str, dict[str, float]]] = {}
+        for line in table[table.metric.isin(("DSC", "HD"))].itertuples():
+            scores.setdefault(line.metric, {}).setdefault(line.label, {})[line.case] = round(float(line.value), 5)
+        record = {
+            **self.key,
+            "row": row,
+            "minutes": round(minutes, 1),
+            "choose": sorted(self.split.choose),
+            "settings": dict(STUDENTS[row].settings) if row in STUDENTS else {},
+            "versions": {name: metadata.version(name) for name in ("nnkd", "nnunetv2", "torch")},
+            "scores": scores,
+        }
+        with self.options.out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        for name, cases in (("choose", self.split.choose), ("test", self.split.test)):
+            means = [np.mean([v for c, v in by.items() if c in cases]) for by in scores["DSC"].values()]
+            print(f"  seed {self.seed} {row}: DSC {np.mean(means):.4f} ({name})", flush=True)
+
+
+def _slug(row: str) -> str:
+    words = "".join(letter if letter.isalnum() else " " for letter in row.lower()).split()
+    return "_".join(words)
+
+
+def read(file: Path) -> list[dict]:
+    """Rows of a JSONL; none if it is not there."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def table(file: Path, subset: str, against: str, epochs: int | None) -> str:
+    """The rows as a Markdown table: means over seeds and cases, intervals by bootstrap over cases.
+
+    Args:
+        file: The JSONL.
+        subset: "test" or "choose".
+        against: The row that differences are taken to.
+        epochs: Take only students of so many epochs; None: all.
+    """
+    from nnkd.statistics import Bootstrap, mean, paired_difference
+
+    rows: dict[str, dict[str, list[dict[str, float]]]] = {}
+    seeds: dict[str, set[int]] = {}
+    person_of: dict[str, str] = {}
+    for found in read(file):
+        if epochs is not None and found["epochs"] != epochs:
+            continue
+        seeds.setdefault(found["row"], set()).add(found["seed"])
+        for metric, by_label in found["scores"].items():
+            labels = rows.setdefault(found["row"], {}).setdefault(metric, [{} for _ in by_label])
+            for values, by_case in zip(labels, by_label.values(), strict=True):
+                for case, value in by_case.items():
+                    if (case in found["choose"]) == (subset == "choose"):
+                        values[f"{found['seed']}/{case}"] = value
+                        person_of[f"{found['seed']}/{case}"] = case
+    bootstrap = Bootstrap()
+    lines = [f"| row | seeds | DSC | HD (mm) | DSC minus '{against}' |", "|---|---|---|---|---|"]
+    for row, metrics in rows.items():
+        cells = [mean(metrics[m], person_of, bootstrap) for m in ("DSC", "HD")]
+        texts = [f"{c.value:.{d}f} ({c.low:.{d}f}-{c.high:.{d}f})" for c, d in zip(cells, (3, 2), strict=True)]
+        difference = ""
+        if against in rows and row != against:
+            mine, theirs = metrics["DSC"], rows[against]["DSC"]
+            both = [set(a) & set(b) for a, b in zip(mine, theirs, strict=True)]
+            pairs = [[{c: v[c] for c in c_} for v, c_ in zip(one, both, strict=True)] for one in (mine, theirs)]
+            d = paired_difference(*pairs, person_of, bootstrap)
+            difference = f"{d.value:+.3f} ({d.low:+.3f} to {d.high:+.3f})" if d else ""
+        lines.append(f"| {row} | {len(seeds[row])} | {' | '.join(texts)} | {difference} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Do what is missing, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("raw", nargs="?", type=Path, help="a labelled dataset in nnU-Net's raw format")
+    parser.add_argument("work", nargs="?", type=Path, help="folder to work in")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=16, help="of students, 50 iterations each (default: 16)")
+    parser.add_argument("--teacher_epochs", type=int, default=10, help="of the networks that teach (default: 10)")
+    parser.add_argument("--litemedsam", type=int, default=12, metavar="N",
+                        help="LiteMedSAM answers in about N training and N held-out cases (default: 12)")  # fmt: skip
+    parser.add_argument("--only", nargs="+", default=list(STUDENTS), metavar="ROW", help="students to train")
+    parser.add_argument("--teachers_only", action="store_true", help="stop before the students")
+    parser.add_argument("--out", type=Path, default=Path("mixture_distillation.jsonl"))
+    parser.add_argument("--table", type=Path, metavar="JSONL", help="print the table of this file, do nothing else")
+    parser.add_argument("--subset", choices=("test", "choose"), default="test")
+    parser.add_argument("--against", default="consensus: majority, ties by agreement", metavar="ROW")
+    parser.add_argument("-device", default="cpu", choices=("cpu", "cuda", "mps"))
+    options = parser.parse_args()
+    if options.table:
+        print(table(options.table, options.subset, options.against, None))
+        return
+    if options.raw is None or options.work is None:
+        parser.error("RAW and WORK are needed, or --table")
+    options.out, raw = options.out.resolve(), options.raw.resolve()
+    work = Work(options.work, options.device)
+    for number in options.seeds:
+        seed = Seed(raw, work, number, options)
+        seed.prepare()
+        seed.train_teachers()
+        seed.ask_teachers()
+        seed.aggregate()
+        for row in [] if options.teachers_only else options.only:
+            seed.student(row)
+    print(table(options.out, options.subset, options.against, None))
+
+
+if __name__ == "__main__":
+    main()
