@@ -34,7 +34,7 @@ def test_everything_is_there(finished):
     raw = folder / "nnUNet_raw" / "Dataset701_Phantoms"
     assert len(list((raw / "imagesTr").iterdir())) == 8
     assert len(list((raw / "imagesTs").iterdir())) == 4
-    for teacher in ("rigid", "affine", "deformable"):
+    for teacher in ("rigid", "deformable", "litemedsam"):
         assert len(PredictionFolder(raw / "teachersTr" / teacher).cases()) == 8
     assert PredictionFolder(folder / "student").manifest().made_by == "nnUNetTrainerUNet"
     report = (folder / "evaluation" / "report.html").read_text(encoding="utf-8")

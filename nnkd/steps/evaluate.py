@@ -271,11 +271,14 @@ def _lines(scores: Scores, facts: Mapping[str, Any], output: Path) -> list[str]:
         for metric, digits in (("DSC", 3), ("HD", 2), ("HD95", 2), ("NSD", 3)):
             cell = scores.table(metric)[folder.name][column]
             parts.append(f"{metric} {_number(cell.estimate, digits)}{'†' if cell.estimate and cell.note else ''}")
-        lines.append(f"  {folder.name:{width}}  {'  '.join(parts)}")
+        told = " ‡" if folder.manifest is not None and folder.manifest.ground_truth else ""
+        lines.append(f"  {folder.name:{width}}  {'  '.join(parts)}{told}")
         if flags := scores.flags(folder):
             lines.append(f"  {'':{width}}  {len(flags)} flag(s), listed in the report")
     if any("†" in line for line in lines):
         lines.append("  † rests on fewer cases than the others")
+    if any("‡" in line for line in lines):
+        lines.append("  ‡ made with the help of ground truth")
     return [*lines, f"surfaces as in {facts['definition']}; report: {output / 'report.html'}"]
 
 

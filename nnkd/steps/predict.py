@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from nnkd.checkpoints import TrainedModel
 from nnkd.dataset import DatasetSpec, ImageFolder
-from nnkd.devices import check_device
+from nnkd.devices import check_device, cores
 from nnkd.errors import DatasetError, FolderError, NnkdError, PredictionError
 from nnkd.files import TEMPORARY_PREFIX, sha256, write_json
 from nnkd.inference import first_line, load_predictor, logits_of
@@ -132,7 +132,7 @@ def _predictor(request: Request) -> Any:
     import torch
 
     check_device(request.device)
-    torch.set_num_threads((os.cpu_count() or 1) if request.device == "cpu" else 1)
+    torch.set_num_threads(cores() if request.device == "cpu" else 1)
     return load_predictor(
         request.model,
         request.device,
