@@ -5,7 +5,7 @@ What a plugin needs is here. Importing this imports neither torch nor nnunetv2.
 
 from nnkd.errors import NnkdError
 from nnkd.hookspecs import hookimpl
-from nnkd.interfaces import Aggregator, AuxiliaryScheduler, BoxTeacher, Sampler, Teacher
+from nnkd.interfaces import Aggregator, AuxiliaryScheduler, BoxTeacher, JointAggregator, Sampler, Teacher
 from nnkd.types import Entry, Prompt, SliceBoxes, TeacherContext, TextPrompt, Volume
 
 __version__ = "0.1.0"
@@ -15,6 +15,7 @@ __all__ = [
     "AuxiliaryScheduler",
     "BoxTeacher",
     "Entry",
+    "JointAggregator",
     "NnkdError",
     "Prompt",
     "Sampler",

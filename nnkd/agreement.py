@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -66,20 +67,19 @@ def pairwise_dsc(counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
     return result
 
 
-def dsc_with_consensus(counts: np.ndarray, answers: np.ndarray, consensus: np.ndarray) -> np.ndarray:
+def dsc_with_consensus(counts: np.ndarray, answers: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """DSC of each teacher with a consensus.
 
     Args:
         counts: (L, 2**K) voxels of each pattern.
         answers: (K, L) bool.
-        consensus: (L, 2**K) bool, whether the consensus says yes to a pattern.
+        chosen: (L, 2**K) int64, voxels of each pattern to which the consensus says yes.
 
     Returns:
         (K, L) float64 in [0, 1]; NaN where the teacher abstains or both found nothing.
     """
     bits = pattern_bits(len(answers))
-    common = bits @ (counts * consensus).T
-    result = _dsc(common, bits @ counts.T, (counts * consensus).sum(axis=1)[None])
+    result = _dsc(bits @ chosen.T, bits @ counts.T, chosen.sum(axis=1)[None])
     result[~answers] = np.nan
     return result
 
@@ -92,29 +92,31 @@ def _dsc(common: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def figures_of_case(
     counts: np.ndarray,
     answers: np.ndarray,
-    table: np.ndarray,
+    chosen: np.ndarray,
     teachers: Sequence[str],
     labels: Iterable[str],
     voxel_volume: float,
+    estimates: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> dict[str, dict[str, Any]]:
     """What is worth knowing of one case, as plain numbers for JSON.
 
     Args:
         counts: (L, 2**K) voxels of each pattern.
         answers: (K, L) bool.
-        table: (L, 2**K) the fitted aggregator; more than 0.5 is a yes.
+        chosen: (L, 2**K) int64, voxels of each pattern to which the consensus says yes.
         teachers: In bit order.
         labels: In the order of L.
         voxel_volume: Of one voxel, in the unit of the report (ml, or 1 to count pixels).
+        estimates: What the aggregator found out about the teachers, by name: (K, L) float, NaN where nothing is known.
 
     Returns:
         By label: "volume" and "dsc" (with the consensus) by teacher, "pairs" ([teacher, teacher, DSC]), "ties" and
         "voted" (voxels in a tie; voxels any answering teacher gave the label to). Abstaining teachers are left out;
-        a DSC is None where both found nothing.
+        a DSC is None where both found nothing. With `estimates` also "estimates", by name and teacher.
     """
     yes, _ = vote_sums(answers)
     sizes = pattern_bits(len(teachers)) @ counts.T
-    pairs, dsc = pairwise_dsc(counts, answers), dsc_with_consensus(counts, answers, table > 0.5)
+    pairs, dsc = pairwise_dsc(counts, answers), dsc_with_consensus(counts, answers, chosen)
     ties = (counts * tied_patterns(answers)).sum(axis=1)
     voted = (counts * (yes > 0)).sum(axis=1)
     figures = {}
@@ -127,6 +129,10 @@ def figures_of_case(
             "ties": int(ties[index]),
             "voted": int(voted[index]),
         }
+        if estimates:
+            figures[label]["estimates"] = {
+                name: {teachers[k]: _plain(values[k, index]) for k in who} for name, values in estimates.items()
+            }
     return figures
 
 
@@ -153,7 +159,8 @@ def summarise(
     Returns:
         By label: "teachers" (by name: "cases" answered, "mean_volume", "mean_dsc" with the consensus), "pairs"
         ([teacher, teacher, mean DSC]) and "tie_share" (ties among the voxels that any teacher gave the label to).
-        Means are None where no case counts.
+        Where the aggregator estimates the teachers' quality, "estimates" too: means by name and teacher. Means are None
+        where no case counts.
     """
     cases = list(cases)
     summary = {}
@@ -165,6 +172,9 @@ def summarise(
             "pairs": [[a, b, _mean(_of_pair(mine, a, b))] for a, b in combinations(teachers, 2)],
             "tie_share": sum(figure["ties"] for figure in mine) / voted if voted else None,
         }
+        names = dict.fromkeys(name for figure in mine for name in figure.get("estimates", {}))
+        if names:
+            summary[label]["estimates"] = {name: _of_estimate(mine, name, teachers) for name in names}
     return summary
 
 
@@ -175,6 +185,11 @@ def _of_teacher(figures: Sequence[Mapping[str, Any]], teacher: str) -> dict[str,
         "mean_volume": _mean(volumes),
         "mean_dsc": _mean(figure["dsc"].get(teacher) for figure in figures),
     }
+
+
+def _of_estimate(figures: Sequence[Mapping[str, Any]], name: str, teachers: Sequence[str]) -> dict[str, float | None]:
+    found = [figure.get("estimates", {}).get(name, {}) for figure in figures]
+    return {teacher: _mean(values.get(teacher) for values in found) for teacher in teachers}
 
 
 def _of_pair(figures: Sequence[Mapping[str, Any]], one: str, other: str) -> list[float | None]:
@@ -214,11 +229,25 @@ def lines(summary: Mapping[str, Mapping[str, Any]], unit: str) -> list[str]:
             volume = "-" if row["mean_volume"] is None else f"{row['mean_volume']:.4g}"
             mine = f"{name:<{width}}  {row['cases']:>5}  {volume:>11}  {_short(row['mean_dsc']):>18}"
             text.append(f"  {mine}  |           {between}")
+        if "estimates" in figures:
+            text += _lines_of_estimates(figures["estimates"], names, width)
     return text
 
 
-def _short(dsc: float | None) -> str:
-    return "-" if dsc is None else f"{dsc:.3f}"
+def _lines_of_estimates(
+    estimates: Mapping[str, Mapping[str, float | None]], teachers: Sequence[str], width: int
+) -> list[str]:
+    columns = [(name, max(9, len(name))) for name in estimates]
+    text = ["  estimated without ground truth, means over cases"]
+    text.append(f"  {'teacher':<{width}}  " + "  ".join(f"{name:>{wide}}" for name, wide in columns))
+    for teacher in teachers:
+        row = "  ".join(f"{_short(estimates[name][teacher], 4):>{wide}}" for name, wide in columns)
+        text.append(f"  {teacher:<{width}}  {row}")
+    return text
+
+
+def _short(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 class AgreementFile:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from nnkd.errors import SettingError
 from nnkd.types import Prompt, TeacherContext, Volume
 
 if TYPE_CHECKING:
@@ -143,6 +144,44 @@ class Aggregator(ABC):
         Returns:
             By name, such as "sensitivity": (K, L) float, NaN where nothing is known.
         """
+        return {}
+
+
+class JointAggregator(Aggregator):
+    """An aggregator that looks at all labels of a voxel at once, so that no table per label can hold its outcome.
+    nnKD_aggregate -o applies it; recipes, which train on one table per label, refuse it, and so do datasets with
+    regions, whose labels overlap."""
+
+    def table(self, counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """There is none.
+
+        Raises:
+            SettingError: Always.
+        """
+        raise SettingError(
+            f"The aggregator {type(self).__name__} looks at all labels at once, so a recipe cannot hold it. Write its "
+            f"label maps with nnKD_aggregate -i TEACHERS -o OUT, take them in as one more teacher "
+            f"(nnKD_predict_teachers -t imported) and train on that one, or choose a rule for each label alone, such "
+            f"as staple."
+        )
+
+    @abstractmethod
+    def joint_table(self, said: np.ndarray, counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """Fit the rule to one case.
+
+        Args:
+            said: (R, K) int64, what the teachers say in one voxel: 0 for none of the labels, 1 for the first label, and
+                so on; all combinations that occur, some of them possibly twice. A teacher is never given a label that
+                it does not answer for.
+            counts: (R,) int64, voxels with each combination, on the raw grid.
+            answers: (K, L) bool, whether teacher k answers for label l.
+
+        Returns:
+            (R, L) float in [0, 1], each row at most 1 in sum; the rest is background's.
+        """
+
+    def joint_estimates(self, said: np.ndarray, counts: np.ndarray, answers: np.ndarray) -> Mapping[str, np.ndarray]:
+        """What `estimates` is for other rules; arguments as for `joint_table`."""
         return {}
 
 

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from nnkd import agreement, consensus, votes
+from nnkd.ballots import Ballots
 from nnkd.dataset import DatasetSpec, ImageFolder, RawDataset
 from nnkd.errors import BrokenPluginError, NnkdError, PredictionError, UnknownNameError
 from nnkd.files import sha256
 from nnkd.geometry import Grid
-from nnkd.interfaces import Aggregator
+from nnkd.interfaces import Aggregator, JointAggregator
 from nnkd.predictions import Lineage, Manifest, PredictionFolder, portable_options, prediction_folders, versions
 
 
@@ -147,20 +148,60 @@ class Panel:
             raise PredictionError(self._nobody(case, images is not None))
         image = None if images is None else images.read(case)[1:]
         maps, grid, properties = self.read(case, image)
-        labels = self.spec.labels
-        counts = [
-            votes.count_patterns(votes.pack_label(maps, integers)[None], len(maps)) for integers in labels.values()
-        ]
-        cleared = votes.clear_abstentions(np.concatenate(counts), answers)
-        table = votes.fit(aggregator, cleared, answers)
         volume = float(np.prod(grid.spacing)) / 1000 if grid.in_world else 1.0
+        label_map, figures = self.consensus(maps, answers, aggregator, volume)
         return Outcome(
-            label_map=votes.apply_to_label_maps(maps, table, self.spec),
+            label_map=label_map,
             properties=properties,
-            answered=[label for index, label in enumerate(labels) if answers[:, index].any()],
-            figures=agreement.figures_of_case(cleared, answers, table, self.names, labels, volume),
+            answered=[label for index, label in enumerate(self.spec.labels) if answers[:, index].any()],
+            figures=figures,
             volume_unit="ml" if grid.in_world else "voxels",
         )
+
+    def consensus(
+        self, maps: Sequence[np.ndarray], answers: np.ndarray, aggregator: Aggregator, voxel_volume: float
+    ) -> tuple[np.ndarray, dict[str, dict[str, Any]]]:
+        """What label maps in memory become.
+
+        Args:
+            maps: K arrays (Z, Y, X), uint8 or uint16, in bit order.
+            answers: (K, L) bool.
+            aggregator: The rule.
+            voxel_volume: Of one voxel, in the unit of the figures.
+
+        Returns:
+            (Z, Y, X) the label map, and its figures (see `nnkd.agreement.figures_of_case`).
+
+        Raises:
+            NnkdError: If the label maps do not fit together, or the aggregator fails.
+        """
+        ballots = Ballots.of(maps)
+        counts = votes.clear_abstentions(ballots.count_patterns(self.spec), answers)
+        decide = self._decide_jointly if isinstance(aggregator, JointAggregator) else self._decide_by_label
+        integers, chosen, estimates = decide(aggregator, ballots, counts, answers)
+        figures = agreement.figures_of_case(
+            counts, answers, chosen, self.names, self.spec.labels, voxel_volume, estimates
+        )
+        return ballots.paint(integers), figures
+
+    def _decide_by_label(
+        self, aggregator: Aggregator, ballots: Ballots, counts: np.ndarray, answers: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """(R,) the integer of each ballot; (L, 2**K) voxels of each pattern with a yes; estimates by name."""
+        table = votes.fit(aggregator, counts, answers)
+        integers = votes.apply_to_label_maps(ballots.columns(), table, self.spec)
+        estimates = votes.found_out(aggregator, answers, lambda: aggregator.estimates(counts, answers))
+        return integers, counts * (table > 0.5), estimates
+
+    def _decide_jointly(
+        self, aggregator: JointAggregator, ballots: Ballots, counts: np.ndarray, answers: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """As `_decide_by_label`."""
+        case = ballots.said(self.spec, answers), ballots.counts, answers
+        integers = votes.joint_label_map(votes.fit_joint(aggregator, *case), self.spec)
+        estimates = votes.found_out(aggregator, answers, lambda: aggregator.joint_estimates(*case))
+        chosen = votes.clear_abstentions(ballots.count_chosen(integers, self.spec), answers)
+        return integers, chosen, estimates
 
     def _nobody(self, case: str, in_training: bool) -> str:
         reasons = [f"{t}: {m.failures[case]}" for t, m in self.manifests.items() if case in m.failures]

@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nnkd import votes
+from nnkd.ballots import Ballots
 from nnkd.dataset import DatasetSpec, ImageFolder
 from nnkd.errors import DatasetError, GeometryError, NnkdError
 from nnkd.files import atomic
@@ -180,7 +181,7 @@ def _votes(job: Job, plans: Any, configuration: Any) -> np.ndarray:
     with atomic(job.votes_folder / f"{job.case}.b2nd") as temporary:
         cparams = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1}
         blosc2.asarray(packed, urlpath=str(temporary), chunks=chunks, blocks=blocks, cparams=cparams)
-    return votes.count_patterns(votes.pack(raw, job.spec), len(raw))
+    return Ballots.of([label_map.astype(np.uint16) for label_map in raw]).count_patterns(job.spec)
 
 
 def _read(job: Job, file: Path | None, image: np.ndarray, properties: Mapping[str, Any]) -> np.ndarray:

@@ -84,7 +84,8 @@ class Recipe:
 
     def slug(self) -> str:
         """A readable name and six hexadecimal digits of the content."""
-        how = [self.aggregator.name, *(str(v) for v in self.aggregator.options.values())]
+        values = self.aggregator.options.values()
+        how = [self.aggregator.name, *(str(v) for v in values if isinstance(v, bool | int | float | str))]
         if not self.teachers:
             how = ["supervised"]
         if self.sampler.name != "uniform":

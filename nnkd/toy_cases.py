@@ -75,6 +75,26 @@ def toy_counts(teachers: int, silent: Iterable[int], seed: int = 0) -> tuple[np.
     return counts.astype(np.int64), answers
 
 
+def toy_ballots(teachers: int, silent: Iterable[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What all teachers say, and how often, in a made-up case of two labels.
+
+    Args:
+        teachers: K.
+        silent: Teachers that abstain for the second label.
+        seed: Of the counts.
+
+    Returns:
+        said (3**K, K) int64 (0 neither, 1 or 2 the label), counts (3**K,) int64 and answers (K, 2) bool.
+    """
+    said = np.indices((3,) * teachers).reshape(teachers, -1).T.copy()
+    counts = np.random.default_rng(seed).integers(0, 50, len(said))
+    counts[0] += 1000  # most voxels are background for everybody
+    answers = np.ones((teachers, 2), dtype=bool)
+    answers[list(silent), 1] = False
+    said[(said == 2) & ~answers[:, 1]] = 0
+    return said, counts, answers
+
+
 def toy_participants() -> dict[str, Participant]:
     """Twelve cases of twelve people, by case: both sexes, ages 25 to 80, bmi 19 to 35."""
     return {

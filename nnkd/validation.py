@@ -6,16 +6,16 @@ import inspect
 import itertools
 import json
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from nnkd.errors import BrokenPluginError, NnkdError, SettingError
-from nnkd.interfaces import BoxTeacher, Teacher
+from nnkd.interfaces import Aggregator, BoxTeacher, JointAggregator, Teacher
 from nnkd.settings import options_of, parse_options
-from nnkd.toy_cases import LABELS, toy_counts, toy_participants, toy_prompts, toy_volume
+from nnkd.toy_cases import LABELS, toy_ballots, toy_counts, toy_participants, toy_prompts, toy_volume
 from nnkd.types import Entry, Kind, TeacherContext, Volume
 
 Outcome = Literal["ok", "failed", "not tried"]
@@ -235,17 +235,47 @@ def _check_aggregator(candidate: Candidate) -> Iterator[Check]:
     if aggregator.draws_teacher:
         yield Check(subject, "table", NOT_TRIED, "draws a teacher per sample instead")
         return
+    problem = _joint_problem if isinstance(aggregator, JointAggregator) else _table_problem
     for what, teachers, silent in (("one teacher", 1, ()), ("three teachers", 3, ()), ("abstentions", 4, (1, 3))):
-        counts, answers = toy_counts(teachers, silent)
-        yield _guarded(subject, what, lambda c=counts, a=answers: _table_problem(aggregator.table, c, a))
+        yield _guarded(subject, what, lambda k=teachers, s=silent: problem(_named(aggregator, k), k, s))
 
 
-def _table_problem(fit: Callable[..., Any], counts: np.ndarray, answers: np.ndarray) -> str:
+def _named(aggregator: Any, teachers: int) -> Any:
+    made = aggregator.for_teachers([f"teacher{k}" for k in range(teachers)], LABELS)
+    if not isinstance(made, Aggregator):
+        raise TypeError(f"for_teachers returned {type(made).__name__}, but an aggregator is expected")
+    return made
+
+
+def _table_problem(aggregator: Any, teachers: int, silent: Sequence[int]) -> str:
+    counts, answers = toy_counts(teachers, silent)
     before = counts.copy()
-    table = fit(counts, answers)
+    table, found = aggregator.table(counts, answers), aggregator.estimates(counts, answers)
     if not np.array_equal(before, counts):
-        return "table changed its counts; work on a copy"
-    return _unit_problem("table", table, counts.shape, "(L, 2**K)")
+        return "table or estimates changed its counts; work on a copy"
+    return _unit_problem("table", table, counts.shape, "(L, 2**K)") or _estimates_problem("estimates", found, answers)
+
+
+def _joint_problem(aggregator: Any, teachers: int, silent: Sequence[int]) -> str:
+    said, counts, answers = toy_ballots(teachers, silent)
+    before = said.copy(), counts.copy()
+    table, found = aggregator.joint_table(said, counts, answers), aggregator.joint_estimates(said, counts, answers)
+    if not (np.array_equal(before[0], said) and np.array_equal(before[1], counts)):
+        return "joint_table or joint_estimates changed what it was given; work on a copy"
+    problem = _unit_problem("joint_table", table, (len(said), answers.shape[1]), "(R, L)")
+    if not problem and table.sum(axis=1).max() > 1 + 1e-6:
+        problem = f"joint_table gives labels {table.sum(axis=1).max():g} in sum, but at most 1 is expected"
+    return problem or _estimates_problem("joint_estimates", found, answers)
+
+
+def _estimates_problem(what: str, found: object, answers: np.ndarray) -> str:
+    if not isinstance(found, Mapping):
+        return f"{what} returned {type(found).__name__}, but a mapping from name to array is expected"
+    for name, values in found.items():
+        if not isinstance(values, np.ndarray) or values.shape != answers.shape or values.dtype.kind not in "fiub":
+            came = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
+            return f"{what} returned '{name}' as {came}, but numbers of shape {answers.shape} (K, L) are expected"
+    return ""
 
 
 def _check_sampler(candidate: Candidate) -> Iterator[Check]:

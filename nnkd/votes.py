@@ -6,19 +6,20 @@ often each pattern occurs, applied by look-up. Bit k of a pattern is teacher k.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nnkd.errors import BrokenPluginError, GeometryError, NnkdError, VotesError
-from nnkd.interfaces import Aggregator
+from nnkd.interfaces import Aggregator, JointAggregator
 
 if TYPE_CHECKING:
     from nnkd.dataset import DatasetSpec
     from nnkd.predictions import CaseRecord
 
 MAX_TEACHERS = 16
+EQUAL = 1e-9  # probabilities of two labels that differ by less are the same, computed in another order
 NO_VOTE = -1.0  # in tables and probabilities: nobody answers for this label in this case
 CHUNK = 1 << 22  # np.bincount and np.take widen patterns to 8 bytes: 32 MiB at a time instead of 8 bytes a voxel
 
@@ -48,15 +49,26 @@ def pack_label(label_maps: Sequence[np.ndarray], integers: Sequence[int]) -> np.
         VotesError: If there are too many teachers, or none.
         GeometryError: If the label maps differ in size.
     """
-    dtype = bit_dtype(len(label_maps))
-    if len({label_map.shape for label_map in label_maps}) > 1:
-        sizes = ", ".join("x".join(map(str, label_map.shape)) for label_map in label_maps)
-        raise GeometryError(f"Label maps of {sizes} voxels cannot vote together. Bring them onto one grid first.")
+    dtype = check_label_maps(label_maps)
     packed = np.zeros(label_maps[0].shape, dtype)
     for k, label_map in enumerate(label_maps):
         for integer in integers:
             packed |= (label_map == integer).astype(dtype) << dtype.type(k)
     return packed
+
+
+def check_label_maps(label_maps: Sequence[np.ndarray]) -> np.dtype:
+    """`bit_dtype` of label maps that vote together.
+
+    Raises:
+        VotesError: If there are too many teachers, or none.
+        GeometryError: If the label maps differ in size.
+    """
+    dtype = bit_dtype(len(label_maps))
+    if len({label_map.shape for label_map in label_maps}) > 1:
+        sizes = ", ".join("x".join(map(str, label_map.shape)) for label_map in label_maps)
+        raise GeometryError(f"Label maps of {sizes} voxels cannot vote together. Bring them onto one grid first.")
+    return dtype
 
 
 def pack(label_maps: Sequence[np.ndarray], spec: DatasetSpec) -> np.ndarray:
@@ -81,12 +93,13 @@ def unpack(votes: np.ndarray, k: int) -> np.ndarray:
     return np.stack([(votes >> votes.dtype.type(bit)) & votes.dtype.type(1) for bit in range(k)]).astype(bool)
 
 
-def count_patterns(votes: np.ndarray, k: int) -> np.ndarray:
+def count_patterns(votes: np.ndarray, k: int, times: np.ndarray | None = None) -> np.ndarray:
     """How many voxels have each pattern.
 
     Args:
         votes: (L, *S) unsigned.
         k: Number of teachers.
+        times: (*S) int64, how often each voxel counts; None: once.
 
     Returns:
         (L, 2**k) int64.
@@ -95,7 +108,9 @@ def count_patterns(votes: np.ndarray, k: int) -> np.ndarray:
     for row, label in zip(counts, votes, strict=True):
         flat = label.reshape(-1)
         for start in range(0, flat.size, CHUNK):
-            row += np.bincount(flat[start : start + CHUNK], minlength=1 << k)
+            piece = slice(start, start + CHUNK)
+            weights = None if times is None else times.reshape(-1)[piece]  # exact: below 2**53 voxels
+            row += np.bincount(flat[piece], weights, minlength=1 << k).astype(np.int64)
     return counts
 
 
@@ -193,10 +208,78 @@ def fit(aggregator: Aggregator, counts: np.ndarray, answers: np.ndarray) -> np.n
         BrokenPluginError: If the aggregator fails or its table has another shape, type or range.
     """
     answered = answers.any(axis=0)
-    table = _checked(aggregator, clear_abstentions(counts, answers), answers, answered)
+    cleared = clear_abstentions(counts, answers)
+    table = _called(aggregator, lambda: aggregator.table(cleared, answers))
+    table = _checked(aggregator, table, counts.shape, "labels, patterns", answered[:, None]).astype(np.float32)
     table = np.take_along_axis(table, _answered_patterns(answers), axis=1)
     table[~answered] = NO_VOTE
     return table
+
+
+def fit_joint(aggregator: JointAggregator, said: np.ndarray, counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """Fit a joint aggregator to one case and check what it returns.
+
+    Args:
+        aggregator: The rule.
+        said: (R, K) int64, see `nnkd.JointAggregator.joint_table`.
+        counts: (R,) int64.
+        answers: (K, L) bool.
+
+    Returns:
+        (R, L) float64 in [0, 1]; 0 for labels that nobody answers for.
+
+    Raises:
+        BrokenPluginError: If the aggregator fails or its table has another shape, type or range.
+    """
+    answered = answers.any(axis=0)
+    table = _called(aggregator, lambda: aggregator.joint_table(said, counts, answers))
+    table = _checked(aggregator, table, (len(said), answers.shape[1]), "ballots, labels", answered[None])
+    table[:, ~answered] = 0
+    return table
+
+
+def joint_label_map(table: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+    """The integer that each ballot becomes: the label with the highest probability if that is also more than what is
+    left for background; 0 where two are equal.
+
+    Args:
+        table: (R, L) float in [0, 1].
+        spec: The dataset; no regions.
+
+    Returns:
+        (R,) uint8, or uint16 if a label's integer needs it.
+    """
+    shares = np.column_stack([1 - table.sum(axis=1), table])
+    first = shares.argmax(axis=1)
+    second = np.partition(shares, -2, axis=1)[:, -2]
+    decided = shares.max(axis=1) > second + EQUAL
+    masks = {label: decided & (first == index + 1) for index, label in enumerate(spec.labels)}
+    return spec.label_map(masks, first.shape)
+
+
+def found_out(aggregator: Aggregator, answers: np.ndarray, estimate: Callable[[], object]) -> dict[str, np.ndarray]:
+    """What an aggregator found out about the teachers of a case, checked.
+
+    Args:
+        aggregator: The rule.
+        answers: (K, L) bool.
+        estimate: Its `estimates` or `joint_estimates`, called with the case.
+
+    Returns:
+        By name: (K, L) float64, NaN where nothing is known.
+
+    Raises:
+        BrokenPluginError: If it fails or returns something else.
+    """
+    found = _called(aggregator, lambda: {name: np.asarray(values) for name, values in estimate().items()})
+    for name, values in found.items():
+        if values.shape != answers.shape or values.dtype.kind not in "fiub":
+            raise BrokenPluginError(
+                f"The aggregator {type(aggregator).__name__} estimates '{name}' as {values.dtype} of shape "
+                f"{values.shape}, but numbers of shape {answers.shape} (teachers, labels) are expected. Correct the "
+                f"plugin."
+            )
+    return {name: np.where(answers, values, np.nan) for name, values in found.items()}
 
 
 def to_label_map(probabilities: np.ndarray, spec: DatasetSpec) -> np.ndarray:
@@ -263,26 +346,35 @@ def _answered_patterns(answers: np.ndarray) -> np.ndarray:
     return np.arange(1 << len(answers), dtype=np.int64)[None] & answering[:, None]
 
 
-def _checked(aggregator: Aggregator, counts: np.ndarray, answers: np.ndarray, answered: np.ndarray) -> np.ndarray:
-    """The aggregator's table as a float32 copy, refused if it is not what the interface asks for."""
-    name = type(aggregator).__name__
+def _called(aggregator: Aggregator, call: Callable[[], Any]) -> Any:
+    """What a plugin's method returns, an array or arrays by name."""
     try:
-        table = np.asarray(aggregator.table(counts, answers))
+        result = call()
+        return result if isinstance(result, dict) else np.asarray(result)
     except NnkdError:
         raise
     except Exception as error:  # a plugin raises whatever it likes
+        name = type(aggregator).__name__
         raise BrokenPluginError(f"The aggregator {name} failed ({type(error).__name__}: {error}).") from error
-    if table.shape != counts.shape:
+
+
+def _checked(
+    aggregator: Aggregator, table: np.ndarray, shape: tuple[int, ...], axes: str, counts: np.ndarray
+) -> np.ndarray:
+    """The aggregator's table as a float64 copy, refused if it is not what the interface asks for; `counts` is False
+    where it may hold anything."""
+    name = type(aggregator).__name__
+    if table.shape != shape:
         raise BrokenPluginError(
-            f"The aggregator {name} returned a table of shape {table.shape}, but {counts.shape} (labels, patterns) is "
+            f"The aggregator {name} returned a table of shape {table.shape}, but {shape} ({axes}) is "
             f"expected. Correct the plugin."
         )
     if table.dtype.kind not in "fb":
         raise BrokenPluginError(f"The aggregator {name} returned {table.dtype} values, but float32 is expected.")
-    values = table[answered]
+    values = table[np.broadcast_to(counts, shape)]
     if not ((values >= -1e-6) & (values <= 1 + 1e-6)).all():  # also false for NaN
         raise BrokenPluginError(
             f"The aggregator {name} returned values from {values.min():g} to {values.max():g}, but probabilities "
             f"in [0, 1] are expected. Correct the plugin."
         )
-    return np.nan_to_num(table.astype(np.float32)).clip(0, 1)
+    return np.nan_to_num(table.astype(np.float64)).clip(0, 1)

@@ -26,7 +26,8 @@ def test_dsc_from_counts_is_dsc_from_voxels(k, seed):
     packed = sum(masks[teacher].astype(np.uint8) << teacher for teacher in range(k))
     counts = votes.count_patterns(packed, k)
     yes = rng.random((2, 1 << k)) < 0.5
-    pairs, with_consensus = agreement.pairwise_dsc(counts, answers), agreement.dsc_with_consensus(counts, answers, yes)
+    pairs = agreement.pairwise_dsc(counts, answers)
+    with_consensus = agreement.dsc_with_consensus(counts, answers, counts * yes)
     for label in range(2):
         consensus = yes[label][packed[label]]
         for i in range(k):
@@ -45,10 +46,11 @@ def test_ties_are_among_those_who_answer():
     np.testing.assert_array_equal(np.flatnonzero(tied[1]), [0b001, 0b010, 0b101, 0b110])
 
 
-def a_case(both: int, only_a: int, only_b: int) -> dict:
+def a_case(both: int, only_a: int, only_b: int, **estimates: np.ndarray) -> dict:
     counts = np.array([[100, only_a, only_b, both]])
-    table = np.array([[0.0, 0.5, 0.5, 1.0]])
-    return agreement.figures_of_case(counts, np.ones((2, 1), dtype=bool), table, ["a", "b"], ["liver"], 0.5)
+    chosen = counts * np.array([[0, 0, 0, 1]])
+    answers = np.ones((2, 1), dtype=bool)
+    return agreement.figures_of_case(counts, answers, chosen, ["a", "b"], ["liver"], 0.5, estimates)
 
 
 def test_figures_of_a_case_and_of_several():

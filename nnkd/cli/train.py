@@ -57,6 +57,7 @@ def _run(arguments: argparse.Namespace) -> StepReport:
     plugins = registry.installed()
     settings = split_settings(arguments.set)
     flags = {"options": settings.pop("", {}), "teachers": arguments.t, "name": arguments.n}
+    rule = None
     for kind, given, default in (("aggregator", arguments.a, "mean"), ("sampler", arguments.s, "uniform")):
         name = given or default
         options = settings.pop(name, {})
@@ -64,13 +65,15 @@ def _run(arguments: argparse.Namespace) -> StepReport:
         if given or options:
             plugin = plugins.load(kind, name)
             checked = parse_options(plugin, options, name)
+            if kind == "aggregator":
+                rule = plugin(**checked)
             flags[kind] = (name, {key: checked[key] for key in options})
     if settings:
         raise SettingError(
             f"--set names '{next(iter(settings))}', but options belong to the training itself (epochs=200), to the "
             f"aggregator {arguments.a or 'mean'} or to the sampler {arguments.s or 'uniform'}."
         )
-    return _train(arguments, flags, plugins)
+    return _train(arguments, {**flags, "rule": rule}, plugins)
 
 
 def _train(arguments: argparse.Namespace, flags: dict, plugins: object) -> StepReport:
@@ -92,7 +95,12 @@ def _train(arguments: argparse.Namespace, flags: dict, plugins: object) -> StepR
             is_student=is_student and hasattr(trainer, "options_class"),
             plans=arguments.p,
             flags=RecipeFlags(
-                flags["teachers"], choices["aggregator"], choices["sampler"], flags["options"], flags["name"]
+                flags["teachers"],
+                choices["aggregator"],
+                choices["sampler"],
+                flags["options"],
+                flags["name"],
+                flags["rule"],
             ),
             pretrained_weights=arguments.pretrained_weights,
             num_gpus=arguments.num_gpus,

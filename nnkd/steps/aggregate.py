@@ -13,7 +13,7 @@ from nnkd import agreement, consensus
 from nnkd.agreement import AGREEMENT, AgreementFile
 from nnkd.dataset import DatasetSpec, ImageFolder, RawDataset
 from nnkd.errors import SettingError
-from nnkd.interfaces import Aggregator
+from nnkd.interfaces import Aggregator, JointAggregator
 from nnkd.panel import Outcome, Panel
 from nnkd.predictions import PredictionFolder, portable_options
 from nnkd.types import Failure, StepReport
@@ -53,7 +53,8 @@ def aggregate(
         (files).
 
     Raises:
-        SettingError: If the aggregator draws teachers, or the output would vote itself.
+        SettingError: If the aggregator draws teachers, the output would vote itself, or the aggregator is joint and the
+            dataset has regions.
         NnkdError: If an option of the aggregator names another teacher or label.
         PredictionError: If there are no teachers, or they were made for other labels.
         UnknownNameError: If one of `teachers` does not exist.
@@ -63,6 +64,11 @@ def aggregate(
         raise SettingError(
             f"The aggregator '{name}' draws one teacher per training sample, so it stands for no single label map. "
             f"Use it in nnKD_train -a {name}; here take mean or majority."
+        )
+    if isinstance(aggregator, JointAggregator) and dataset.spec.has_regions:
+        raise SettingError(
+            f"The aggregator '{name}' needs labels that exclude each other, but {dataset.name} has regions. Take a "
+            f"rule for each label alone, such as staple or majority."
         )
     source = dataset.teachers_folder() if source is None else source
     panel = Panel.open(source, dataset, teachers)

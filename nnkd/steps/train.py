@@ -17,6 +17,7 @@ from nnkd.dataset import DatasetSpec
 from nnkd.devices import check_device
 from nnkd.errors import NnkdError, RecipeError, SettingError, UnknownNameError, WeightsError
 from nnkd.files import read_json
+from nnkd.interfaces import Aggregator, JointAggregator
 from nnkd.preprocessing import listed_cases
 from nnkd.recipes import KEY, Choice, Recipe, plans_of, read_plans, write_recipe
 from nnkd.settings import parse_options
@@ -35,6 +36,7 @@ class RecipeFlags:
         aggregator, sampler: Name and options, checked by the caller.
         options: Trainer options and plan values (batch_size, patch_size) as given.
         name: -n.
+        rule: The aggregator itself, to be checked against the teachers; None: the default.
     """
 
     teachers: Sequence[str] | None = None
@@ -42,6 +44,7 @@ class RecipeFlags:
     sampler: Choice | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     name: str | None = None
+    rule: Aggregator | None = None
 
     def any(self) -> bool:
         """Whether a recipe is asked for."""
@@ -113,6 +116,8 @@ def _recipe(request: Request, folder: Path, plans: Mapping[str, Any]) -> Recipe:
     identifier = _configuration(plans, request.configuration, folder)["data_identifier"]
     votes = VotesFolder.of(folder, identifier)
     teachers = _teachers(flags.teachers, votes)
+    if teachers and flags.aggregator and flags.rule:
+        _check_rule(flags.rule, flags.aggregator.name, teachers, votes.index.labels)
     values, options = _split_options(request)
     lineage: list[dict[str, str]] = []
     if teachers:
@@ -130,6 +135,16 @@ def _recipe(request: Request, folder: Path, plans: Mapping[str, Any]) -> Recipe:
         has_regions=spec.has_regions,
         inputs=votes.digests(teachers) if teachers else {},
     )
+
+
+def _check_rule(rule: Aggregator, name: str, teachers: Sequence[str], labels: Sequence[str]) -> None:
+    if isinstance(rule, JointAggregator):
+        raise RecipeError(
+            f"The aggregator '{name}' looks at all labels at once, but a recipe holds one table for each label. Choose "
+            f"one such as staple; or write its label maps with nnKD_aggregate -i TEACHERS -o OUT -a {name}, take them "
+            f"in as one more teacher (nnKD_predict_teachers -t imported) and train on that one with -t."
+        )
+    rule.for_teachers(teachers, labels)  # raises where its options name others
 
 
 def _configuration(plans: Mapping[str, Any], name: str, folder: Path) -> dict[str, Any]:

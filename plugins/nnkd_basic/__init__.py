@@ -59,6 +59,13 @@ def nnkd_register_aggregators():
             LICENCE,
         ),
         Entry(
+            "multilabel_staple",
+            "nnkd_basic.multilabel_staple:MultilabelStaple",
+            "STAPLE for all labels at once, with each teacher's confusion matrix; for nnKD_aggregate, not recipes",
+            "Warfield et al., IEEE TMI 2004",
+            LICENCE,
+        ),
+        Entry(
             "random_teacher",
             "nnkd_basic.aggregators:RandomTeacher",
             "one answering teacher, drawn anew for each training sample",

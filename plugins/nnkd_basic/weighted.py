@@ -81,7 +81,7 @@ class Weighted(Aggregator):
             return self._given * answers
         if self.weights is not None:
             raise SettingError("'weighted.weights' goes by name, so call for_teachers before table.")
-        dsc = dsc_with_consensus(counts, answers, Majority().table(counts, answers) > 0.5)
+        dsc = dsc_with_consensus(counts, answers, counts * (Majority().table(counts, answers) > 0.5))
         weights = np.nan_to_num(dsc, nan=1.0) ** self.sharpness * answers
         nobody = weights.sum(axis=0) == 0  # each found something else: all weigh the same
         return np.where(nobody, answers, weights)
