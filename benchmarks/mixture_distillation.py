@@ -8,7 +8,7 @@ RAW is any labelled dataset in nnU-Net's raw format (isotropic 3D; for hippocamp
 split is a function of the seed alone: 20 labelled cases, 40 test cases, the rest unlabelled; 38 further cases, the same
 for all seeds, are for choosing between variants and never for anything else. Teachers share no labelled case: an atlas
 and four 2D networks (axial, coronal, sagittal, and axial at half the resolution) have four labelled cases each.
-LiteMedSAM, boxed from the atlas, answers in some cases only, since it is slow.
+LiteMedSAM, boxed from the atlas, answers in some cases only, since it is slow. Networks predict without mirroring.
 
 Every finished row is appended to the JSONL with its scores case by case; rows that stand there already are not made
 again, and unfinished trainings continue. So a better machine can add seeds, epochs or rows.
@@ -207,7 +207,7 @@ class Seed:
         settings = [f"atlas.cases={','.join(sorted(self.split.handfuls[0]))}", "atlas.number=1"]
         for fold, name in enumerate(NETWORKS):
             model = f"nnUNet_results/{self.manual}/{UNET}__nnUNetPlans_{name}_teacher__2d"
-            settings += [f"{name}.model={self.work.folder / model}", f"{name}.folds={fold}"]
+            settings += [f"{name}.model={self.work.folder / model}", f"{name}.folds={fold}", f"{name}.mirroring=false"]
         common = ["-d", self.mixture, "-device", self.work.device, "-np", "1"]
         for more in ([], ["--test"]):
             self.work.run("predict_teachers", *common, "-t", "atlas", *chosen, "--set", *settings, *more)
@@ -288,8 +288,8 @@ class Seed:
         """Let a student segment imagesTr or imagesTs of the mixture's dataset."""
         source = f"nnUNet_raw/{self.mixture}/{images}"
         self.work.predict(
-            dataset, "2d", student.trainer, plans, source, target, "--disable_progress_bar", fold=fold
-        )  # fmt: skip
+            dataset, "2d", student.trainer, plans, source, target, "--disable_progress_bar", "--disable_tta", fold=fold
+        )
 
     def is_done(self, row: str) -> bool:
         """Whether a row stands in the JSONL."""

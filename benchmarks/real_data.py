@@ -58,7 +58,8 @@ def hippocampus(data: Path, work: Work, epochs: int) -> dict:
 
 
 def trunk_ct(data: Path, work: Work, epochs: int) -> dict:
-    """One CT with what three TotalSegmentator versions made of it: imported, voted on, compared."""
+    """One CT with what three TotalSegmentator versions made of it, imported, and LiteMedSAM, boxed from one of them:
+    voted on, compared."""
     download = work.folder / "trunk"
     download.mkdir(exist_ok=True)
     shutil.copyfile(data / "trunk_ct" / "ct.nii.gz", download / "trunk.nii.gz")
@@ -75,6 +76,8 @@ def trunk_ct(data: Path, work: Work, epochs: int) -> dict:
         shutil.copyfile(data / "trunk_ct" / f"totalsegmentator_{alias}.nii.gz", masks / "trunk.nii.gz")
         settings += [f"{alias}.folder={masks}", f"{alias}.map={json.dumps(numbers)}"]
     work.run("predict_teachers", "-d", "705", "-t", *(f"{alias}=imported" for alias in runs), "--set", *settings)
+    work.run("predict_teachers", "-d", "705", "-t", "litemedsam", "--boxes-from", "v2_fast", "--box_each", "component",
+             "-device", "cpu", "-np", "2")  # fmt: skip
     return {"agreement": work.run("aggregate", "-d", "705", "--review", "1")}
 
 

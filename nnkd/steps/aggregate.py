@@ -229,11 +229,13 @@ def _summarise(report: StepReport, target: Target, figures: AgreementFile, manua
     figures.save(summary)
     kept = len(manual & set(report.skipped))
     rule = ", ".join(f"{key}={value}" for key, value in made_by["options"].items())
+    told = [teacher for teacher, manifest in panel.manifests.items() if manifest.ground_truth]
     report.lines += [
         f"{target.title}: {len(report.done)} written, {len(report.skipped) - kept} unchanged"
         + (f", {kept} manual label map(s) kept" if kept else ""),
         f"rule: {made_by['aggregator']}{f' ({rule})' if rule else ''} of {len(panel.names)} teacher(s)"
         + ("; an odd number would leave fewer ties" if len(panel.names) % 2 == 0 else ""),
+        *([f"made with the help of ground truth: {', '.join(told)}"] if told else []),
         *(agreement.lines(summary, figures.volume_unit) if summary else []),
         f"figures of each case: {target.agreement_file.parent.name}/{AGREEMENT}",
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import traceback
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 from nnkd import paths
 from nnkd.checkpoints import load_checkpoint
 from nnkd.dataset import DatasetSpec
-from nnkd.devices import check_device
+from nnkd.devices import check_device, cores
 from nnkd.errors import NnkdError, RecipeError, SettingError, UnknownNameError, WeightsError
 from nnkd.files import read_json
 from nnkd.interfaces import Aggregator, JointAggregator
@@ -285,7 +284,7 @@ def _train(request: Request, dataset: str, plans_name: str) -> None:
 
     check_device(request.device)
     if request.device == "cpu":
-        torch.set_num_threads(multiprocessing.cpu_count())
+        torch.set_num_threads(cores())
     elif request.device == "cuda":
         torch.set_num_threads(1)
         torch.set_num_interop_threads(1)
