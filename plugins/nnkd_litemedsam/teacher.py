@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -64,7 +64,7 @@ class LiteMedSAMTeacher(BoxTeacher):
         self.dtype = _dtype(precision)
         network, self._weights = self._load(weights)
         self.network = network.eval().requires_grad_(False).to(context.device)
-        self.network.image_encoder.fuse()
+        self.network.image_encoder.fuse().to(self.dtype)
         self._notes: dict[str, object] = {}
 
     def _load(self, file: Path | None) -> tuple[LiteMedSAM, tuple[dict[str, str], ...]]:
@@ -115,10 +115,8 @@ class LiteMedSAMTeacher(BoxTeacher):
 
     def _encode(self, images: Sequence[np.ndarray]) -> Tensor:
         """(B, 256, 64, 64) float32."""
-        prepared = torch.from_numpy(np.stack([prepare(image) for image in images])).to(self.context.device)
-        reduced = self.dtype != torch.float32
-        with torch.autocast(self.context.device, self.dtype) if reduced else nullcontext():
-            return self.network.image_encoder(prepared).float()
+        prepared = torch.from_numpy(np.stack([prepare(image) for image in images]))
+        return self.network.image_encoder(prepared.to(self.context.device, self.dtype)).float()
 
     def _decode(self, embedding: Tensor, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         if not len(boxes):

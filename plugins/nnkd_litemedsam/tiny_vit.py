@@ -1,7 +1,7 @@
 """LiteMedSAM's image encoder: a TinyViT without the strides of its stem and of its last stage.
 
 Source: Wu et al., ECCV 2022 (TinyViT); names and sizes as in LiteMedSAM's published weights. Tensors between layers are
-(B, H, W, C) in memory, which convolutions (channels last), linear layers and layer norms all read without a copy.
+(B, H, W, C), which convolutions (channels last), linear layers and layer norms all read without a copy.
 """
 
 from __future__ import annotations
@@ -12,26 +12,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnkd_litemedsam.fused_layers import ROWS, by_rows, in_strips, linear
+
 SIZE = 256  # pixels of a side of the input
 CHANNELS = 256  # of the embedding
 GRID = 64  # pixels of a side of the embedding
 
 
 class ConvNorm(nn.Module):
-    """A convolution and its batch norm, (B, C, H, W)."""
+    """A convolution and its batch norm; (B, H, W, C)."""
 
     def __init__(self, inside: int, outside: int, kernel: int = 1, stride: int = 1, groups: int = 1):
         super().__init__()
         self.c = nn.Conv2d(inside, outside, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(outside)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.c(x))
+    @property
+    def fused(self) -> bool:
+        """Whether the batch norm is part of the convolution."""
+        return isinstance(self.bn, nn.Identity)
+
+    def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
+        if self.fused and self.c.kernel_size == (1, 1):
+            return linear(x, self.c.weight.flatten(1), self.c.bias, gelu)
+        y = self.bn(self.c(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        return F.gelu(y) if gelu else y
 
     @torch.no_grad()
     def fuse(self) -> None:
         """Put the batch norm into the convolution: the same function, once training is over."""
-        if isinstance(self.bn, nn.Identity):
+        if self.fused:
             return
         factor = self.bn.weight / torch.sqrt(self.bn.running_var + self.bn.eps)
         self.c.weight.copy_(self.c.weight * factor[:, None, None, None])
@@ -40,7 +50,7 @@ class ConvNorm(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Widen, filter, narrow, with a residual; (B, C, H, W)."""
+    """Widen, filter, narrow, with a residual; (B, H, W, C)."""
 
     def __init__(self, width: int, expansion: int = 4):
         super().__init__()
@@ -49,20 +59,31 @@ class MBConv(nn.Module):
         self.conv3 = ConvNorm(width * expansion, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(x + self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x))))))
+        return by_rows(self._strip, x) if in_strips(x) else self._strip(x, 0, x.shape[1])
+
+    def _strip(self, x: Tensor, first: int, rows: int) -> Tensor:
+        y = self.conv2(self.conv1(x, gelu=True))[:, first : first + rows]
+        return F.gelu(x[:, first : first + rows] + self.conv3(F.gelu(y)))
 
 
 class Downsample(nn.Module):
-    """Another width and, with stride 2, half the size; (B, C, H, W)."""
+    """Another width and, with stride 2, half the size; (B, H, W, C)."""
 
     def __init__(self, inside: int, outside: int, stride: int):
         super().__init__()
+        self.stride = stride
         self.conv1 = ConvNorm(inside, outside)
         self.conv2 = ConvNorm(outside, outside, 3, stride, groups=outside)
         self.conv3 = ConvNorm(outside, outside)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x)))))
+        if in_strips(x):
+            return by_rows(self._strip, x, self.stride)
+        return self._strip(x, 0, x.shape[1] // self.stride)
+
+    def _strip(self, x: Tensor, first: int, rows: int) -> Tensor:
+        y = self.conv2(self.conv1(x, gelu=True))[:, first : first + rows]
+        return self.conv3(F.gelu(y))
 
 
 class Attention(nn.Module):
@@ -84,16 +105,17 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         windows, tokens, width = x.shape
-        qkv = self.qkv(self.norm(x)).view(windows, tokens, self.heads, 3, width // self.heads)
-        query, key, value = qkv.permute(3, 0, 2, 1, 4)
-        bias = self.attention_biases[:, self.index] if self.bias is None else self.bias
+        qkv = linear(self.norm(x), self.qkv.weight, self.qkv.bias)
+        query, key, value = qkv.view(windows, tokens, self.heads, 3, width // self.heads).permute(3, 0, 2, 1, 4)
+        # With a mask of four axes torch takes its fast kernel on CPUs, with three the slow one (29 against 14 ms).
+        bias = self.attention_biases[None, :, self.index] if self.bias is None else self.bias
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
-        return self.proj(mixed.transpose(1, 2).reshape(windows, tokens, width))
+        return linear(mixed.transpose(1, 2).reshape(windows, tokens, width), self.proj.weight, self.proj.bias)
 
     @torch.no_grad()
     def fuse(self) -> None:
         """Look the biases up once."""
-        self.bias = self.attention_biases[:, self.index].contiguous()
+        self.bias = self.attention_biases[None, :, self.index].contiguous()
 
 
 class MLP(nn.Module):
@@ -106,7 +128,8 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(self.norm(x))))
+        y = linear(self.norm(x), self.fc1.weight, self.fc1.bias, gelu=True)
+        return linear(y, self.fc2.weight, self.fc2.bias)
 
 
 class Block(nn.Module):
@@ -120,9 +143,10 @@ class Block(nn.Module):
         self.mlp = MLP(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self._attend(x)
-        x = self.local_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return x + self.mlp(x)
+        x = self.local_conv(x + self._attend(x))
+        if not in_strips(x):
+            return x + self.mlp(x)
+        return torch.cat([torch.cat([y + self.mlp(y) for y in image.split(ROWS, 1)], 1) for image in x.split(1)])
 
     def _attend(self, x: Tensor) -> Tensor:
         """Pads to whole windows; the padded tokens take part, as they did in training."""
@@ -131,14 +155,15 @@ class Block(nn.Module):
         bottom, right = -height % side, -width % side
         x = F.pad(x, (0, 0, 0, right, 0, bottom))
         rows, columns = (height + bottom) // side, (width + right) // side
-        x = x.view(images, rows, side, columns, side, channels).transpose(2, 3)
-        x = self.attn(x.reshape(-1, side * side, channels))
-        x = x.view(images, rows, columns, side, side, channels).transpose(2, 3)
+        x = x.view(images * rows, side, columns, side, channels).transpose(1, 2)
+        parts = x.split(1) if in_strips(x) else (x,)  # a row of windows at once stays in the cache
+        parts = [self.attn(part.reshape(-1, side * side, channels)).view(part.shape) for part in parts]
+        x = torch.cat(parts).transpose(1, 2)
         return x.reshape(images, height + bottom, width + right, channels)[:, :height, :width]
 
 
 class ConvStage(nn.Module):
-    """The first stage; (B, C, H, W)."""
+    """The first stage; (B, H, W, C)."""
 
     def __init__(self, width: int, depth: int, after: int):
         super().__init__()
@@ -152,7 +177,7 @@ class ConvStage(nn.Module):
 
 
 class Stage(nn.Module):
-    """A stage with attention; (B, C, H, W)."""
+    """A stage with attention; (B, H, W, C)."""
 
     def __init__(self, width: int, depth: int, heads: int, window: int, after: int, stride: int):
         super().__init__()
@@ -160,10 +185,8 @@ class Stage(nn.Module):
         self.downsample = Downsample(width, after, stride) if stride else None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.permute(0, 2, 3, 1)
         for block in self.blocks:
             x = block(x)
-        x = x.permute(0, 3, 1, 2)
         return x if self.downsample is None else self.downsample(x)
 
 
@@ -178,14 +201,14 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class Stem(nn.Module):
-    """Two convolutions pixel by pixel; (B, C, H, W)."""
+    """Two convolutions pixel by pixel; (B, H, W, C)."""
 
     def __init__(self, width: int):
         super().__init__()
         self.seq = nn.Sequential(ConvNorm(3, width // 2), nn.GELU(), ConvNorm(width // 2, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.seq(x)
+        return self.seq[2](self.seq[0](x, gelu=True))
 
 
 class TinyViT(nn.Module):
@@ -221,10 +244,10 @@ class TinyViT(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))
+        x = self.patch_embed(x.permute(0, 2, 3, 1).contiguous())
         for layer in self.layers:
             x = layer(x)
-        return self.neck(x)
+        return self.neck(x.permute(0, 3, 1, 2))
 
     def fuse(self) -> TinyViT:
         """Make it faster, for good: batch norms go into their convolutions, biases of attention are looked up.
