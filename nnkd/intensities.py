@@ -122,6 +122,11 @@ def is_ct(modality: str) -> bool:
     return "CT" in re.split(r"[^A-Z]+", modality.upper())
 
 
+def is_colour(channel_names: Sequence[str]) -> bool:
+    """Whether channels are red, green and blue, by their names."""
+    return [name.lower() for name in channel_names] in (["r", "g", "b"], ["red", "green", "blue"])
+
+
 def windows_of(labels: Sequence[str], given: Windows | Path | None = None) -> dict[str, tuple[float, float]]:
     """The CT window of each label: what the user says, else what its name says, else soft tissue.
 

@@ -22,12 +22,13 @@ class Teacher(ABC):
 
     Attributes:
         prompt: What `predict` is told per label: nothing, the label's text, or boxes per axial slice.
-        channels: Whether the volume has the one channel that the user chose, or all of them.
+        channels: Whether the volume has the one channel that the user chose, or all of them; or ("colour") the one, but
+            red, green and blue together where these are all channels and the user chose none.
         devices: Where it can compute; one that names only "cpu" is never asked for more.
     """
 
     prompt: ClassVar[Literal["none", "text", "box"]] = "none"
-    channels: ClassVar[Literal["one", "all"]] = "one"
+    channels: ClassVar[Literal["one", "all", "colour"]] = "one"
     devices: ClassVar[tuple[str, ...]] = ("cuda", "cpu", "mps")
 
     def __init__(self, context: TeacherContext):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nnkd.errors import PredictionError
-from nnkd.intensities import GreyScale, to_uint8
+from nnkd.intensities import GreyScale, is_colour, to_uint8
 from nnkd.types import Prompt, SliceBoxes, Volume
 
 
@@ -63,8 +63,8 @@ def boxed_slices(
 
 
 def picture(volume: Volume, one: BoxedSlice) -> np.ndarray:
-    """A slice as (H, W, 3) uint8: colour if the volume has three channels, else its first channel three times."""
-    data = volume.data[:, one.z] if volume.data.shape[0] == 3 else volume.data[:1, one.z]
+    """A slice as (H, W, 3) uint8: colour if the volume has it, else its first channel three times."""
+    data = volume.data[:, one.z] if is_colour(volume.channel_names) else volume.data[:1, one.z]
     grey = to_uint8(data, one.scale)
     return np.ascontiguousarray(np.broadcast_to(np.moveaxis(grey, 0, -1), (*grey.shape[1:], 3)))
 

@@ -13,9 +13,8 @@ from nnkd.types import SliceBoxes, TextPrompt, Volume
 SOFT, LUNG = GreyScale("window", -160, 240), GreyScale("window", -1350, 150)
 
 
-def volume(data: np.ndarray) -> Volume:
+def volume(data: np.ndarray, names: tuple[str, ...] = ("CT",)) -> Volume:
     """A volume (C, Z, Y, X) with nothing else to it."""
-    names = tuple(f"c{i}" for i in range(data.shape[0]))
     return Volume("x", data.astype(np.float32), (1, 1, 1), (0, 0, 0), np.eye(3), names)
 
 
@@ -62,7 +61,14 @@ def test_grey_pictures_have_three_equal_channels():
 
 def test_colour_stays_colour():
     data = np.random.default_rng(0).integers(0, 256, (3, 1, 4, 6))
-    assert np.array_equal(picture(volume(data), BoxedSlice(0, UNCHANGED)), np.moveaxis(data[:, 0], 0, -1))
+    for names in (("R", "G", "B"), ("red", "green", "blue")):
+        assert np.array_equal(picture(volume(data, names), BoxedSlice(0, UNCHANGED)), np.moveaxis(data[:, 0], 0, -1))
+
+
+def test_three_channels_that_are_no_colours():
+    data = np.random.default_rng(0).integers(0, 256, (3, 1, 4, 6))
+    found = picture(volume(data, ("T1", "T2", "FLAIR")), BoxedSlice(0, UNCHANGED))
+    assert np.array_equal(found, np.repeat(data[0, 0, ..., None], 3, axis=-1))
 
 
 def test_boxes_of_one_label_are_joined_by_their_maximum():

@@ -18,6 +18,7 @@ from nnkd.dataset import DatasetSpec, ImageFolder, RawDataset
 from nnkd.errors import BrokenPluginError, DatasetError, FolderError, NnkdError, PredictionError, UnknownNameError
 from nnkd.files import remove_leftovers, sha256
 from nnkd.geometry import Orientation
+from nnkd.intensities import is_colour
 from nnkd.interfaces import Teacher
 from nnkd.labelling import compose
 from nnkd.nifti import check_whole
@@ -223,12 +224,14 @@ def _lineage(job: TeacherJob) -> Lineage:
 
 
 def _channel(job: TeacherJob, spec: DatasetSpec) -> int | None:
-    """Index of the channel a teacher sees; None if it takes all of them."""
+    """Index of the channel a teacher sees; None if it sees all of them."""
     if job.teacher.channels == "all":
         if job.channel is not None:
             raise UnknownNameError(f"The teacher '{job.alias}' takes all channels; leave {job.alias}.channel out.")
         return None
     names, wanted = spec.channel_names, 0 if job.channel is None else job.channel
+    if job.teacher.channels == "colour" and job.channel is None and is_colour(names):
+        return None
     if names.count(str(wanted)) == 1:
         return names.index(str(wanted))
     if str(wanted).isdigit() and int(wanted) < len(names):

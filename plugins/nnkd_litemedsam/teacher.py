@@ -32,6 +32,8 @@ class LiteMedSAMTeacher(BoxTeacher):
     own, none is made of the neighbouring slice's mask.
     """
 
+    channels = "colour"
+
     def __init__(
         self,
         context: TeacherContext,

@@ -283,3 +283,21 @@ def test_the_command_takes_any_folder_and_two_settings_of_one_teacher(dataset, t
     alone = tmp_path / "alone"
     assert main([*common, "-o", str(alone), "-t", "rigid=atlas", "--set", "rigid.registration=affine"]) == 0
     assert PredictionFolder(alone).exists()
+
+
+def test_a_teacher_that_knows_colours_sees_them_together_unless_told_otherwise(tmp_path):
+    seen = []
+
+    class Looks(Threshold):
+        channels = "colour"
+
+        def predict(self, volume, prompts):
+            seen.append(volume.channel_names)
+            return super().predict(volume, prompts)
+
+    for number, names in ((1, ("R", "G", "B")), (2, ("T1", "T2", "FLAIR"))):
+        dataset = toy_dataset(tmp_path / f"Dataset70{number}_Three", channels=names, training=1)
+        predict_teachers([job(Looks, dataset)], dataset, dataset.images())
+    dataset = RawDataset(tmp_path / "Dataset701_Three")
+    predict_teachers([job(Looks, dataset, channel="G")], dataset, dataset.images(), overwrite=True)
+    assert seen == [("R", "G", "B"), ("T1",), ("G",)]
