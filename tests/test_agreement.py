@@ -71,6 +71,22 @@ def test_figures_of_a_case_and_of_several():
     assert "0.857" in text
 
 
+def test_estimates_are_shown_as_such():
+    some = a_case(6, 2, 0, sensitivity=np.array([[0.9], [0.7]]), weight=np.array([[0.5], [np.nan]]))
+    other = a_case(6, 2, 0, sensitivity=np.array([[0.8], [np.nan]]), weight=np.array([[0.5], [np.nan]]))
+    assert some["liver"]["estimates"] == {"sensitivity": {"a": 0.9, "b": 0.7}, "weight": {"a": 0.5, "b": None}}
+    assert "estimates" not in a_case(6, 2, 0)["liver"]
+    summary = agreement.summarise([some, other, a_case(6, 2, 0)], ["a", "b"], ["liver"])
+    assert summary["liver"]["estimates"] == {
+        "sensitivity": {"a": pytest.approx(0.85), "b": pytest.approx(0.7)},
+        "weight": {"a": 0.5, "b": None},
+    }
+    text = agreement.lines(summary, "ml")
+    where = text.index("  estimated without ground truth, means over cases")
+    assert text[where + 1].split() == ["teacher", "sensitivity", "weight"]
+    assert [line.split() for line in text[where + 2 :]] == [["a", "0.8500", "0.5000"], ["b", "0.7000", "-"]]
+
+
 def test_figures_are_kept_only_for_the_same_rule_and_inputs(tmp_path):
     file, made_by = tmp_path / "agreement.json", {"aggregator": "majority", "options": {"list": (1, 2)}}
     figures = AgreementFile(file, made_by)

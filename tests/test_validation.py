@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnkd import Aggregator, AuxiliaryScheduler, BoxTeacher, Entry, NnkdError, Sampler, Teacher
+from nnkd import (
+    Aggregator,
+    AuxiliaryScheduler,
+    BoxTeacher,
+    Entry,
+    JointAggregator,
+    NnkdError,
+    Sampler,
+    Teacher,
+)
 from nnkd.steps.validate_plugin import validate_plugin
 from nnkd.types import Kind
 from nnkd.validation import Candidate, check
@@ -211,6 +220,50 @@ def test_a_wrong_table_is_found(rule, reason):
 
 def test_a_good_aggregator_passes():
     assert failures("aggregator", Share) == {}
+
+
+def sharing(**methods) -> type:
+    """Share with some methods of another kind."""
+    return type("Other", (Share,), methods)
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "reason"),
+    [
+        (sharing(estimates=lambda self, counts, answers: [1]), "estimates returned list, but a mapping"),
+        (
+            sharing(estimates=lambda self, counts, answers: {"quality": answers[0] * 1.0}),
+            r"'quality' as float64 \(2,\), but numbers of shape \(1, 2\)",
+        ),
+        (sharing(estimates=lambda self, counts, answers: counts.fill(0) or {}), "changed its counts"),
+        (sharing(for_teachers=lambda self, teachers, labels: None), "for_teachers returned NoneType"),
+    ],
+    ids=["type", "shape", "in place", "no rule"],
+)
+def test_wrong_estimates_and_rules_for_teachers_are_found(aggregator, reason):
+    with pytest.raises(AssertionError, match=reason):
+        raise AssertionError(failures("aggregator", aggregator)["one teacher"])
+
+
+class JointPlurality(JointAggregator):
+    """The share of each label."""
+
+    factor = 1.0
+
+    def joint_table(self, said, counts, answers):
+        """The share of the teachers that say it."""
+        labels = np.arange(1, answers.shape[1] + 1)
+        return self.factor * (said[..., None] == labels).mean(axis=1)
+
+
+def test_a_joint_aggregator_is_called_with_ballots():
+    assert failures("aggregator", JointPlurality) == {}
+    too_much = failures("aggregator", type("TooMuch", (JointPlurality,), {"factor": 1.5}))
+    assert "values from 0 to 1.5" in too_much["one teacher"]
+    both = {"joint_table": lambda self, said, counts, answers: np.ones((len(said), 2))}
+    assert "labels 2 in sum" in failures("aggregator", type("Both", (JointPlurality,), both))["one teacher"]
+    spoils = {"joint_table": lambda self, said, counts, answers: said.fill(0) or np.zeros((len(said), 2))}
+    assert "work on a copy" in failures("aggregator", type("Spoils", (JointPlurality,), spoils))["one teacher"]
 
 
 class Shuffled(Sampler):

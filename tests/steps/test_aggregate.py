@@ -110,6 +110,44 @@ def test_figures(dataset):
     assert liver["tie_share"] == 0  # three teachers
 
 
+def test_staple_finds_the_worst_teacher_without_ground_truth(dataset, tmp_path):
+    for name, lost in (("good", 0.02), ("fair", 0.1), ("poor", 0.5)):
+        toy_teacher(dataset, name, flip_share=lost, seed=len(name) + int(100 * lost))
+    source = str(dataset.teachers_folder())
+    for rule in ("staple", "multilabel_staple"):
+        out = tmp_path / rule
+        assert main(["-d", "701", "-i", source, "-o", str(out), "-a", rule]) == 0
+        content = json.loads((out / "agreement.json").read_text())
+        of_case = content["cases"]["toy_002"]["labels"]["liver"]["estimates"]["sensitivity"]
+        for found in (of_case, content["labels"]["liver"]["estimates"]["sensitivity"]):
+            assert found["good"] > found["fair"] > found["poor"]
+            assert found["poor"] == pytest.approx(0.5, abs=0.1)
+        truth = dataset.spec.read_label_map(dataset.folder / "truth" / "toy_002.nii.gz")[0]
+        consensus_map = PredictionFolder(out).read(dataset.spec, "toy_002")
+        assert _dsc(truth == 1, consensus_map == 1) > 0.93  # as good as the good one, and better than the poor one
+
+
+def test_a_joint_rule_needs_labels_that_exclude_each_other(dataset, tmp_path, capsys):
+    three_teachers(dataset)
+    labels = {"background": 0, "organs": [1, 2], "spleen": 2}
+    write_dataset_json(dataset.folder, ["CT"], labels, ".nii.gz", 4, regions_class_order=[1, 2])
+    source = str(dataset.teachers_folder())
+    assert main(["-d", "701", "-i", source, "-o", str(tmp_path / "out"), "-a", "multilabel_staple"]) == 1
+    assert "has regions. Take a rule for each label alone, such as staple" in capsys.readouterr().err
+
+
+def test_weights_go_by_the_teachers_names(dataset, tmp_path, capsys):
+    three_teachers(dataset)
+    call = ["-d", "701", "-i", str(dataset.teachers_folder()), "-o", str(tmp_path / "out"), "-a", "weighted", "--set"]
+    assert main([*call, 'weights={"four": 1}']) == 1
+    assert "'four', but those that vote are one, three, two" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*call, 'weights={"two": 3}', "-np", "2"]) == 0
+    two = PredictionFolder(dataset.teachers_folder() / "two").read(dataset.spec, "toy_001")
+    np.testing.assert_array_equal(PredictionFolder(tmp_path / "out").read(dataset.spec, "toy_001"), two)
+    assert "estimated without ground truth" in capsys.readouterr().out
+
+
 def _dsc(a, b):
     return 2 * (a & b).sum() / (a.sum() + b.sum())
 

@@ -60,6 +60,9 @@ def test_recipe_flags_write_a_recipe_and_the_same_flags_find_it_again(voted, cap
     [
         (["-t", "t9"], "hold no teacher t9; they hold t0, t1"),
         (["-a", "majorty"], "Did you mean 'majority'?"),
+        (["-a", "multilabel_staple"], "'multilabel_staple' looks at all labels at once"),
+        (["-a", "weighted", "--set", 'weighted.weights={"t9": 1}'], "'t9', but those that vote are t0, t1"),
+        (["-a", "weighted", "--set", "weighted.sharpness=-1"], "'weighted.sharpness' got -1.0"),
         (["-tr", "nnUNetTrainerUNett"], "There is no student 'nnUNetTrainerUNett'"),
         (["--set", "epochs=0"], "'nnUNetTrainerKD.epochs' got '0'"),
         (["--set", "epoch=3"], "Did you mean 'epochs'?"),
