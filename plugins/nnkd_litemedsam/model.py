@@ -95,7 +95,11 @@ def prepare(image: np.ndarray) -> np.ndarray:
 
 
 def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resize with OpenCV's INTER_AREA: means over areas when shrinking, its own linear rule when enlarging.
+    """Resize: means over areas when shrinking (OpenCV's INTER_AREA, LiteMedSAM's own), linearly when enlarging.
+
+    Departs: LiteMedSAM enlarges with INTER_AREA too, which makes blocks of the old pixels. Linear pictures look more
+    like those it was trained on: in slices of 35 x 50 pixels (every fifth of one hippocampus scan) DSC .70 instead of
+    .39 for the anterior part, .72 instead of .65 for the posterior.
 
     Args:
         image: (H, W, C) uint8.
@@ -123,11 +127,10 @@ def _weights(before: int, after: int) -> np.ndarray:
             old = np.arange(before)
             weights[new] = np.clip(np.minimum(old + 1, last) - np.maximum(old, first), 0, None)
         else:
-            old = int(new * scale)
-            fraction = max(0.0, (new + 1) - (old + 1) / scale)
-            fraction -= int(fraction)
-            weights[new, min(old, before - 1)] += 1 - fraction
-            weights[new, min(old + 1, before - 1)] += fraction
+            centre = min(max((new + 0.5) * scale - 0.5, 0), before - 1)
+            old = int(centre)
+            weights[new, old] += 1 - (centre - old)
+            weights[new, min(old + 1, before - 1)] += centre - old
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
