@@ -63,6 +63,7 @@ class LiteMedSAMTeacher(BoxTeacher):
             raise SettingError(f"litemedsam.batch got {batch}, but at least 1 is expected.")
         self.batch = batch
         self.windows = windows_of(context.labels, windows)
+        self.windows_file = windows if isinstance(windows, Path) else None
         self.dtype = _dtype(precision)
         network, self._weights = self._load(weights)
         self.network = network.eval().requires_grad_(False).to(context.device)
@@ -110,6 +111,10 @@ class LiteMedSAMTeacher(BoxTeacher):
     def weights(self) -> Sequence[Mapping[str, str]]:
         """Name, sha256 and licence of the checkpoint; the licence of somebody's own is not known."""
         return self._weights
+
+    def inputs(self, case: str) -> Mapping[str, Path]:
+        """The file of windows, if there is one."""
+        return {} if self.windows_file is None else {"windows": self.windows_file}
 
     def notes(self) -> Mapping[str, object]:
         """How intensities became 8 bits, by label; how many slices were encoded."""

@@ -292,6 +292,8 @@ def test_windows_as_text_and_as_a_file(tmp_path):
     file.write_text(text)
     for given in (text, str(file)):
         assert teacher(windows=given).windows == {"liver": (400, 1800), "lung": (0, 100), "spleen": (40, 400)}
+    assert teacher(windows=text).inputs("x") == {}
+    assert teacher(windows=str(file)).inputs("x") == {"windows": file}
 
 
 # --- the network ------------------------------------------------------------------------------------------------
