@@ -33,7 +33,6 @@ NETWORKS = {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1), "co
 UNET = "nnUNetTrainerUNet"
 COMMON = {"iterations": 50, "val_iterations": 1, "oversample": 0.66, "precision": "bfloat16", "lr": 1e-3,
           "batch_size": 16}  # fmt: skip
-BEST = {"aggregator": "mean"}  # what the search on the cases for choosing found; see docs/results.md
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,7 @@ class Student:
         settings: Recipe settings beside the common ones.
         manual: Trained by nnU-Net's supervision on this fold of the manual dataset ("twenty" or "all"), not on votes.
         trainer: Its class.
+        plans: Along which axis it slices.
         round_of: The row whose student joins the teachers.
     """
 
@@ -52,11 +52,12 @@ class Student:
     settings: Mapping[str, object] = field(default_factory=dict)
     manual: str = ""
     trainer: str = UNET
+    plans: str = "coronal"
     round_of: str = ""
 
 
-def _free(aggregator: str, **settings: object) -> Student:
-    return Student(("-a", aggregator), {"manual": "ignore", **settings})
+def _free(aggregator: str, plans: str = "coronal", **settings: object) -> Student:
+    return Student(("-a", aggregator), {"manual": "ignore", **settings}, plans=plans)
 
 
 STUDENTS = {
@@ -71,6 +72,18 @@ STUDENTS = {
     "student: weighted (hard; matched control)": _free("weighted", target="hard"),
     "planned network on the 20": Student(manual="twenty", trainer="nnUNetTrainerKD"),
 }
+TRIED = {  # on the cases for choosing, seed 0
+    "tried: mean, axial slices": _free("mean", plans="axial"),
+    "tried: all manual labels, axial slices": Student(manual="all", plans="axial"),
+    "tried: STAPLE, axial slices, instance norm": _free("staple", plans="axial", norm="instance"),
+    "tried: STAPLE, instance norm": _free("staple", norm="instance"),
+    "tried: STAPLE, no mirroring": _free("staple", mirroring="false"),
+    "tried: STAPLE, jml": _free("staple", iou="jml"),
+    "tried: mean, jml": _free("mean", iou="jml"),
+    "tried: mean, weighted by agreement": _free("mean", voxel_weight="agreement"),
+    "tried: STAPLE, second round": Student(("-a", "staple"), {"manual": "ignore"}, round_of="student: STAPLE"),
+}
+ROWS = {**STUDENTS, **TRIED}
 CONSENSUS = {
     "mean": ("mean",),
     "majority, ties no": ("majority", "majority.ties=no"),
@@ -159,15 +172,15 @@ class Seed:
     def train_teachers(self) -> None:
         """Four 2D networks, each on its own handful."""
         for fold, (name, axes) in enumerate(NETWORKS.items()):
-            plans = self._plans_for(name, axes, factor=2 if name == "coarse" else 1)
+            plans = self._plans_for(self.manual, name, axes, factor=2 if name == "coarse" else 1)
             self.work.train(
                 self.manual, "2d", UNET, "teacher", "-t", "none", fold=fold, plans=plans,
                 **{**COMMON, "epochs": self.options.teacher_epochs},
             )  # fmt: skip
 
-    def _plans_for(self, name: str, axes: Sequence[int], factor: int) -> str:
+    def _plans_for(self, dataset: str, name: str, axes: Sequence[int], factor: int = 1) -> str:
         """Plans that slice along another axis, or more coarsely; preprocessed."""
-        folder, plans_name = self._preprocessed(self.manual), f"nnUNetPlans_{name}"
+        folder, plans_name = self._preprocessed(dataset), f"nnUNetPlans_{name}"
         file = folder / f"{plans_name}.json"
         if not file.is_file():
             plans = json.loads((folder / "nnUNetPlans.json").read_text())
@@ -191,15 +204,8 @@ class Seed:
                 "patch_size": [int(np.ceil(s / factor / 8 + 0.5) * 8) for s in shape[1:]],
             }
             file.write_text(json.dumps(plans, indent=1))
-        if not (folder / f"{plans_name}_2d").is_dir():
-            self._preprocess(plans_name)
+        self.work.run("plan_and_preprocess", "-d", dataset, "-plans_name", plans_name, "-c", "2d", "-np", "1")
         return plans_name
-
-    def _preprocess(self, plans_name: str) -> None:
-        from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess
-
-        number = int(self.manual[7:10])
-        preprocess([number], plans_name, configurations=["2d"], num_processes=[1], verbose=False)
 
     def ask_teachers(self) -> None:
         """Every teacher segments the training and the held-out cases."""
@@ -224,7 +230,7 @@ class Seed:
     def aggregate(self) -> None:
         """labelsTr, votes, and every consensus of the held-out cases; score them and the teachers."""
         self.work.run("aggregate", "-d", self.mixture)
-        self.work.run("plan_and_preprocess", "-d", self.mixture, "-c", "2d", "-npfp", "1", "-np", "1")
+        self.work.run("plan_and_preprocess", "-d", self.mixture, "-c", "2d", "-npfp", "1", "--no_pp")
         held = f"nnUNet_raw/{self.mixture}/teachersTs"
         for name in ("atlas", *NETWORKS, *(["litemedsam"] if self.options.litemedsam else [])):
             self.score(f"teacher: {name}", f"{held}/{name}")
@@ -258,17 +264,16 @@ class Seed:
         """Train a row's student, let it predict the held-out cases, score it."""
         if self.is_done(row):
             return
-        student, slug, begun = STUDENTS[row], _slug(row), time.monotonic()
+        student, slug, begun = ROWS[row], _slug(row), time.monotonic()
         settings = {**COMMON, "epochs": self.options.epochs, **student.settings}
         recipe = f"{slug}_{self.options.epochs}"
         if student.manual:
             dataset, flags = self.manual, ("-t", "none")
             fold = len(NETWORKS) + (student.manual == "all")
-            if not (self._preprocessed(dataset) / "nnUNetPlans_2d").is_dir():
-                self._preprocess("nnUNetPlans")
         else:
             dataset, flags, fold = self.mixture, (*student.flags, "-t", *self._teachers(student)), 0
-        plans = self.work.train(dataset, "2d", student.trainer, recipe, *flags, fold=fold, **settings)
+        base = self._plans_for(dataset, student.plans, NETWORKS[student.plans])
+        plans = self.work.train(dataset, "2d", student.trainer, recipe, *flags, fold=fold, plans=base, **settings)
         minutes = (time.monotonic() - begun) / 60
         self.predict(student, plans, dataset, fold, "imagesTs", f"{self.test}/{recipe}")
         self.score(row, f"{self.test}/{recipe}", minutes)
@@ -277,11 +282,11 @@ class Seed:
         names = ["atlas", *NETWORKS, *(["litemedsam"] if self.options.litemedsam else [])]
         if not student.round_of:
             return names
-        before, name = STUDENTS[student.round_of], f"round_{_slug(student.round_of)}"
+        before, name = ROWS[student.round_of], f"round_{_slug(student.round_of)}"
         if not (self.work.folder / "nnUNet_raw" / self.mixture / "teachersTr" / name / "manifest.json").is_file():
-            plans = f"nnUNetPlans_{_slug(student.round_of)}_{self.options.epochs}"
+            plans = f"nnUNetPlans_{before.plans}_{_slug(student.round_of)}_{self.options.epochs}"
             self.predict(before, plans, self.mixture, 0, "imagesTr", f"nnUNet_raw/{self.mixture}/teachersTr/{name}")
-        self.work.run("plan_and_preprocess", "-d", self.mixture, "-c", "2d", "-npfp", "1", "-np", "1")
+            self.work.run("aggregate", "-d", self.mixture)
         return [*names, name]
 
     def predict(self, student: Student, plans: str, dataset: str, fold: int, images: str, target: str) -> None:
@@ -313,7 +318,7 @@ class Seed:
             "row": row,
             "minutes": round(minutes, 1),
             "choose": sorted(self.split.choose),
-            "settings": dict(STUDENTS[row].settings) if row in STUDENTS else {},
+            "settings": dict(ROWS[row].settings) if row in ROWS else {},
             "versions": {name: metadata.version(name) for name in ("nnkd", "nnunetv2", "torch")},
             "scores": scores,
         }
@@ -383,9 +388,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=16, help="of students, 50 iterations each (default: 16)")
     parser.add_argument("--teacher_epochs", type=int, default=10, help="of the networks that teach (default: 10)")
-    parser.add_argument("--litemedsam", type=int, default=12, metavar="N",
-                        help="LiteMedSAM answers in about N training and N held-out cases (default: 12)")  # fmt: skip
-    parser.add_argument("--only", nargs="+", default=list(STUDENTS), metavar="ROW", help="students to train")
+    parser.add_argument("--litemedsam", type=int, default=6, metavar="N",
+                        help="LiteMedSAM answers in about N training and N held-out cases (default: 6)")  # fmt: skip
+    parser.add_argument("--only", nargs="+", default=list(STUDENTS), metavar="ROW",
+                        help="students to train; also what was tried on the cases for choosing")  # fmt: skip
     parser.add_argument("--teachers_only", action="store_true", help="stop before the students")
     parser.add_argument("--out", type=Path, default=Path("mixture_distillation.jsonl"))
     parser.add_argument("--table", type=Path, metavar="JSONL", help="print the table of this file, do nothing else")

@@ -27,6 +27,8 @@ def _parser() -> argparse.ArgumentParser:
     add("-preprocessor_name", default="DefaultPreprocessor", help="preprocessor class")
     add("-overwrite_target_spacing", type=float, nargs=3, default=None, help="target spacing of 3d_fullres in mm")
     add("-overwrite_plans_name", default=None, help="name of the plans, if not the planner's own")
+    add("-plans_name", default=None, help="preprocess these plans, edited by hand or moved from another dataset, "
+        "instead of planning; as in nnUNetv2_preprocess")  # fmt: skip
     add("-c", nargs="+", default=["2d", "3d_fullres", "3d_lowres"], help="configurations to preprocess")
     add("-np", type=int, nargs="+", default=None, help="processes, one number or one per configuration")
     return parser
@@ -52,6 +54,7 @@ def _run(arguments: argparse.Namespace) -> StepReport:
                 preprocessor=arguments.preprocessor_name,
                 target_spacing=arguments.overwrite_target_spacing,
                 plans_name=arguments.overwrite_plans_name,
+                existing_plans=arguments.plans_name,
             )
         )
         whole.lines += report.lines

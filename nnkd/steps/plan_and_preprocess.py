@@ -17,11 +17,12 @@ from typing import Any
 
 from nnkd import consensus, preprocessing
 from nnkd.dataset import RawDataset
-from nnkd.errors import DatasetError, NnkdError, UnknownNameError
+from nnkd.errors import DatasetError, NnkdError, RecipeError, UnknownNameError
 from nnkd.files import TEMPORARY_PREFIX, atomic, read_json, remove_leftovers, sha256, sha256_text, write_json
 from nnkd.nifti import check_whole
 from nnkd.paths import room
 from nnkd.predictions import Lineage, prediction_folders
+from nnkd.recipes import KEY, read_plans
 from nnkd.types import Failure, StepReport
 from nnkd.votes_folder import VotesFolder, VotesIndex, VotesOfCase, sparse_counts
 
@@ -38,6 +39,8 @@ class Request:
         configurations: Those to preprocess.
         processes: Per configuration; one number for all, or one each.
         preprocess: False: fingerprint and plans only.
+        existing_plans: Plans that are there already, edited by hand or moved from another dataset, to preprocess
+            instead of planning anew.
     """
 
     dataset: str
@@ -53,6 +56,7 @@ class Request:
     preprocessor: str = "DefaultPreprocessor"
     target_spacing: Sequence[float] | None = None
     plans_name: str | None = None
+    existing_plans: str | None = None
 
 
 def plan_and_preprocess(request: Request) -> StepReport:
@@ -60,6 +64,7 @@ def plan_and_preprocess(request: Request) -> StepReport:
 
     Raises:
         DatasetError: If a training case has neither a manual label nor a consensus, or an image is missing.
+        RecipeError: If the existing plans are missing, or are a recipe.
     """
     dataset = RawDataset.open(request.dataset)
     cases = _check(dataset)
@@ -68,8 +73,11 @@ def plan_and_preprocess(request: Request) -> StepReport:
     target = room("nnUNet_preprocessed") / dataset.name
     target.mkdir(parents=True, exist_ok=True)
     _tidy(target)
-    with _no_zero_workers():
-        plans_name = _plan(request, dataset, target, cases)
+    if request.existing_plans is None:
+        with _no_zero_workers():
+            plans_name = _plan(request, dataset, target, cases)
+    else:
+        plans_name = _existing(request.existing_plans, target)
     report = StepReport()
     for file in ("participants.tsv", "cases.tsv"):
         _copy_if_there(dataset.folder / file, target / file)
@@ -198,6 +206,24 @@ def _plan(request: Request, dataset: RawDataset, target: Path, cases: Sequence[s
         for case in cases:
             preprocessing.check_files(dataset.images(), dataset.label_file(case), case)
         raise DatasetError(f"nnU-Net could not plan {dataset.name} ({preprocessing.first_line(error)}).") from error
+
+
+def _existing(name: str, target: Path) -> str:
+    """Plans to preprocess without planning; checked."""
+    plans = read_plans(target, name)
+    if KEY in plans:
+        base = plans[KEY]["base"]
+        raise RecipeError(
+            f"'{name}' is a recipe; it shares the preprocessed cases of {base}. Preprocess those: -plans_name {base}."
+        )
+    if plans.get("plans_name") != name:
+        raise RecipeError(
+            f"{name}.json says that its plans_name is '{plans.get('plans_name')}', under which nnU-Net would write and "
+            f"train. Change it to '{name}'."
+        )
+    if not (target / "dataset_fingerprint.json").is_file():
+        raise RecipeError(f"{target.name} has no fingerprint yet. Plan it once, without -plans_name.")
+    return name
 
 
 def _fingerprint_is_old(dataset: RawDataset, target: Path, cases: Sequence[str]) -> bool:

@@ -324,3 +324,36 @@ def test_a_full_disk_stops_with_one_sentence_and_continues(planned, monkeypatch,
     assert not [p for p in folder.rglob("*") if p.name.startswith(".writing")]
     assert call(configurations=["2d"]) == 0
     assert content(folder) == expected
+
+
+def test_edited_plans_are_preprocessed_as_they_are(planned):
+    folder = Path(os.environ["nnUNet_preprocessed"]) / NAME
+    before = (folder / "nnUNetPlans.json").read_bytes()
+    plans = json.loads(before)
+    plans |= {"plans_name": "turned", "transpose_forward": [2, 0, 1], "transpose_backward": [1, 2, 0]}
+    plans["configurations"] = {"2d": {**plans["configurations"]["2d"], "data_identifier": "turned_2d"}}
+    (folder / "turned.json").write_text(json.dumps(plans))
+    assert call("-plans_name", "turned", configurations=("2d",)) == 0
+    assert (folder / "nnUNetPlans.json").read_bytes() == before
+    votes = blosc2.open(str(folder / "turned_2d_votes" / "toy_001.b2nd"))[:]
+    image = blosc2.open(str(folder / "turned_2d" / "toy_001.b2nd"))[:]
+    assert votes.shape[1:] == image.shape[1:]
+    straight = blosc2.open(str(folder / "nnUNetPlans_2d_votes" / "toy_001.b2nd"))[:]
+    assert votes.shape[1] != straight.shape[1]  # another axis is sliced
+    assert (votes == 1).mean() == pytest.approx((straight == 1).mean(), rel=0.2)  # resampled from 2 mm to 1
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda folder: None, "has no plans 'mine'"),
+        (lambda folder: (folder / "mine.json").write_text('{"plans_name": "yours"}'), "its plans_name is 'yours'"),
+        (lambda folder: (folder / "mine.json").write_text('{"nnkd": {"base": "nnUNetPlans"}}'), "is a recipe"),
+    ],
+)
+def test_plans_that_cannot_be_preprocessed_are_one_sentence(planned, capsys, change, says):
+    change(Path(os.environ["nnUNet_preprocessed"]) / NAME)
+    assert call("-plans_name", "mine", configurations=("2d",)) == 1
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.strip().count("\n") == 0
