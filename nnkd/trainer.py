@@ -97,14 +97,14 @@ class nnUNetTrainerKD(nnUNetTrainer):
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, Any]:
         """nnU-Net's augmentation, with the options "mirroring" and "rotation"."""
         angles, dummy_2d, initial_patch, mirror = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        if self.options.rotation is not None:
-            largest = float(np.deg2rad(self.options.rotation))
-            angles = (-largest, largest)
-            final = self.configuration_manager.patch_size
+        final = self.configuration_manager.patch_size
+        mirroring, rotation = self.options.movement(self.plans_manager.plans, len(final))
+        if rotation is not None:
+            angles = (-float(np.deg2rad(rotation)), float(np.deg2rad(rotation)))
             initial_patch = get_patch_size(final, angles, angles, angles, (0.85, 1.25))
             if dummy_2d:
                 initial_patch[0] = final[0]
-        if not self.options.mirroring:
+        if not mirroring:
             mirror = self.inference_allowed_mirroring_axes = None
         return angles, dummy_2d, initial_patch, mirror
 

@@ -304,11 +304,11 @@ def test_a_split_by_participant_is_made_where_there_is_none(single_process):
 
 
 def test_mirroring_and_rotation_are_options(voted):
-    plain = trainer_of(voted, recipe_of("t0"))
-    angles, _, _, mirror = plain.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    as_nnunet = trainer_of(voted, recipe_of("t0", mirroring=True, rotation=180))
+    angles, _, _, mirror = as_nnunet.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     assert angles[1] == pytest.approx(np.pi)
-    assert mirror == plain.inference_allowed_mirroring_axes == (0, 1)
-    still = trainer_of(voted, recipe_of("t0", mirroring=False, rotation=10))
+    assert mirror == as_nnunet.inference_allowed_mirroring_axes == (0, 1)
+    still = trainer_of(voted, recipe_of("t0", rotation=10))  # slices of volumes are not mirrored
     angles, _, initial, mirror = still.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     assert angles == pytest.approx((-np.pi / 18, np.pi / 18))
     assert mirror is None

@@ -26,10 +26,7 @@ TEACHERS = (
     "-t rigid=atlas deformable=atlas litemedsam --boxes-from deformable --box_each component --box_margin 2 "
     "--set rigid.registration=affine rigid.number=1 deformable.registration=deformable -np 2"
 )
-# Mirrored, the vena cava could not be told from the aorta.
-TRAINING = (
-    "iterations=40 val_iterations=4 lr=1e-3 batch_size=4 patch_size=64,64 oversample=1 mirroring=false rotation=15"
-)
+TRAINING = "iterations=40 val_iterations=4 lr=1e-3 batch_size=4 patch_size=64,64 oversample=1"
 TOUR = f"""
 # somebody's download -> nnU-Net's raw folder
 nnKD_convert_dataset images_folder download/images -d 701 -n Phantoms --channels CT --masks download/labels \
