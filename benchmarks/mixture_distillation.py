@@ -63,15 +63,16 @@ def _free(aggregator: str, plans: str = "coronal", **settings: object) -> Studen
 
 
 STUDENTS = {
-    "student: mean": _free("mean"),
-    "UNet on the 20": Student(manual="twenty"),
-    "20 + votes: mean": Student(("-a", "mean")),
-    "UNet on all manual labels": Student(manual="all"),
-    "student: majority (hard; matched control of mean)": _free("majority", target="hard"),
     "student: STAPLE": _free("staple"),
-    "student: STAPLE (hard; matched control)": _free("staple", target="hard"),
+    "UNet on the 20": Student(manual="twenty"),
+    "20 + votes: STAPLE": Student(("-a", "staple")),
+    "student: mean": _free("mean"),
+    "UNet on all manual labels": Student(manual="all"),
+    "student: STAPLE, hard (matched control)": _free("staple", target="hard"),
+    "student: majority, hard (matched control of mean)": _free("majority", target="hard"),
     "student: weighted": _free("weighted"),
-    "student: weighted (hard; matched control)": _free("weighted", target="hard"),
+    "student: weighted, hard (matched control)": _free("weighted", target="hard"),
+    "20 + votes: mean": Student(("-a", "mean")),
     "planned network on the 20": Student(manual="twenty", trainer="nnUNetTrainerKD"),
 }
 TRIED = {  # on the cases for choosing, seed 0
@@ -83,6 +84,8 @@ TRIED = {  # on the cases for choosing, seed 0
     "tried: mean, jml": _free("mean", iou="jml"),
     "tried: mean, weighted by agreement": _free("mean", voxel_weight="agreement"),
     "tried: mean, second round": Student(("-a", "mean"), {"manual": "ignore"}, round_of="student: mean"),
+    "tried: STAPLE, jml": _free("staple", iou="jml"),
+    "tried: STAPLE, second round": Student(("-a", "staple"), {"manual": "ignore"}, round_of="student: STAPLE"),
 }
 ROWS = {**STUDENTS, **TRIED}
 CONSENSUS = {
