@@ -47,7 +47,8 @@ class Student:
         manual: Trained by nnU-Net's supervision on this fold of the manual dataset ("twenty" or "all"), not on votes.
         trainer: Its class.
         plans: Along which axis it slices.
-        round_of: The row whose student joins the teachers.
+        joined_by: The row whose student joins the teachers: a second round.
+        after: The row whose weights it begins with.
     """
 
     flags: tuple[str, ...] = ()
@@ -55,7 +56,8 @@ class Student:
     manual: str = ""
     trainer: str = UNET
     plans: str = "coronal"
-    round_of: str = ""
+    joined_by: str = ""
+    after: str = ""
 
 
 def _free(aggregator: str, plans: str = "coronal", **settings: object) -> Student:
@@ -65,6 +67,7 @@ def _free(aggregator: str, plans: str = "coronal", **settings: object) -> Studen
 STUDENTS = {
     "student: STAPLE": _free("staple"),
     "UNet on the 20": Student(manual="twenty"),
+    "the 20 after votes: STAPLE": Student(manual="twenty", after="student: STAPLE"),
     "20 + votes: STAPLE": Student(("-a", "staple")),
     "student: mean": _free("mean"),
     "UNet on all manual labels": Student(manual="all"),
@@ -73,6 +76,7 @@ STUDENTS = {
     "student: weighted": _free("weighted"),
     "student: weighted, hard (matched control)": _free("weighted", target="hard"),
     "20 + votes: mean": Student(("-a", "mean")),
+    "UNet on the 20, twice as long": Student((), {"epochs": 32}, manual="twenty"),
     "planned network on the 20": Student(manual="twenty", trainer="nnUNetTrainerKD"),
 }
 TRIED = {  # on the cases for choosing, seed 0
@@ -83,9 +87,12 @@ TRIED = {  # on the cases for choosing, seed 0
     "tried: mean, axial slices": _free("mean", plans="axial"),
     "tried: mean, jml": _free("mean", iou="jml"),
     "tried: mean, weighted by agreement": _free("mean", voxel_weight="agreement"),
-    "tried: mean, second round": Student(("-a", "mean"), {"manual": "ignore"}, round_of="student: mean"),
+    "tried: mean, second round": Student(("-a", "mean"), {"manual": "ignore"}, joined_by="student: mean"),
+    "tried: 20 + votes, joined by the UNet on the 20": Student(("-a", "staple"), joined_by="UNet on the 20"),
+    "tried: STAPLE, instance norm": _free("staple", norm="instance"),
+    "tried: STAPLE, no norm": _free("staple", norm="none"),
     "tried: STAPLE, jml": _free("staple", iou="jml"),
-    "tried: STAPLE, second round": Student(("-a", "staple"), {"manual": "ignore"}, round_of="student: STAPLE"),
+    "tried: STAPLE, second round": Student(("-a", "staple"), {"manual": "ignore"}, joined_by="student: STAPLE"),
 }
 ROWS = {**STUDENTS, **TRIED}
 CONSENSUS = {
@@ -268,37 +275,55 @@ class Seed:
         """Train a row's student, let it predict the held-out cases, score it."""
         if self.is_done(row):
             return
-        student, slug, begun = ROWS[row], _slug(row), time.monotonic()
-        settings = {**COMMON, "epochs": self.options.epochs, **student.settings}
-        recipe = f"{slug}_{self.options.epochs}"
-        if student.manual:
-            dataset, flags = self.manual, ("-t", "none")
-            fold = len(NETWORKS) + (student.manual == "all")
-        else:
-            dataset, flags, fold = self.mixture, (*student.flags, "-t", *self._teachers(student)), 0
-        base = self._plans_for(dataset, student.plans, NETWORKS[student.plans])
-        plans = self.work.train(dataset, "2d", student.trainer, recipe, *flags, fold=fold, plans=base, **settings)
+        student, begun = ROWS[row], time.monotonic()
+        dataset, fold = self._place(student)
+        flags = ["-t", "none"] if student.manual else [*student.flags, "-t", *self._teachers(student)]
+        if student.after:
+            flags += ["-pretrained_weights", str(self._checkpoint(student.after))]
+        self._plans_for(dataset, student.plans, NETWORKS[student.plans])
+        self.work.train(
+            dataset, "2d", student.trainer, self._recipe(row), *flags, fold=fold, plans=f"nnUNetPlans_{student.plans}",
+            **{**COMMON, "epochs": self.options.epochs, **student.settings},
+        )  # fmt: skip
         minutes = (time.monotonic() - begun) / 60
-        self.predict(student, plans, dataset, fold, "imagesTs", f"{self.test}/{recipe}")
-        self.score(row, f"{self.test}/{recipe}", minutes)
+        target = f"{self.test}/{self._recipe(row)}"
+        self.predict(row, "imagesTs", target)
+        self.score(row, target, minutes)
+
+    def _recipe(self, row: str) -> str:
+        return f"{_slug(row)}_{self.options.epochs}"
+
+    def _place(self, student: Student) -> tuple[str, int]:
+        """The dataset and the fold that a student trains on."""
+        if student.manual:
+            return self.manual, len(NETWORKS) + (student.manual == "all")
+        return self.mixture, 0
+
+    def _checkpoint(self, row: str) -> Path:
+        student = ROWS[row]
+        dataset, fold = self._place(student)
+        model = f"{student.trainer}__nnUNetPlans_{student.plans}_{self._recipe(row)}__2d"
+        return self.work.folder / "nnUNet_results" / dataset / model / f"fold_{fold}" / "checkpoint_final.pth"
 
     def _teachers(self, student: Student) -> list[str]:
         names = ["atlas", *NETWORKS, *(["litemedsam"] if self.options.litemedsam else [])]
-        if not student.round_of:
+        if not student.joined_by:
             return names
-        before, name = ROWS[student.round_of], f"round_{_slug(student.round_of)}"
-        if not (self.work.folder / "nnUNet_raw" / self.mixture / "teachersTr" / name / "manifest.json").is_file():
-            plans = f"nnUNetPlans_{before.plans}_{_slug(student.round_of)}_{self.options.epochs}"
-            self.predict(before, plans, self.mixture, 0, "imagesTr", f"nnUNet_raw/{self.mixture}/teachersTr/{name}")
+        name = f"round_{_slug(student.joined_by)}"
+        target = f"nnUNet_raw/{self.mixture}/teachersTr/{name}"
+        if not (self.work.folder / target / "manifest.json").is_file():
+            self.predict(student.joined_by, "imagesTr", target)
             self.work.run("aggregate", "-d", self.mixture)
         return [*names, name]
 
-    def predict(self, student: Student, plans: str, dataset: str, fold: int, images: str, target: str) -> None:
-        """Let a student segment imagesTr or imagesTs of the mixture's dataset."""
-        source = f"nnUNet_raw/{self.mixture}/{images}"
+    def predict(self, row: str, images: str, target: str) -> None:
+        """Let a row's student segment imagesTr or imagesTs of the mixture's dataset."""
+        student = ROWS[row]
+        dataset, fold = self._place(student)
         self.work.predict(
-            dataset, "2d", student.trainer, plans, source, target, "--disable_progress_bar", "--disable_tta", fold=fold
-        )
+            dataset, "2d", student.trainer, f"nnUNetPlans_{student.plans}_{self._recipe(row)}",
+            f"nnUNet_raw/{self.mixture}/{images}", target, "--disable_progress_bar", "--disable_tta", fold=fold,
+        )  # fmt: skip
 
     def is_done(self, row: str) -> bool:
         """Whether a row stands in the JSONL."""

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from nnkd.errors import RecipeError
-from nnkd.recipes import Choice, Recipe, read_plans, write_recipe
+from nnkd.recipes import Choice, Recipe, read_plans, usual_aggregator, write_recipe
 
 
 @pytest.fixture
@@ -73,3 +73,8 @@ def test_plans_without_recipe_mean_supervised_training():
 def test_a_recipe_of_another_version_is_refused():
     with pytest.raises(RecipeError, match="does not understand"):
         Recipe.of_plans({"plans_name": "x", "nnkd": {"base": "y", "teachers": [], "magic": 1}})
+
+
+@pytest.mark.parametrize(("number", "rule"), [(1, "mean"), (2, "mean"), (3, "staple"), (6, "staple")])
+def test_the_usual_aggregator_weighs_teachers_where_there_are_enough(number, rule):
+    assert usual_aggregator([f"t{i}" for i in range(number)]) == Choice(rule)

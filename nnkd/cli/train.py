@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_device(parser)
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("-t", nargs="*", default=None, help="teachers to learn from (default: all); 'none': labelsTr")
-    recipe.add_argument("-a", default=None, help="aggregator (default: mean)")
+    recipe.add_argument("-a", default=None, help="aggregator (default: staple; with one or two teachers mean)")
     recipe.add_argument("-s", default=None, help="sampler (default: uniform)")
     recipe.add_argument(
         "--set",
@@ -58,7 +58,7 @@ def _run(arguments: argparse.Namespace) -> StepReport:
     settings = split_settings(arguments.set)
     flags = {"options": settings.pop("", {}), "teachers": arguments.t, "name": arguments.n}
     rule = None
-    for kind, given, default in (("aggregator", arguments.a, "mean"), ("sampler", arguments.s, "uniform")):
+    for kind, given, default in (("aggregator", arguments.a, "staple"), ("sampler", arguments.s, "uniform")):
         name = given or default
         options = settings.pop(name, {})
         flags[kind] = None
@@ -71,7 +71,7 @@ def _run(arguments: argparse.Namespace) -> StepReport:
     if settings:
         raise SettingError(
             f"--set names '{next(iter(settings))}', but options belong to the training itself (epochs=200), to the "
-            f"aggregator {arguments.a or 'mean'} or to the sampler {arguments.s or 'uniform'}."
+            f"aggregator {arguments.a or 'staple'} or to the sampler {arguments.s or 'uniform'}."
         )
     return _train(arguments, {**flags, "rule": rule}, plugins)
 

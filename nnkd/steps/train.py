@@ -18,7 +18,7 @@ from nnkd.errors import NnkdError, RecipeError, SettingError, UnknownNameError, 
 from nnkd.files import read_json
 from nnkd.interfaces import Aggregator, JointAggregator
 from nnkd.preprocessing import listed_cases
-from nnkd.recipes import KEY, Choice, Recipe, plans_of, read_plans, write_recipe
+from nnkd.recipes import KEY, Choice, Recipe, plans_of, read_plans, usual_aggregator, write_recipe
 from nnkd.settings import parse_options
 from nnkd.types import StepReport
 from nnkd.votes_folder import VotesFolder
@@ -125,7 +125,7 @@ def _recipe(request: Request, folder: Path, plans: Mapping[str, Any]) -> Recipe:
     return Recipe(
         base=request.plans,
         teachers=tuple(teachers),
-        aggregator=flags.aggregator or Choice("mean"),
+        aggregator=flags.aggregator or usual_aggregator(teachers),
         sampler=flags.sampler or Choice("uniform"),
         options=options,
         plan_values={request.configuration: values} if values else {},
