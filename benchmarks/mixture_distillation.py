@@ -17,6 +17,7 @@ again, and unfinished trainings continue. So a better machine can add seeds, epo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import time
@@ -364,26 +365,49 @@ def _slug(row: str) -> str:
 
 
 def read(file: Path) -> list[dict]:
-    """Rows of a JSONL; none if it is not there."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    """Rows of a JSONL; none if it is not there. A line that was cut off by a kill is passed over."""
+    rows = []
+    for line in file.read_text().splitlines() if file.is_file() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
 
 
-def table(file: Path, subset: str, against: str, epochs: int | None) -> str:
+Scores = dict[str, list[dict[str, float]]]  # by metric, for each label: by seed and case
+
+
+def table(file: Path, subset: str, against: str, epochs: int) -> str:
     """The rows as a Markdown table: means over seeds and cases, intervals by bootstrap over cases.
 
     Args:
         file: The JSONL.
         subset: "test" or "choose".
         against: The row that differences are taken to.
-        epochs: Take only students of so many epochs; None: all.
+        epochs: Of the students to show.
     """
-    from nnkd.statistics import Bootstrap, mean, paired_difference
+    from nnkd.statistics import Bootstrap, mean
 
-    rows: dict[str, dict[str, list[dict[str, float]]]] = {}
+    bootstrap = Bootstrap()
+    rows, case_of, seeds = _gather(file, subset, epochs)
+    lines = [f"| row | seeds | DSC | HD (mm) | DSC minus '{against}' |", "|---|---|---|---|---|"]
+    for row, scores in rows.items():
+        cells = []
+        for metric, digits in (("DSC", 3), ("HD", 2)):
+            e = mean(scores[metric], case_of, bootstrap)
+            cells.append(f"{e.value:.{digits}f} ({e.low:.{digits}f}-{e.high:.{digits}f})")
+        if against in rows and row != against:
+            cells.append(_difference(scores["DSC"], rows[against]["DSC"], case_of, bootstrap))
+        lines.append(f"| {row} | {len(seeds[row])} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _gather(file: Path, subset: str, epochs: int) -> tuple[dict[str, Scores], dict[str, str], dict[str, set[int]]]:
+    """Scores by row, the case of each of their keys, and each row's seeds."""
+    rows: dict[str, Scores] = {}
+    case_of: dict[str, str] = {}
     seeds: dict[str, set[int]] = {}
-    person_of: dict[str, str] = {}
     for found in read(file):
-        if epochs is not None and found["epochs"] != epochs:
+        if found["epochs"] != epochs:
             continue
         seeds.setdefault(found["row"], set()).add(found["seed"])
         for metric, by_label in found["scores"].items():
@@ -392,21 +416,18 @@ def table(file: Path, subset: str, against: str, epochs: int | None) -> str:
                 for case, value in by_case.items():
                     if (case in found["choose"]) == (subset == "choose"):
                         values[f"{found['seed']}/{case}"] = value
-                        person_of[f"{found['seed']}/{case}"] = case
-    bootstrap = Bootstrap()
-    lines = [f"| row | seeds | DSC | HD (mm) | DSC minus '{against}' |", "|---|---|---|---|---|"]
-    for row, metrics in rows.items():
-        cells = [mean(metrics[m], person_of, bootstrap) for m in ("DSC", "HD")]
-        texts = [f"{c.value:.{d}f} ({c.low:.{d}f}-{c.high:.{d}f})" for c, d in zip(cells, (3, 2), strict=True)]
-        difference = ""
-        if against in rows and row != against:
-            mine, theirs = metrics["DSC"], rows[against]["DSC"]
-            both = [set(a) & set(b) for a, b in zip(mine, theirs, strict=True)]
-            pairs = [[{c: v[c] for c in c_} for v, c_ in zip(one, both, strict=True)] for one in (mine, theirs)]
-            d = paired_difference(*pairs, person_of, bootstrap)
-            difference = f"{d.value:+.3f} ({d.low:+.3f} to {d.high:+.3f})" if d else ""
-        lines.append(f"| {row} | {len(seeds[row])} | {' | '.join(texts)} | {difference} |")
-    return "\n".join(lines)
+                        case_of[f"{found['seed']}/{case}"] = case
+    return rows, case_of, seeds
+
+
+def _difference(mine: list, theirs: list, case_of: Mapping[str, str], bootstrap: object) -> str:
+    """Mean difference with its interval, over what both rows have."""
+    from nnkd.statistics import paired_difference
+
+    shared = [set(a) & set(b) for a, b in zip(mine, theirs, strict=True)]
+    first, second = ([{c: by[c] for c in both} for by, both in zip(one, shared, strict=True)] for one in (mine, theirs))
+    found = paired_difference(first, second, case_of, bootstrap)
+    return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})" if found else ""
 
 
 def main() -> None:
@@ -419,7 +440,7 @@ def main() -> None:
     parser.add_argument("--teacher_epochs", type=int, default=10, help="of the networks that teach (default: 10)")
     parser.add_argument("--litemedsam", type=int, default=6, metavar="N",
                         help="LiteMedSAM answers in about N training and N held-out cases (default: 6)")  # fmt: skip
-    parser.add_argument("--only", nargs="+", default=list(STUDENTS), metavar="ROW",
+    parser.add_argument("--only", nargs="+", default=list(STUDENTS), choices=list(ROWS), metavar="ROW",
                         help="students to train; also what was tried on the cases for choosing")  # fmt: skip
     parser.add_argument("--teachers_only", action="store_true", help="stop before the students")
     parser.add_argument("--out", type=Path, default=Path("mixture_distillation.jsonl"))
@@ -429,7 +450,7 @@ def main() -> None:
     parser.add_argument("-device", default="cpu", choices=("cpu", "cuda", "mps"))
     options = parser.parse_args()
     if options.table:
-        print(table(options.table, options.subset, options.against, None))
+        print(table(options.table, options.subset, options.against, options.epochs))
         return
     if options.raw is None or options.work is None:
         parser.error("RAW and WORK are needed, or --table")
@@ -443,7 +464,7 @@ def main() -> None:
         seed.aggregate()
         for row in [] if options.teachers_only else options.only:
             seed.student(row)
-    print(table(options.out, options.subset, options.against, None))
+    print(table(options.out, options.subset, options.against, options.epochs))
 
 
 if __name__ == "__main__":

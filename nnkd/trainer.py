@@ -126,14 +126,13 @@ class nnUNetTrainerKD(nnUNetTrainer):
         training, validation = super().get_tr_and_val_datasets()
         if not self.distils:
             return training, validation
-        usable = self._usable_cases()
         for what, dataset in (("training", training), ("validation", validation)):
+            usable = self._usable_cases(what)
             left = [c for c in dataset.identifiers if c in usable]
             if not left:
                 raise RecipeError(
-                    f"No {what} case of fold {self.fold} has votes of {', '.join(self.recipe.teachers)}"
-                    f"{' or a manual label' if self.options.manual == 'unanimous' else ' (manual=ignore)'}. "
-                    f"Choose other teachers, another fold, or --set manual=unanimous."
+                    f"No {what} case of fold {self.fold} has a target from {', '.join(self.recipe.teachers)} with "
+                    f"manual={self.options.manual}. Choose other teachers, another fold, or --set manual=unanimous."
                 )
             if len(left) < len(dataset.identifiers):
                 self.print_to_log_file(f"{len(dataset.identifiers) - len(left)} {what} case(s) without target left out")
@@ -151,11 +150,12 @@ class nnUNetTrainerKD(nnUNetTrainer):
             )
         return votes
 
-    def _usable_cases(self) -> set[str]:
+    def _usable_cases(self, what: str) -> set[str]:
         index = self._votes_folder().index
-        teachers = self.recipe.teachers
-        voted = {c for c, record in index.cases.items() if any(record.answers.get(t) for t in teachers)}
-        return voted | set(index.manual) if self.options.manual == "unanimous" else voted
+        if self.options.manual == "only" and what == "training":
+            return set(index.manual)
+        voted = {c for c, r in index.cases.items() if any(r.answers.get(t) for t in self.recipe.teachers)}
+        return voted if self.options.manual == "ignore" else voted | set(index.manual)
 
     def targets(self, cases: Sequence[str], draw_teachers: bool) -> Targets:
         """Targets of these cases.
@@ -173,7 +173,7 @@ class nnUNetTrainerKD(nnUNetTrainer):
             self._aggregator(),
             labels=tuple(tuple(v) if isinstance(v, list | tuple) else (v,) for v in labels),
             ignore_label=manager.ignore_label,
-            use_manual=self.options.manual == "unanimous",
+            use_manual=self.options.manual != "ignore",
             weigh=self.options.voxel_weight == "agreement",
             hard=self.options.target == "hard",
             draw_teachers=draw_teachers,

@@ -36,7 +36,8 @@ class TrainingOptions:
         precision: "auto" is nnU-Net's (float16 on CUDA, float32 elsewhere); "bfloat16" halves the time on a CPU that
             computes in it. Losses are always float32.
         voxel_weight: "agreement" weighs each voxel by how much the teachers agree there, |2 mean - 1|.
-        manual: "unanimous" trains manual label maps as a unanimous vote; "ignore" leaves them out.
+        manual: "unanimous" trains manual label maps as a unanimous vote; "ignore" leaves these cases to the teachers'
+            votes; "only" trains on manual label maps alone, after a training on votes, say (-pretrained_weights).
     """
 
     epochs: AtLeastOne = 1000
@@ -53,7 +54,7 @@ class TrainingOptions:
     iou_over: Literal["image", "batch"] = "image"
     precision: Literal["auto", "bfloat16"] = "auto"
     voxel_weight: Literal["none", "agreement"] = "none"
-    manual: Literal["unanimous", "ignore"] = "unanimous"
+    manual: Literal["unanimous", "ignore", "only"] = "unanimous"
 
     def movement(self, plans: Mapping[str, Any], dimensions: int) -> tuple[bool, float | None]:
         """How patches are moved about.

@@ -215,6 +215,16 @@ def test_cases_without_target_are_left_out_and_none_at_all_is_refused(voted):
         trainer.get_tr_and_val_datasets()
 
 
+def test_training_on_manual_label_maps_alone(voted):
+    folder = VotesFolder.of(preprocessed_folder(voted), "nnUNetPlans_2d")
+    folder.write_index(folder.index.model_copy(update={"manual": ["toy_001"]}))
+    trainer = trainer_of(voted, recipe_of("t0", manual="only"))
+    training, validation = trainer.get_tr_and_val_datasets()
+    assert training.identifiers == ["toy_001"]
+    assert validation.identifiers == ["toy_003"]  # by its votes
+    assert trainer.targets(["toy_001", "toy_003"], draw_teachers=True).manual == {"toy_001"}
+
+
 def test_a_recipe_whose_teacher_is_gone_or_changed_is_refused(voted):
     with pytest.raises(VotesError, match=r"hold no teacher gone; they hold t0, t1, t2"):
         trainer_of(voted, recipe_of("t0", "gone")).get_tr_and_val_datasets()
