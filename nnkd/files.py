@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nnkd.errors import NnkdError, PredictionError
+from nnkd.errors import NnkdError, PredictionError, SettingError
 
 TEMPORARY_PREFIX = ".writing-"
 
@@ -87,6 +87,28 @@ def read_json(path: Path) -> Any:
         raise PredictionError(f"'{path.name}' is missing in {path.parent.name}.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise PredictionError(f"'{path.name}' in {path.parent.name} is no valid JSON ({error}). Restore it.") from error
+
+
+def read_object(file: Path, what: str, form: str) -> dict[str, Any]:
+    """Read a JSON object that a user wrote.
+
+    Args:
+        file: Where it is.
+        what: What it holds, in the plural, for messages.
+        form: An example.
+
+    Raises:
+        SettingError: If it is missing, no JSON, or no object.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(f"The file of {what} '{file.name}' cannot be read ({error.strerror}).") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise SettingError(f"'{file.name}' is no valid JSON ({error}); {what} have the form {form}.") from error
+    if not isinstance(content, dict):
+        raise SettingError(f"'{file.name}' holds a {type(content).__name__}; {what} have the form {form}.")
+    return content
 
 
 def sha256(path: Path) -> str:

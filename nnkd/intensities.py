@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from nnkd.errors import SettingError
+from nnkd.files import read_object
 
 # Level and width in HU; windows go from level - width/2 to level + width/2.
 WINDOWS: dict[str, tuple[float, float]] = {
@@ -140,7 +140,7 @@ def windows_of(labels: Sequence[str], given: Windows | Path | None = None) -> di
     Raises:
         SettingError: If the file is unreadable, a label or window is unknown, or a width is not positive.
     """
-    wishes = _read(given) if isinstance(given, Path) else dict(given or {})
+    wishes = read_object(given, "windows", FORM) if isinstance(given, Path) else dict(given or {})
     strange = sorted(set(wishes) - set(labels))
     if strange:
         raise SettingError(f"windows names {', '.join(strange)}, but the dataset's labels are {', '.join(labels)}.")
@@ -163,15 +163,3 @@ def _window(wish: object, label: str) -> tuple[float, float]:
             f"above 0. Example: {FORM}."
         )
     return float(wish[0]), float(wish[1])
-
-
-def _read(file: Path) -> Mapping[str, object]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingError(f"The file of windows '{file.name}' cannot be read ({error.strerror}).") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise SettingError(f"'{file.name}' is no valid JSON ({error}); windows have the form {FORM}.") from error
-    if not isinstance(content, dict):
-        raise SettingError(f"'{file.name}' holds a {type(content).__name__}; windows have the form {FORM}.")
-    return content

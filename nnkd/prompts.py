@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from nnkd.dataset import DatasetSpec
 from nnkd.errors import DatasetError, PredictionError, SettingError, UnknownNameError
-from nnkd.files import sha256_text
+from nnkd.files import read_object, sha256_text
 from nnkd.geometry import Orientation
 from nnkd.types import SliceBoxes, TextPrompt
 
@@ -76,10 +76,11 @@ def read_boxes(file: Path, spec: DatasetSpec, cases: Iterable[str]) -> StoredBox
         cases: Every case the file may name.
 
     Raises:
-        PredictionError: If it is missing, no JSON, or a box is malformed.
+        SettingError: If it is missing or no JSON.
+        PredictionError: If a box is malformed.
         UnknownNameError: If it names an unknown case or label.
     """
-    content, known = _load(file), set(cases)
+    content, known = read_object(file, "boxes", FORM), set(cases)
     found: dict[str, dict[str, tuple[Box, ...]]] = {}
     for case, by_label in content.items():
         if case not in known:
@@ -170,18 +171,6 @@ def _box_around(
         lows.append(int(low))
         highs.append(int(min(max(high, low + 1), size)))
     return lows[0], lows[1], highs[0], highs[1]
-
-
-def _load(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PredictionError(f"The file of boxes '{file.name}' cannot be read ({error.strerror}).") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PredictionError(f"'{file.name}' is no valid JSON ({error}); boxes have the form {FORM}.") from error
-    if not isinstance(content, dict):
-        raise PredictionError(f"'{file.name}' holds a {type(content).__name__}; boxes have the form {FORM}.")
-    return content
 
 
 def _box(box: Any, where: str) -> Box:

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from nnkd import files
-from nnkd.errors import NnkdError, PredictionError
+from nnkd.errors import NnkdError, PredictionError, SettingError
 
 
 def test_what_was_written_replaces_the_old_file(tmp_path):
@@ -113,3 +113,13 @@ def test_hashes(tmp_path):
 )
 def test_endings_of_two_parts_stay_whole(name, parts):
     assert files.split_ending(name) == parts
+
+
+@pytest.mark.parametrize(("content", "says"), [("{", "no valid JSON"), ("[1]", "holds a list"), (None, "cannot be read")])
+def test_a_users_json_that_is_none_is_one_sentence(tmp_path, content, says):
+    file = tmp_path / "boxes.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(SettingError, match=says) as caught:
+        files.read_object(file, "boxes", "{...}")
+    assert str(tmp_path) not in str(caught.value)
