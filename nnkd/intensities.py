@@ -74,9 +74,8 @@ def to_uint8(data: np.ndarray, scale: GreyScale) -> np.ndarray:
     values = np.nan_to_num(np.asarray(data, dtype=np.float32), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
     if scale.high <= scale.low:  # one value only
         return np.where(values > scale.low, 255, 0).astype(np.uint8)
-    with np.errstate(over="ignore"):
-        unit = (np.clip(values, scale.low, scale.high) - np.float32(scale.low)) / np.float32(scale.high - scale.low)
-    result = np.minimum(unit * np.float32(255), 255).astype(np.uint8)
+    unit = (np.clip(values, scale.low, scale.high).astype(np.float64) - scale.low) / (scale.high - scale.low)
+    result = np.minimum(unit * 255, 255).astype(np.uint8)
     if scale.keep_zero:
         result[values == 0] = 0
     return result

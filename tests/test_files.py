@@ -115,7 +115,9 @@ def test_endings_of_two_parts_stay_whole(name, parts):
     assert files.split_ending(name) == parts
 
 
-@pytest.mark.parametrize(("content", "says"), [("{", "no valid JSON"), ("[1]", "holds a list"), (None, "cannot be read")])
+@pytest.mark.parametrize(
+    ("content", "says"), [("{", "no valid JSON"), ("[1]", "holds a list"), (None, "cannot be read")]
+)
 def test_a_users_json_that_is_none_is_one_sentence(tmp_path, content, says):
     file = tmp_path / "boxes.json"
     if content is not None:
