@@ -145,7 +145,7 @@ def _device(asked: str | None) -> str:
 
 def _environment(folder: Path) -> dict[str, str]:
     rooms = {name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    # Threads that wait for each other must not spin: where something else runs too, LiteMedSAM took ten times as long.
+    # Threads that wait for each other must not spin: LiteMedSAM hardly got on where something else ran too.
     patient = {"OMP_WAIT_POLICY": "PASSIVE"}
     few = {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "2", "nnUNet_compile": "f", "PYTHONWARNINGS": "ignore"}
     return {**patient, **os.environ, **rooms, **few, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
