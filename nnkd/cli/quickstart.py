@@ -145,10 +145,8 @@ def _device(asked: str | None) -> str:
 
 def _environment(folder: Path) -> dict[str, str]:
     rooms = {name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    # Threads that wait for each other must not spin: LiteMedSAM hardly got on where something else ran too.
-    patient = {"OMP_WAIT_POLICY": "PASSIVE"}
     few = {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "2", "nnUNet_compile": "f", "PYTHONWARNINGS": "ignore"}
-    return {**patient, **os.environ, **rooms, **few, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+    return {**os.environ, **rooms, **few, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
 
 
 def _write_script(folder: Path, commands: Sequence[Command]) -> None:
@@ -219,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "nnKD_quickstart -o nnkd_quickstart",
     )
     parser.add_argument("-o", default="nnkd_quickstart", help="folder to work in (default: nnkd_quickstart)")
-    parser.add_argument("--epochs", type=int, default=40, help="epochs of 40 iterations (default: 40)")
+    parser.add_argument("--epochs", type=int, default=25, help="epochs of 40 iterations (default: 25)")
     parser.add_argument("-device", default=None, choices=("cuda", "cpu", "mps"), help="default: cuda if there is one")
     arguments = parser.parse_args(argv)
     if arguments.epochs < 1:
