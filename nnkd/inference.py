@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnkd.checkpoints import TrainedModel
+from nnkd.devices import threads
 from nnkd.errors import PredictionError
 
 log = logging.getLogger("nnkd")
@@ -26,19 +27,6 @@ def quiet() -> Iterator[None]:
     finally:
         for line in filter(None, map(str.strip, said.getvalue().splitlines())):
             log.debug("nnU-Net: %s", line)
-
-
-@contextlib.contextmanager
-def threads(number: int) -> Iterator[None]:
-    """torch computes with that many threads, and afterwards with as many as before."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def load_predictor(

@@ -10,8 +10,9 @@ import torch
 from trained import trained
 
 from nnkd.checkpoints import TrainedModel
+from nnkd.devices import threads
 from nnkd.errors import PredictionError
-from nnkd.inference import first_line, load_predictor, predict_array, quiet, threads
+from nnkd.inference import first_line, load_predictor, predict_array, quiet
 
 
 def test_what_nnunet_says_goes_to_the_log(capsys, caplog):

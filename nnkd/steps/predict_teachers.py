@@ -15,7 +15,8 @@ from tqdm import tqdm
 from nnkd import box_sources, prompts
 from nnkd.box_sources import BoxSource
 from nnkd.dataset import DatasetSpec, ImageFolder, RawDataset
-from nnkd.errors import BrokenPluginError, DatasetError, FolderError, NnkdError, PredictionError, UnknownNameError
+from nnkd.devices import check_device
+from nnkd.errors import BrokenPluginError, DatasetError, NnkdError, PredictionError, UnknownNameError
 from nnkd.files import remove_leftovers, sha256
 from nnkd.geometry import Orientation
 from nnkd.intensities import is_colour
@@ -246,11 +247,7 @@ def _device(job: TeacherJob, wanted: str) -> str:
         if wanted != "cpu":
             log.info("%s computes on the CPU", job.alias)
         return "cpu"
-    import torch
-
-    there = torch.cuda.is_available() if wanted == "cuda" else torch.backends.mps.is_available()
-    if not there:
-        raise FolderError(f"The teacher '{job.alias}' was to compute on {wanted}, which is not here. Add -device cpu.")
+    check_device(wanted)
     return wanted
 
 

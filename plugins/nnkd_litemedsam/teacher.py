@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from nnkd.devices import threads
 from nnkd.errors import SettingError
 from nnkd.files import sha256
 from nnkd.intensities import Windows, grey_scale, windows_of
@@ -134,13 +135,8 @@ class LiteMedSAMTeacher(BoxTeacher):
     @contextmanager
     def _computing(self) -> Iterator[None]:
         """No gradients, and as many threads as the user allows, for as long as it takes."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(max(1, self.context.workers))
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            torch.set_num_threads(before)
+        with threads(max(1, self.context.workers)), torch.inference_mode():
+            yield
 
 
 def _dtype(precision: str) -> torch.dtype:
