@@ -1,0 +1,72 @@
+"""nnU-Net's trainer, careful with files: checkpoints are written whole or not at all and loaded without running what a
+pickle may hold, and neither host names nor absolute paths get into what is handed on with a model."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnkd import paths
+from nnkd.checkpoints import load_checkpoint
+from nnkd.errors import WeightsError
+from nnkd.files import atomic, write_json
+
+
+class CarefulTrainer(nnUNetTrainer):
+    """nnU-Net's training, other files. The constructor is nnU-Net's, untouched."""
+
+    def on_train_start(self) -> None:
+        """nnU-Net's; what a killed training left half-written goes."""
+        super().on_train_start()
+        if self.local_rank == 0:
+            for leftover in Path(self.output_folder).glob("*.pth.writing"):
+                leftover.unlink()
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's, atomically: a process killed while writing leaves the old checkpoint whole."""
+        temporary = Path(f"{filename}.writing")
+        try:
+            super().save_checkpoint(str(temporary))
+            if self.local_rank == 0 and temporary.is_file():
+                os.replace(temporary, filename)
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "writ" not in str(error) and "inline_container" not in str(error):
+                raise  # not torch's way of saying that the disk is full
+            why = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise WeightsError(
+                f"'{Path(filename).name}' could not be written ({why}). Nothing half-written remains; make room and "
+                f"continue with --c."
+            ) from error
+        finally:
+            if self.local_rank == 0:
+                temporary.unlink(missing_ok=True)
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        """nnU-Net's, which would run whatever a pickle may hold, after a look at what this one holds."""
+        load_checkpoint(Path(filename_or_checkpoint))
+        super().load_checkpoint(filename_or_checkpoint)
+
+    def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
+        """nnU-Net's, with the machine's folders called by their variables: logs are handed on with models."""
+        args = tuple(paths.without_folders(a) if isinstance(a, str) else a for a in args)
+        super().print_to_log_file(*args, also_print_to_console=also_print_to_console, add_timestamp=add_timestamp)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's validation; its summary.json names files from the folders' variables on."""
+        super().perform_actual_validation(save_probabilities)
+        file = Path(self.output_folder) / "validation" / "summary.json"
+        if self.local_rank == 0 and file.is_file():
+            with atomic(file) as temporary:
+                temporary.write_text(paths.without_folders(file.read_text(encoding="utf-8")), encoding="utf-8")
+
+    def _save_debug_information(self) -> None:
+        super()._save_debug_information()
+        if self.local_rank == 0:
+            file = Path(self.output_folder) / "debug.json"
+            content = json.loads(file.read_text(encoding="utf-8"))
+            content.pop("hostname", None)
+            write_json(file, {key: paths.without_folders(str(value)) for key, value in content.items()})
