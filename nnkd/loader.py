@@ -68,11 +68,13 @@ class DrawnDataLoader(nnUNetDataLoader):
 
     Args:
         draw: The sampler and how its batches are dealt; None: nnU-Net's own uniform choice.
+        focus: The labels that patches are centred on where nnU-Net forces foreground; None: any.
     """
 
-    def __init__(self, *arguments: Any, draw: Draw | None = None, **keywords: Any):
+    def __init__(self, *arguments: Any, draw: Draw | None = None, focus: Sequence[int] | None = None, **keywords: Any):
         super().__init__(*arguments, **keywords)
         self.draw = draw
+        self.focus = focus
         self._batches: Iterator[list[str]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -85,6 +87,14 @@ class DrawnDataLoader(nnUNetDataLoader):
         if self._batches is None:
             self._batches = self.draw.batches(self.thread_id)
         return next(self._batches)
+
+    def get_bbox(
+        self, data_shape: Any, force_fg: bool, class_locations: dict | None, *more: Any, **keywords: Any
+    ) -> tuple[list[int], list[int]]:
+        """nnU-Net's patch, centred on nothing but labels in focus."""
+        if self.focus is not None and class_locations is not None:
+            class_locations = {key: found for key, found in class_locations.items() if key in self.focus}
+        return super().get_bbox(data_shape, force_fg, class_locations, *more, **keywords)
 
 
 class VotesDataLoader(DrawnDataLoader):

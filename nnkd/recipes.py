@@ -43,6 +43,7 @@ class Recipe:
         ground_truth: Whether a teacher was told of reference labels.
         has_regions: Whether the dataset has regions; networks cannot ask dataset.json when they are built.
         inputs: By teacher, one hash over its label maps: what was learned from.
+        label: The one label to learn (`nnkd.one_label`); None: all of them.
     """
 
     base: str
@@ -55,6 +56,7 @@ class Recipe:
     ground_truth: bool = False
     has_regions: bool = True
     inputs: Mapping[str, str] = field(default_factory=dict)
+    label: str | None = None
 
     @classmethod
     def of_plans(cls, plans: Mapping[str, Any]) -> Recipe:
@@ -80,7 +82,10 @@ class Recipe:
 
     def content(self) -> dict[str, Any]:
         """As it stands in plans["nnkd"]."""
-        return json.loads(json.dumps(asdict(self)))
+        content = json.loads(json.dumps(asdict(self)))
+        if self.label is None:  # recipes of all labels are what they were before there were others
+            del content["label"]
+        return content
 
     def slug(self) -> str:
         """A readable name and six hexadecimal digits of the content."""

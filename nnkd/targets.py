@@ -66,6 +66,7 @@ class Targets:
         draws: By case, the bits of the teachers to draw from and (k, L) bool what they answer; empty: no drawing.
         manual: Cases that train by their label map.
         hard: Whether targets are cut at one half.
+        rows: Which of the votes' labels these are.
     """
 
     labels: tuple[tuple[int, ...], ...]
@@ -76,6 +77,7 @@ class Targets:
     draws: Mapping[str, tuple[list[int], np.ndarray]] = field(default_factory=dict)
     manual: frozenset[str] = frozenset()
     hard: bool = False
+    rows: slice = field(default_factory=partial(slice, None))
 
     @property
     def weighted(self) -> bool:
@@ -114,6 +116,7 @@ class Targets:
         return np.concatenate(channels)
 
     def _soften_votes(self, soften: Callable[[np.ndarray], np.ndarray], case: str, bits: np.ndarray) -> np.ndarray:
+        bits = bits[self.rows]
         channels = [soften(bits)]
         if self.weighted:
             agreement = self.agreement[case]
@@ -148,6 +151,7 @@ def targets_of(
     weigh: bool = False,
     hard: bool = False,
     draw_teachers: bool = True,
+    label: str | None = None,
 ) -> Targets:
     """Fit an aggregator to each case.
 
@@ -161,6 +165,7 @@ def targets_of(
         weigh: Whether voxels are weighted by how much the teachers agree.
         hard: Whether targets are cut at one half.
         draw_teachers: Whether an aggregator that draws may do so; otherwise its table (the mean) is used.
+        label: The only label to learn; None: all.
 
     Raises:
         VotesError: If the votes lack one of the teachers.
@@ -170,15 +175,20 @@ def targets_of(
     manual = frozenset(votes.index.manual if use_manual else ()) & frozenset(cases)
     voted = [c for c in cases if c not in manual]
     drawing = draw_teachers and aggregator.draws_teacher
+    rows = slice(None)
+    if label is not None:
+        row = votes.index.labels.index(label)
+        rows = slice(row, row + 1)
     return Targets(
         labels=labels,
         ignore_label=ignore_label,
         votes=votes,
-        tables={} if drawing else {c: votes.table(c, teachers, aggregator) for c in voted},
-        agreement={c: votes.table(c, teachers, _Agreement()) for c in voted} if weigh else {},
-        draws={c: _drawable(votes, c, teachers) for c in voted} if drawing else {},
+        tables={} if drawing else {c: votes.table(c, teachers, aggregator)[rows] for c in voted},
+        agreement={c: votes.table(c, teachers, _Agreement())[rows] for c in voted} if weigh else {},
+        draws={c: _drawable(votes, c, teachers, rows) for c in voted} if drawing else {},
         manual=manual,
         hard=hard or drawing,
+        rows=rows,
     )
 
 
@@ -193,9 +203,9 @@ class _Agreement(Aggregator):
         return np.abs(2 * mean.T - 1).astype(np.float32)
 
 
-def _drawable(votes: VotesFolder, case: str, teachers: Sequence[str]) -> tuple[list[int], np.ndarray]:
+def _drawable(votes: VotesFolder, case: str, teachers: Sequence[str], rows: slice) -> tuple[list[int], np.ndarray]:
     """Bits of the teachers that answer for something in this case, and (k, L) bool what."""
-    answers = votes.answers(case, teachers)
+    answers = votes.answers(case, teachers)[:, rows]
     some = np.flatnonzero(answers.any(1))
     bits = votes.bits(teachers)
     return [bits[i] for i in some], answers[some]

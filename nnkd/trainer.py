@@ -17,7 +17,7 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import distributed
 
-from nnkd import splits
+from nnkd import one_label, splits
 from nnkd.careful_trainer import CarefulTrainer
 from nnkd.errors import RecipeError, VotesError
 from nnkd.files import write_json
@@ -50,8 +50,11 @@ class nnUNetTrainerKD(CarefulTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ):
+        recipe = Recipe.of_plans(plans)
+        if recipe.label is not None:
+            dataset_json = one_label.only(dataset_json, recipe.label)
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.recipe = Recipe.of_plans(plans)
+        self.recipe = recipe
         self.options = training_options(type(self), self.recipe)
         self.enable_deep_supervision = self.supervises_deeply
         self.num_epochs = self.options.epochs
@@ -151,7 +154,9 @@ class nnUNetTrainerKD(CarefulTrainer):
         index = self._votes_folder().index
         if self.options.manual == "only" and what == "training":
             return set(index.manual)
-        voted = {c for c, r in index.cases.items() if any(r.answers.get(t) for t in self.recipe.teachers)}
+        wanted = {self.recipe.label} if self.recipe.label else set(index.labels)
+        teachers = self.recipe.teachers
+        voted = {c for c, r in index.cases.items() if any(wanted & set(r.answers.get(t, ())) for t in teachers)}
         return voted if self.options.manual == "ignore" else voted | set(index.manual)
 
     def targets(self, cases: Sequence[str], draw_teachers: bool) -> Targets:
@@ -174,6 +179,7 @@ class nnUNetTrainerKD(CarefulTrainer):
             weigh=self.options.voxel_weight == "agreement",
             hard=self.options.target == "hard",
             draw_teachers=draw_teachers,
+            label=self.recipe.label,
         )
 
     def _aggregator(self) -> Aggregator:
@@ -256,6 +262,7 @@ class nnUNetTrainerKD(CarefulTrainer):
             "probabilistic_oversampling": self.probabilistic_oversampling,
             "transforms": transforms,
             "draw": draw,
+            "focus": self.label_manager.all_labels[1:] if self.recipe.label else None,
         }
         if not self.distils:
             return DrawnDataLoader(*arguments, **keywords)

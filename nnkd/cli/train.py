@@ -45,6 +45,13 @@ def _parser() -> argparse.ArgumentParser:
         "patch_size=96,96), of an aggregator or sampler (majority.ties=yes)",
     )
     recipe.add_argument("-n", default=None, help="name of the recipe (default: a readable one with 6 digits)")
+    recipe.add_argument(
+        "--per_label",
+        nargs="*",
+        default=None,
+        metavar="LABEL",
+        help="one binary student a label (paper 1's way), or for these labels alone",
+    )
     recipe.add_argument("--dry_run", action="store_true", help="write the recipe and print its name, do not train")
     return parser
 
@@ -111,6 +118,7 @@ def _train(arguments: argparse.Namespace, flags: dict, plugins: object) -> StepR
             disable_checkpointing=arguments.disable_checkpointing,
             device=arguments.device,
             dry_run=arguments.dry_run,
+            per_label=arguments.per_label,
         )
     )
 

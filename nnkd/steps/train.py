@@ -6,11 +6,11 @@ import logging
 import os
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nnkd import paths
+from nnkd import one_label, paths
 from nnkd.checkpoints import load_checkpoint
 from nnkd.dataset import DatasetSpec
 from nnkd.devices import check_device, cores
@@ -53,7 +53,11 @@ class RecipeFlags:
 
 @dataclass(frozen=True)
 class Request:
-    """nnUNetv2_train's arguments, and the recipe flags."""
+    """nnUNetv2_train's arguments, and the recipe flags.
+
+    Attributes:
+        per_label: One student for each of these labels; an empty list: for every label; None: one for all.
+    """
 
     dataset: str
     configuration: str
@@ -72,24 +76,52 @@ class Request:
     disable_checkpointing: bool = False
     device: str = "cuda"
     dry_run: bool = False
+    per_label: Sequence[str] | None = None
 
 
 def train(request: Request) -> StepReport:
-    """Write the recipe if flags ask for one, then train.
+    """Write the recipe if flags ask for one, then train; with `per_label`, one student after another.
 
     Raises:
         NnkdError: If anything is amiss that can be seen before the training starts.
     """
     folder = paths.preprocessed_folder(request.dataset)
+    if request.per_label is not None:
+        return _train_per_label(request, folder)
     plans, recipe = _plans(request, folder)
     _check(request, folder, plans)
     plans_name = write_recipe(folder, recipe, request.flags.name) if recipe else request.plans
-    report = StepReport(data={"plans": plans_name})
     log.info("Plans: -p %s", plans_name)
-    if request.dry_run:
-        return report
-    os.environ["nnUNet_extTrainer"] = paths.trainer_path()
-    _train(request, folder.name, plans_name)
+    if not request.dry_run:
+        _train(request, folder.name, plans_name)
+    return StepReport(data={"plans": plans_name})
+
+
+def _train_per_label(request: Request, folder: Path) -> StepReport:
+    """Paper 1's way: a binary student a label. All recipes are checked before the first one trains."""
+    plans = read_plans(folder, request.plans)
+    if not request.is_student or KEY in plans:
+        raise RecipeError(
+            f"--per_label got {request.plans} and {request.trainer_name}, but needs base plans and a student of nnkd. "
+            f"The recipe of one label is trained with its own -p, without --per_label."
+        )
+    spec = DatasetSpec.read(folder / "dataset.json")
+    one_label.check(spec)
+    labels = [spec.check_label(label) for label in request.per_label] or list(spec.labels)
+    whole = _recipe(request, folder, plans)
+    family = request.flags.name or whole.slug()
+    recipes = [replace(whole, label=label, has_regions=True) for label in labels]
+    names = [f"{family}_{one_label.suffix(label)}" for label in labels]
+    for recipe, name in zip(recipes, names, strict=True):
+        _check(request, folder, plans_of(folder, recipe, name))
+    for recipe, name in zip(recipes, names, strict=True):
+        plans_name = write_recipe(folder, recipe, name)
+        log.info("Plans for %s: -p %s", recipe.label, plans_name)
+        if request.dry_run or (request.continue_training and _is_finished(request, folder.name, plans_name)):
+            continue
+        _train(request, folder.name, plans_name)
+    report = StepReport(data={"plans": f"{request.plans}_{family}"})
+    report.lines.append(f"Predict all labels with nnKD_predict -p {request.plans}_{family} --per_label")
     return report
 
 
@@ -268,17 +300,33 @@ def _check_results(request: Request, folder: Path, plans: Mapping[str, Any]) -> 
 
 def _check_recipe(request: Request, folder: Path, plans: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     recipe = Recipe.of_plans(plans)
-    parse_options(request.trainer.options_class, recipe.options, request.trainer_name)
+    options = parse_options(request.trainer.options_class, recipe.options, request.trainer_name)
     if not recipe.teachers:
         return
     votes = VotesFolder.of(folder, values["data_identifier"])
     votes.bits(recipe.teachers)
+    answers = (record.answers.get(t, ()) for record in votes.index.cases.values() for t in recipe.teachers)
+    from_manual = votes.index.manual and options.get("manual") != "ignore"
+    if recipe.label and not from_manual and not any(recipe.label in answer for answer in answers):
+        raise RecipeError(
+            f"No teacher of the recipe answers for '{recipe.label}' in any case. Leave that label out of --per_label, "
+            f"or ask a teacher for it."
+        )
     raw = os.environ.get("nnUNet_raw")
     if raw and (Path(raw) / folder.name).is_dir():  # a cluster often has no raw folder
         votes.check_fresh(Path(raw) / folder.name / "teachersTr")
 
 
+def _is_finished(request: Request, dataset: str, plans_name: str) -> bool:
+    """Whether there is nothing left to continue."""
+    model = f"{request.trainer_name}__{plans_name}__{request.configuration}"
+    fold = paths.room("nnUNet_results") / dataset / model / f"fold_{request.fold}"
+    files = ("checkpoint_final.pth", "validation/summary.json") if request.fold != "all" else ("checkpoint_final.pth",)
+    return all((fold / name).is_file() for name in files)
+
+
 def _train(request: Request, dataset: str, plans_name: str) -> None:
+    os.environ["nnUNet_extTrainer"] = paths.trainer_path()
     import torch
     from nnunetv2.run.run_training import run_training
 
@@ -287,7 +335,8 @@ def _train(request: Request, dataset: str, plans_name: str) -> None:
         torch.set_num_threads(cores())
     elif request.device == "cuda":
         torch.set_num_threads(1)
-        torch.set_num_interop_threads(1)
+        if torch.get_num_interop_threads() != 1:  # once in a process
+            torch.set_num_interop_threads(1)
     if request.device == "cuda" and request.num_gpus > torch.cuda.device_count():
         raise NnkdError(f"-num_gpus is {request.num_gpus}, but torch sees {torch.cuda.device_count()} GPU(s) here.")
     try:

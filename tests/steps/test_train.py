@@ -190,3 +190,39 @@ def test_predict_has_all_of_nnunets_options():
         wanted = re.findall(r"add_argument\(\s*['\"]([-\w]+)['\"]", inspect.getsource(source))
         assert len(wanted) > 10
         assert set(wanted) <= ours
+
+
+def test_one_student_a_label(voted, capsys, caplog):
+    flags = ("-tr", "nnUNetTrainerUNet", "-t", "t0", "t1", "-n", "mine")
+    assert recipe(*flags, "--per_label", "liver") == 0
+    assert recipe(*flags, "--per_label") == 0
+    folder = preprocessed_folder(voted)
+    assert [p.stem for p in sorted(folder.glob("nnUNetPlans_*.json"))] == [
+        "nnUNetPlans_mine_liver",
+        "nnUNetPlans_mine_spleen",
+    ]
+    assert json.loads((folder / "nnUNetPlans_mine_spleen.json").read_text())["nnkd"]["label"] == "spleen"
+    assert "-p nnUNetPlans_mine --per_label" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--per_label", "heart"], "has no label 'heart'; it has liver, spleen"),
+        (["--per_label", "-tr", "nnUNetTrainer"], "needs base plans"),
+        (["-t", "nobody", "--per_label"], "hold no teacher nobody"),
+    ],
+)
+def test_bad_labels_get_one_sentence(voted, capsys, flags, sentence):
+    assert recipe(*flags) == 1
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert not list(preprocessed_folder(voted).glob("nnUNetPlans_*.json"))
+
+
+def test_a_label_that_no_teacher_answers_for(nnunet_folders, voted, capsys):
+    toy_teacher(voted, "t2", answers=["liver"])
+    preprocess(voted, json.loads((preprocessed_folder(voted) / "nnUNetPlans.json").read_text()), "2d")
+    assert recipe("-t", "t2", "--per_label", "--set", "manual=ignore") == 1
+    assert "No teacher of the recipe answers for 'spleen'" in capsys.readouterr().err
+    assert not list(preprocessed_folder(voted).glob("nnUNetPlans_*.json"))

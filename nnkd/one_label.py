@@ -1,0 +1,78 @@
+"""One student a label: a dataset as the student of one label sees it, and all of them together again.
+
+Source: Li et al., MICCAI 2025, where every organ has a binary model of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from nnkd.dataset import DatasetSpec
+from nnkd.errors import RecipeError
+
+ALL_LABELS = "nnkd_all_labels"  # in a student's dataset.json: the labels of the whole dataset
+
+
+def check(spec: DatasetSpec) -> None:
+    """Whether a dataset can be learned label by label.
+
+    Raises:
+        RecipeError: If its labels overlap, or some voxels are to be ignored.
+    """
+    if spec.has_regions:
+        raise RecipeError(
+            f"{spec.name} has regions, whose outputs are independent of each other anyway. Train one student for all "
+            f"of them: leave --per_label out."
+        )
+    if spec.ignore_label is not None:
+        raise RecipeError(
+            f"{spec.name} has an ignore label, which nnU-Net allows only above all others, so that no label can be "
+            f"learned alone. Leave --per_label out."
+        )
+
+
+def only(dataset_json: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """dataset.json for the student of one label. The label keeps its integer, as a region: a network of one sigmoid
+    output, whose label maps nnU-Net compares with the reference as they are.
+
+    Raises:
+        RecipeError: If there is no such label.
+    """
+    labels = dataset_json["labels"]
+    if label not in labels:
+        raise RecipeError(f"The recipe learns '{label}', but dataset.json has {', '.join(labels)}. Choose another.")
+    value = int(labels[label])
+    return {
+        **dataset_json,
+        "labels": {"background": 0, label: [value, value]},  # nnU-Net takes a region to have two integers or more
+        "regions_class_order": [value],
+        ALL_LABELS: dict(labels),
+    }
+
+
+def whole(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
+    """The dataset.json that `only` was made from."""
+    kept = {key: value for key, value in dataset_json.items() if key not in (ALL_LABELS, "regions_class_order")}
+    return {**kept, "labels": dict(dataset_json[ALL_LABELS])}
+
+
+def suffix(label: str) -> str:
+    """What a label's recipe is called, after the name that all of them share."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", label).strip("-") or "label"
+
+
+def together(logits: Sequence[np.ndarray]) -> np.ndarray:
+    """The students' answers as one network's: the label with the highest probability wins where that is above one half,
+    because the largest of (0, x_1, ..., x_L) is the background's 0 where no x is positive.
+
+    Args:
+        logits: For each label, in the order of the dataset's labels, (1, *S) float.
+
+    Returns:
+        (L + 1, *S), background first. Their softmax is not the students' probabilities; their arg-max is the merger.
+    """
+    return np.concatenate([np.zeros_like(logits[0]), *logits])
