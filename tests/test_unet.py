@@ -1,10 +1,11 @@
-"""Tests of nnkd_basic.unet."""
+"""Tests of nnkd.unet."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from nnkd_basic.unet import UNet
+
+from nnkd.unet import UNet
 
 
 def test_paper_1s_number_of_parameters():
@@ -54,26 +55,3 @@ def test_a_compiled_graph_equals_the_eager_one():
     image = torch.rand(1, 1, 9, 10)
     exported = torch.export.export(network, (image,))
     torch.testing.assert_close(exported.module()(image), network(image))
-
-
-def test_its_trainer_learns_without_deep_supervision(nnunet_folders, monkeypatch):
-    from nnkd_basic.unet import nnUNetTrainerUNet
-    from planned import configuration, make_plans, preprocess
-    from toy import toy_dataset, toy_teacher
-
-    from nnkd.recipes import Recipe, read_plans, write_recipe
-
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    dataset = toy_dataset(nnunet_folders / "nnUNet_raw" / "Dataset701_Toy", labelled=4)
-    toy_teacher(dataset, "t0")
-    preprocess(dataset, make_plans(dataset, {"2d": configuration("2d", (16, 16), (1.0, 1.0))}), "2d")
-    folder = nnunet_folders / "nnUNet_preprocessed" / dataset.name
-    recipe = Recipe("nnUNetPlans", ("t0",), options={"norm": "instance"}, has_regions=False)
-    plans = {**read_plans(folder, write_recipe(folder, recipe)), "continue_training": False}
-    trainer = nnUNetTrainerUNet(plans, "2d", "all", dict(dataset.spec.json), torch.device("cpu"))
-    trainer.initialize()
-    train, _ = trainer.get_dataloaders()
-    batch = next(train)
-    assert batch["target"].shape == (2, 2, 16, 16)
-    assert trainer.train_step(batch)["loss"] > 0
-    assert any(isinstance(m, torch.nn.InstanceNorm2d) for m in trainer.network.modules())
