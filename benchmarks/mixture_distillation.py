@@ -17,17 +17,17 @@ again, and unfinished trainings continue. So a better machine can add seeds, epo
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 from commands import Work
+from tables import read, table
 
 LABELLED, TEST, CHOOSE, HANDFUL = 20, 40, 38, 4
 NETWORKS = {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1), "coarse": (0, 1, 2)}
@@ -50,6 +50,8 @@ class Student:
         plans: Along which axis it slices.
         joined_by: The row whose student joins the teachers: a second round.
         after: The row whose weights it begins with.
+        configuration: Of the plans.
+        per_label: One student a label.
     """
 
     flags: tuple[str, ...] = ()
@@ -59,6 +61,8 @@ class Student:
     plans: str = "coronal"
     joined_by: str = ""
     after: str = ""
+    configuration: str = "2d"
+    per_label: bool = False
 
 
 def _free(aggregator: str, plans: str = "coronal", **settings: object) -> Student:
@@ -79,6 +83,15 @@ STUDENTS = {
     "20 + votes: mean": Student(("-a", "mean")),
     "UNet on the 20, twice as long": Student((), {"epochs": 32}, manual="twenty"),
     "planned network on the 20": Student(manual="twenty", trainer="nnUNetTrainerKD"),
+}
+VOLUMES = {"configuration": "3d_fullres", "plans": ""}
+IN_3D = {"batch_size": 2}
+STUDENTS |= {  # paper 1's three students, and 3D
+    "PUNet": replace(_free("random_teacher"), trainer="nnUNetTrainerPUNet"),
+    "HSNet: STAPLE": replace(_free("staple", lr=3e-4), trainer="nnUNetTrainerHSNet"),
+    "UNet per label: STAPLE": replace(_free("staple"), per_label=True),
+    "UNet 3D: STAPLE": replace(_free("staple", **IN_3D), **VOLUMES),
+    "PUNet 3D": replace(_free("random_teacher", **IN_3D), trainer="nnUNetTrainerPUNet", **VOLUMES),
 }
 TRIED = {  # on the cases for choosing, seed 0
     "tried: mean, turned, axial slices": _free("mean", plans="axial", **TURNED),
@@ -281,15 +294,24 @@ class Seed:
         flags = ["-t", "none"] if student.manual else [*student.flags, "-t", *self._teachers(student)]
         if student.after:
             flags += ["-pretrained_weights", str(self._checkpoint(student.after))]
-        self._plans_for(dataset, student.plans, NETWORKS[student.plans])
+        if student.per_label:
+            flags += ["--per_label", "--c"]
         self.work.train(
-            dataset, "2d", student.trainer, self._recipe(row), *flags, fold=fold, plans=f"nnUNetPlans_{student.plans}",
-            **{**COMMON, "epochs": self.options.epochs, **student.settings},
+            dataset, student.configuration, student.trainer, self._recipe(row), *flags, fold=fold,
+            plans=self._plans_of(dataset, student), **{**COMMON, "epochs": self.options.epochs, **student.settings},
         )  # fmt: skip
         minutes = (time.monotonic() - begun) / 60
         target = f"{self.test}/{self._recipe(row)}"
         self.predict(row, "imagesTs", target)
         self.score(row, target, minutes)
+
+    def _plans_of(self, dataset: str, student: Student) -> str:
+        """The base plans that a student needs; preprocessed."""
+        if student.plans:
+            return self._plans_for(dataset, student.plans, NETWORKS[student.plans])
+        self.work.run("plan_and_preprocess", "-d", dataset, "-plans_name", "nnUNetPlans", "-c", student.configuration,
+                      "-np", "1")  # fmt: skip
+        return "nnUNetPlans"
 
     def _recipe(self, row: str) -> str:
         return f"{_slug(row)}_{self.options.epochs}"
@@ -303,7 +325,7 @@ class Seed:
     def _checkpoint(self, row: str) -> Path:
         student = ROWS[row]
         dataset, fold = self._place(student)
-        model = f"{student.trainer}__nnUNetPlans_{student.plans}_{self._recipe(row)}__2d"
+        model = f"{student.trainer}__nnUNetPlans_{student.plans}_{self._recipe(row)}__{student.configuration}"
         return self.work.folder / "nnUNet_results" / dataset / model / f"fold_{fold}" / "checkpoint_final.pth"
 
     def _teachers(self, student: Student) -> list[str]:
@@ -321,9 +343,11 @@ class Seed:
         """Let a row's student segment imagesTr or imagesTs of the mixture's dataset."""
         student = ROWS[row]
         dataset, fold = self._place(student)
+        plans = "_".join(filter(None, ("nnUNetPlans", student.plans, self._recipe(row))))
+        more = ["--per_label"] if student.per_label else []
         self.work.predict(
-            dataset, "2d", student.trainer, f"nnUNetPlans_{student.plans}_{self._recipe(row)}",
-            f"nnUNet_raw/{self.mixture}/{images}", target, "--disable_progress_bar", "--disable_tta", fold=fold,
+            dataset, student.configuration, student.trainer, plans, f"nnUNet_raw/{self.mixture}/{images}", target,
+            "--disable_progress_bar", "--disable_tta", *more, fold=fold,
         )  # fmt: skip
 
     def is_done(self, row: str) -> bool:
@@ -362,72 +386,6 @@ class Seed:
 def _slug(row: str) -> str:
     words = "".join(letter if letter.isalnum() else " " for letter in row.lower()).split()
     return "_".join(words)
-
-
-def read(file: Path) -> list[dict]:
-    """Rows of a JSONL; none if it is not there. A line that was cut off by a kill is passed over."""
-    rows = []
-    for line in file.read_text().splitlines() if file.is_file() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
-    return rows
-
-
-Scores = dict[str, list[dict[str, float]]]  # by metric, for each label: by seed and case
-
-
-def table(file: Path, subset: str, against: str, epochs: int) -> str:
-    """The rows as a Markdown table: means over seeds and cases, intervals by bootstrap over cases.
-
-    Args:
-        file: The JSONL.
-        subset: "test" or "choose".
-        against: The row that differences are taken to.
-        epochs: Of the students to show.
-    """
-    from nnkd.statistics import Bootstrap, mean
-
-    bootstrap = Bootstrap()
-    rows, case_of, seeds = _gather(file, subset, epochs)
-    lines = [f"| row | seeds | DSC | HD (mm) | DSC minus '{against}' |", "|---|---|---|---|---|"]
-    for row, scores in rows.items():
-        cells = []
-        for metric, digits in (("DSC", 3), ("HD", 2)):
-            e = mean(scores[metric], case_of, bootstrap)
-            cells.append(f"{e.value:.{digits}f} ({e.low:.{digits}f}-{e.high:.{digits}f})")
-        if against in rows and row != against:
-            cells.append(_difference(scores["DSC"], rows[against]["DSC"], case_of, bootstrap))
-        lines.append(f"| {row} | {len(seeds[row])} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _gather(file: Path, subset: str, epochs: int) -> tuple[dict[str, Scores], dict[str, str], dict[str, set[int]]]:
-    """Scores by row, the case of each of their keys, and each row's seeds."""
-    rows: dict[str, Scores] = {}
-    case_of: dict[str, str] = {}
-    seeds: dict[str, set[int]] = {}
-    for found in read(file):
-        if found["epochs"] != epochs:
-            continue
-        seeds.setdefault(found["row"], set()).add(found["seed"])
-        for metric, by_label in found["scores"].items():
-            labels = rows.setdefault(found["row"], {}).setdefault(metric, [{} for _ in by_label])
-            for values, by_case in zip(labels, by_label.values(), strict=True):
-                for case, value in by_case.items():
-                    if (case in found["choose"]) == (subset == "choose"):
-                        values[f"{found['seed']}/{case}"] = value
-                        case_of[f"{found['seed']}/{case}"] = case
-    return rows, case_of, seeds
-
-
-def _difference(mine: list, theirs: list, case_of: Mapping[str, str], bootstrap: object) -> str:
-    """Mean difference with its interval, over what both rows have."""
-    from nnkd.statistics import paired_difference
-
-    shared = [set(a) & set(b) for a, b in zip(mine, theirs, strict=True)]
-    first, second = ([{c: by[c] for c in both} for by, both in zip(one, shared, strict=True)] for one in (mine, theirs))
-    found = paired_difference(first, second, case_of, bootstrap)
-    return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})" if found else ""
 
 
 def main() -> None:
