@@ -13,6 +13,7 @@ import numpy as np
 from nnkd.checkpoints import TrainedModel
 from nnkd.devices import threads
 from nnkd.errors import PredictionError
+from nnkd.export import label_map
 
 log = logging.getLogger("nnkd")
 
@@ -74,7 +75,8 @@ def load_predictor(
 
 
 def logits_of(predictor: Any, data: np.ndarray) -> np.ndarray:
-    """Logits of a preprocessed case.
+    """Logits of a preprocessed case. Samples of a probabilistic network are averaged as probabilities
+    (`nnkd.sampling`), everything else as nnU-Net does it.
 
     Args:
         predictor: nnU-Net's.
@@ -85,6 +87,10 @@ def logits_of(predictor: Any, data: np.ndarray) -> np.ndarray:
     """
     import torch
 
+    from nnkd import sampling
+
+    if sampling.samples_of(predictor) is not None:
+        return sampling.answer(predictor, data).logits
     return predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data)).cpu().detach().numpy()
 
 
@@ -103,8 +109,6 @@ def predict_array(predictor: Any, array: np.ndarray, properties: Mapping[str, An
     Raises:
         PredictionError: If nnU-Net cannot predict it.
     """
-    from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
-
     plans, configuration = predictor.plans_manager, predictor.configuration_manager
     try:
         with quiet(), threads(workers):
@@ -113,9 +117,7 @@ def predict_array(predictor: Any, array: np.ndarray, properties: Mapping[str, An
                 array, None, dict(properties), plans, configuration, predictor.dataset_json
             )
             logits = logits_of(predictor, np.ascontiguousarray(data, dtype=np.float32))
-            return convert_predicted_logits_to_segmentation_with_correct_shape(
-                logits, plans, configuration, predictor.label_manager, crop, num_threads_torch=workers
-            )
+            return label_map(logits, plans, configuration, predictor.label_manager, crop, workers)
     except (RuntimeError, ValueError, LookupError, AssertionError) as error:
         raise PredictionError(f"nnU-Net could not predict it: {first_line(error)}") from error
 

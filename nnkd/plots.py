@@ -91,6 +91,26 @@ def difference_plot(differences: Sequence[Difference], title: str, quantity: str
     return _png(figure)
 
 
+def caught_plot(shares: np.ndarray, curves: Mapping[str, np.ndarray]) -> bytes:
+    """How many of the wrong voxels are found among the most uncertain ones.
+
+    Args:
+        shares: (n,) of voxels, in [0, 1].
+        curves: (n,) share of the wrong voxels among them, by map.
+    """
+    figure, axes = _new(3.6, 2.8)
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
+    for index, (name, curve) in enumerate(curves.items()):
+        axes.plot(shares, curve, color=FOLDER_COLOURS[index], linewidth=1.6, label=name.replace("_", " "))
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("share of voxels, most uncertain first", fontsize=8, color=INK)
+    axes.set_ylabel("share of the wrong voxels found", fontsize=8, color=INK)
+    axes.legend(fontsize=7, frameon=False, loc="lower right")
+    axes.grid(color=FAINT, linewidth=0.7)
+    return _png(figure)
+
+
 def _top(values: Mapping[str, Mapping[str, float]], worst: Mapping[str, set[str]]) -> float | None:
     """Where to cut the y axis, so that image diagonals do not squeeze what was measured; None: nowhere."""
     measured = [v for name, cases in values.items() for case, v in cases.items() if case not in worst[name]]

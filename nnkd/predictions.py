@@ -21,6 +21,7 @@ from nnkd.files import is_visible, read_json, sha256, write_json
 from nnkd.geometry import Grid
 
 MANIFEST = "manifest.json"
+ADDITIONS = ("uncertainty",)  # options that add files beside the label maps and change none of these
 
 
 class Weights(BaseModel):
@@ -159,9 +160,12 @@ class PredictionFolder:
         """Keep what was inherited before, and add what is inherited now: cases of both may lie here."""
         lineage = found.lineage + [model for model in header.lineage if model not in found.lineage]
         ground_truth = found.ground_truth or header.ground_truth
-        if (lineage, ground_truth) == (found.lineage, found.ground_truth):
+        added = {key: True for key in ADDITIONS if header.options.get(key)}
+        merged = found.model_copy(
+            update={"lineage": lineage, "ground_truth": ground_truth, "options": {**found.options, **added}}
+        )
+        if merged == found:
             return found
-        merged = found.model_copy(update={"lineage": lineage, "ground_truth": ground_truth})
         write_json(self.manifest_file, merged.model_dump())
         return merged
 
@@ -344,7 +348,7 @@ def _difference(found: Manifest, header: Manifest) -> str:
     for field in ("kind", "made_by", "file_ending"):
         if getattr(found, field) != getattr(header, field):
             return f"{field} {getattr(found, field)}, now {getattr(header, field)}"
-    for key in sorted({*found.options, *header.options}):
+    for key in sorted({*found.options, *header.options} - set(ADDITIONS)):
         if found.options.get(key) != header.options.get(key):
             return f"{key}={found.options.get(key)}, now {key}={header.options.get(key)}"
     if found.labels != header.labels:

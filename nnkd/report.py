@@ -40,6 +40,7 @@ class Evaluation:
         references: Reference label map by case.
         predictions: Label map by folder's name and case.
         images: Folders where the cases' images may be.
+        uncertainty: What `nnkd.uncertainty_section` made; None without maps.
     """
 
     scores: Scores
@@ -49,6 +50,7 @@ class Evaluation:
     references: Mapping[str, Path]
     predictions: Mapping[str, Mapping[str, Path]]
     images: Sequence[Path]
+    uncertainty: Mapping[str, Any] | None = None
 
 
 def write_report(evaluation: Evaluation, file: Path) -> None:
@@ -75,6 +77,7 @@ def render(evaluation: Evaluation) -> str:
         notes=_notes(scores),
         differences=_differences(scores, str(evaluation.facts["unit"])),
         overlays=_overlays(evaluation),
+        uncertainty=evaluation.uncertainty,
         best=scores.best().name,
         flags=flags[:MOST_FLAGS],
         more_flags=max(0, len(flags) - MOST_FLAGS),

@@ -36,6 +36,10 @@ def _parser() -> argparse.ArgumentParser:
     add("-prev_stage_predictions", default=None, help="predictions of the cascade's first stage")
     add("--disable_progress_bar", action="store_true", help="no progress bar")
     add("--not_on_device", action="store_true", help="gather the windows on the CPU: for scans too large for the GPU")
+    add("--samples", type=int, metavar="N", help="samples of a probabilistic network (default: as it was trained)")
+    add(
+        "--uncertainty", action="store_true", help="also write entropy, mutual information, standard deviation, volumes"
+    )
     command.add_parts(parser)
     command.add_device(parser)
     return parser
@@ -57,6 +61,8 @@ def _run(arguments: argparse.Namespace) -> StepReport:
         raise NnkdError("Name the model: either -m FOLDER, or -d DATASET -c CONFIGURATION (with -tr and -p).")
     if not 0 < arguments.step_size <= 1:
         raise NnkdError(f"-step_size got {arguments.step_size:g}, but expects more than 0 and at most 1.")
+    if arguments.samples is not None and arguments.samples < 1:
+        raise NnkdError(f"--samples got {arguments.samples}, but a number of 1 or more is expected.")
     command.part_of([], arguments)
     trained = TrainedModel.open(folder, arguments.f, arguments.chk)
     from nnkd.steps.predict import Request, predict
@@ -79,6 +85,8 @@ def _run(arguments: argparse.Namespace) -> StepReport:
             device=arguments.device,
             progress=not arguments.disable_progress_bar,
             everything_on_device=not arguments.not_on_device,
+            samples=arguments.samples,
+            uncertainty=arguments.uncertainty,
         )
     )
 

@@ -13,8 +13,9 @@ import numpy as np
 from nnkd import paths
 from nnkd.comparisons import Files, Settings, compare_cases
 from nnkd.dataset import DatasetSpec
+from nnkd.error_ranking import FolderRanking, rank_folders, ranking_json, rankings_frame, volumes_frame
 from nnkd.errors import DatasetError, FolderError, PredictionError, SettingError
-from nnkd.files import atomic, remove_leftovers, write_json
+from nnkd.files import atomic, read_json, remove_leftovers, write_json
 from nnkd.metrics import DEFINITIONS
 from nnkd.participants import participants_of_cases
 from nnkd.predictions import Manifest, PredictionFolder, label_map_files, versions
@@ -23,6 +24,7 @@ from nnkd.scores import COMMON, OVERALL, FolderScores, Scores, comparison_frame,
 from nnkd.statistics import Bootstrap, Estimate
 from nnkd.summary import summary
 from nnkd.types import Failure, StepReport
+from nnkd.uncertainty_section import section
 
 CACHE = ".cache"
 PARALLEL_FROM_BYTES = 20_000_000  # starting processes takes seconds; small sets are done by then
@@ -70,8 +72,9 @@ class Request:
 def evaluate(request: Request) -> StepReport:
     """Compare folders with their reference and write what came of it.
 
-    Writes NAME/summary.json for each folder, metrics.csv, means.csv, comparison.csv and report.html. Compared cases
-    are kept in .cache, by the content of both files and the settings, so that a killed run continues.
+    Writes NAME/summary.json for each folder, metrics.csv, means.csv, comparison.csv and report.html; where folders have
+    maps of uncertainty, uncertainty.csv and volumes.csv too. Compared cases are kept in .cache, by the content of both
+    files and the settings, so that a killed run continues.
 
     Returns:
         A StepReport: the table as lines, failures by folder and case, the `Scores` as data["scores"].
@@ -96,15 +99,19 @@ def evaluate(request: Request) -> StepReport:
     if not any(folder.results for folder in folders):
         raise PredictionError(f"No case could be compared. The first: {next(iter(folders[0].failures.values()))}")
     facts = _facts(request, spec, scores, compared.without_spacing)
+    evaluated = dict(zip((folder.name for folder in folders), request.predictions, strict=True))
+    rankings = rank_folders(evaluated, spec, labels, {case: references[case] for case in cases}, found)
     _write_tables(scores, spec, request, facts, output)
-    evaluation = Evaluation(
-        scores, spec, facts, request.reference, references, found, _image_folders(request, json_file)
-    )
+    _write_rankings(rankings, person_of, request, output)
+    images, uncertain = _image_folders(request, json_file), section(rankings, person_of, request.bootstrap)
+    evaluation = Evaluation(scores, spec, facts, request.reference, references, found, images, uncertain)
     write_report(evaluation, output / "report.html")
     report = StepReport(
         done=compared.now, skipped=compared.earlier, lines=_lines(scores, facts, output), data={"scores": scores}
     )
     report.failures.extend(_failures(folders))
+    for name, ranking in rankings.items():
+        report.failures.extend(Failure(f"{name}/{case}", reason) for case, reason in ranking.failures.items())
     return report
 
 
@@ -250,6 +257,23 @@ def _write_tables(scores: Scores, spec: DatasetSpec, request: Request, facts: Ma
     for name, make in frames.items():
         with atomic(output / f"{name}.csv") as temporary:
             make(scores, request.definition).to_csv(temporary, index=False)
+
+
+def _write_rankings(
+    rankings: Mapping[str, FolderRanking], person_of: Mapping[str, str], request: Request, output: Path
+) -> None:
+    """uncertainty.csv, volumes.csv and a key in summary.json; an earlier run's tables go where there are no maps."""
+    for name, ranking in rankings.items():
+        file = output / name / "summary.json"
+        content = read_json(file)
+        content["nnkd"]["uncertainty"] = ranking_json(ranking, person_of, request.bootstrap)
+        write_json(file, content)
+    for name, make in {"uncertainty": rankings_frame, "volumes": volumes_frame}.items():
+        if not rankings:
+            (output / f"{name}.csv").unlink(missing_ok=True)
+            continue
+        with atomic(output / f"{name}.csv") as temporary:
+            make(rankings).to_csv(temporary, index=False)
 
 
 def _image_folders(request: Request, json_file: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -22,11 +22,17 @@ from nnkd.checkpoints import TrainedModel
 from nnkd.dataset import DatasetSpec, ImageFolder
 from nnkd.devices import check_device, cores
 from nnkd.errors import DatasetError, FolderError, NnkdError, PredictionError
+from nnkd.export import label_map, on_image
 from nnkd.files import TEMPORARY_PREFIX, sha256, write_json
+from nnkd.geometry import Grid
 from nnkd.inference import first_line, load_predictor, logits_of
 from nnkd.predictions import CaseRecord, Lineage, Manifest, PredictionFolder, Weights, versions
 from nnkd.recipes import Recipe
 from nnkd.types import Failure, StepReport
+from nnkd.uncertainty import UncertaintyFolder
+
+if TYPE_CHECKING:
+    from nnkd.sampling import Answer, Spread
 
 log = logging.getLogger("nnkd")
 
@@ -40,6 +46,8 @@ class Request:
         source, target: -i and -o.
         cases: Which cases, given all of them: -num_parts and -part_id.
         resume: --continue_prediction.
+        samples: How many a probabilistic network answers with; None: what it was trained to.
+        uncertainty: Whether to write maps of it and intervals of volumes, see `nnkd.uncertainty`.
     """
 
     model: TrainedModel
@@ -58,6 +66,8 @@ class Request:
     device: str = "cuda"
     progress: bool = True
     everything_on_device: bool = True
+    samples: int | None = None
+    uncertainty: bool = False
 
 
 def predict(request: Request) -> StepReport:
@@ -71,15 +81,17 @@ def predict(request: Request) -> StepReport:
     if not request.source.is_dir():
         raise FolderError(f"There is no folder '{request.source.name}' to predict (-i).")
     cases = images.cases()[request.part_id :: request.num_parts]
+    predictor = _predictor(request)
+    _check_cascade(request, predictor)
     folder = PredictionFolder(request.target)
-    manifest = folder.begin(_header(request, plans, spec), overwrite=not request.resume and request.num_parts == 1)
+    header = _header(request, plans, spec, predictor)
+    manifest = folder.begin(header, overwrite=not request.resume and request.num_parts == 1)
     if request.num_parts == 1:  # what a killed run left; other parts may be writing at this moment
         for leftover in request.target.glob(f"{TEMPORARY_PREFIX}*"):
             shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        UncertaintyFolder(request.target).remove_leftovers()
     write_json(request.target / "dataset.json", request.model.dataset_json())  # nnU-Net's ensemble reads both
     write_json(request.target / "plans.json", plans)
-    predictor = _predictor(request)
-    _check_cascade(request, predictor)
     report = StepReport()
     todo = []
     for case in cases:
@@ -103,7 +115,10 @@ def predict(request: Request) -> StepReport:
     return report
 
 
-def _header(request: Request, plans: Mapping[str, Any], spec: DatasetSpec) -> Manifest:
+def _header(request: Request, plans: Mapping[str, Any], spec: DatasetSpec, predictor: Any) -> Manifest:
+    from nnkd.sampling import samples_of
+
+    sampler = samples_of(predictor)
     recipe = Recipe.of_plans(plans)
     trainer, plans_name, configuration = request.model.folder.name.split("__")[:3]
     return Manifest(
@@ -118,6 +133,8 @@ def _header(request: Request, plans: Mapping[str, Any], spec: DatasetSpec) -> Ma
             "checkpoint": request.model.checkpoint,
             "step_size": request.step_size,
             "mirroring": request.mirroring,
+            **({"samples": sampler.number} if sampler else {}),
+            "uncertainty": request.uncertainty,
             "recipe": recipe.content() if recipe.teachers else None,
         },
         labels={name: list(values) for name, values in spec.labels.items()},
@@ -133,7 +150,7 @@ def _predictor(request: Request) -> Any:
 
     check_device(request.device)
     torch.set_num_threads(cores() if request.device == "cpu" else 1)
-    return load_predictor(
+    predictor = load_predictor(
         request.model,
         request.device,
         step_size=request.step_size,
@@ -141,6 +158,13 @@ def _predictor(request: Request) -> Any:
         on_device=request.everything_on_device,
         verbose=request.verbose,
     )
+    from nnkd import sampling
+
+    if request.samples is not None:
+        sampling.set_samples(predictor, request.samples)
+    if request.uncertainty:
+        sampling.check_spread(predictor)
+    return predictor
 
 
 def _check_cascade(request: Request, predictor: Any) -> None:
@@ -153,6 +177,8 @@ def _check_cascade(request: Request, predictor: Any) -> None:
 
 
 def _complete(request: Request, case: str) -> bool:
+    if request.uncertainty and not UncertaintyFolder(request.target).is_complete(case):
+        return False
     return not request.save_probabilities or (request.target / f"{case}.npz").is_file()
 
 
@@ -182,7 +208,7 @@ def _run(
             started[case] = time.monotonic()
             try:
                 data, properties = prepared.result()
-                logits = logits_of(predictor, data)
+                answer = _answer(request, predictor, data)
             except (NnkdError, RuntimeError, ValueError, AssertionError) as error:
                 _fail(folder, report, case, _sentence(error))
                 progress.update()
@@ -193,7 +219,7 @@ def _run(
                 predictor.plans_manager.plans,
                 folder.folder,
                 case,
-                logits,
+                answer,
                 properties,
                 predictor.configuration_manager.configuration,
             )
@@ -272,29 +298,63 @@ def _prepare(
     return np.ascontiguousarray(data, dtype=np.float32), properties
 
 
+def _answer(request: Request, predictor: Any, data: np.ndarray) -> Answer:
+    from nnkd import sampling
+
+    if request.uncertainty:
+        return sampling.answer(predictor, data, spread=True)
+    return sampling.Answer(logits_of(predictor, data))
+
+
 def _export(
-    request: Request, plans: dict, target: Path, case: str, logits: np.ndarray, properties: dict, configuration: dict
+    request: Request, plans: dict, target: Path, case: str, answer: Answer, properties: dict, configuration: dict
 ) -> None:
-    """Bring logits to the image's grid and write the label map (and probabilities) by os.replace."""
+    """Bring an answer to the image's grid and write it: first what is uncertain, last, by os.replace, the label map
+    (and probabilities)."""
     from nnunetv2.inference.export_prediction import export_prediction_from_logits
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+    dataset_json = request.model.dataset_json()
+    managers = PlansManager(plans), ConfigurationManager(configuration)
+    workers = max(1, cores() // max(1, request.export_processes))
+    _export_spread(UncertaintyFolder(target), dataset_json, case, answer.spread, managers, properties, workers)
     working = target / f"{TEMPORARY_PREFIX}{os.getpid()}-{case}"
     working.mkdir(exist_ok=True)
     try:
-        export_prediction_from_logits(
-            logits,
-            properties,
-            ConfigurationManager(configuration),
-            PlansManager(plans),
-            request.model.dataset_json(),
-            str(working / case),
-            request.save_probabilities,
-        )
+        if request.save_probabilities:
+            export_prediction_from_logits(
+                answer.logits, properties, *reversed(managers), dataset_json, str(working / case), True
+            )
+        else:
+            found = label_map(
+                answer.logits, *managers, managers[0].get_label_manager(dataset_json), properties, workers
+            )
+            file = working / f"{case}{dataset_json['file_ending']}"
+            managers[0].image_reader_writer_class().write_seg(found, str(file), properties)
         for file in working.iterdir():
             os.replace(file, target / file.name)
     finally:
         shutil.rmtree(working, ignore_errors=True)
+
+
+def _export_spread(
+    folder: UncertaintyFolder,
+    dataset_json: dict,
+    case: str,
+    spread: Spread | None,
+    managers: tuple[Any, Any],
+    properties: dict,
+    workers: int,
+) -> None:
+    folder.forget(case)
+    if spread is None:
+        return
+    maps = {name: on_image(array, *managers, properties, workers) for name, array in spread.maps.items()}
+    one = maps["entropy"]
+    grid = Grid.from_properties(one.shape, properties)
+    cropped = np.prod([float(n) for n in properties["shape_after_cropping_and_before_resampling"]])
+    voxel_mm3 = float(np.prod(grid.spacing) * cropped / spread.maps["entropy"].size)
+    folder.write(case, maps, spread.voxels, list(DatasetSpec(dataset_json, "").labels), grid, voxel_mm3)
 
 
 def _collect(

@@ -26,6 +26,7 @@ from nnkd.metrics import METRICS
 from nnkd.predictions import PredictionFolder
 from nnkd.statistics import Bootstrap
 from nnkd.steps.evaluate import Request, evaluate
+from nnkd.uncertainty import MAPS, UncertaintyFolder
 
 
 @pytest.fixture
@@ -426,3 +427,60 @@ def test_real_references_against_themselves(tmp_path):
     report = evaluate(Request([tmp_path / "copy"], tmp_path / "labelsTs", bootstrap=Bootstrap(20)))
     assert overall(report, "copy").estimate.value == 1
     assert overall(report, "copy", "NSD").estimate.value == 1
+
+
+def with_maps(dataset, name: str, cases, noise: float) -> None:
+    """Maps of a folder that are large where its label map is wrong, and intervals that hold the liver alone."""
+    rng = np.random.default_rng(0)
+    folder = PredictionFolder(dataset.teachers_folder("Ts") / name)
+    for case in cases:
+        truth, grid, _ = dataset.spec.read_label_map(dataset.label_file(case, "Ts"))
+        wrong = folder.read(dataset.spec, case) != truth
+        array = (wrong + noise * rng.random(wrong.shape)).astype(np.float32)
+        voxels = np.array([[(truth == 1).sum() - 5, 0], [(truth == 1).sum() + 5, 0]], float)
+        size = float(np.prod(grid.spacing))
+        UncertaintyFolder(folder.folder).write(
+            case, dict.fromkeys(MAPS, array), voxels, ["liver", "spleen"], grid, size
+        )
+
+
+def test_maps_of_uncertainty_are_ranked(cohort):
+    toy_teacher(cohort, "near", shift=1, split="Ts")
+    toy_teacher(cohort, "far", shift=3, split="Ts")
+    cases = cohort.images("Ts").cases()
+    with_maps(cohort, "near", cases[:4], 0.5)
+    report = evaluate(ask(cohort, "near", "far"))
+    assert not report.failures
+    out = cohort.folder / "evaluation"
+    near, far = (read_json(out / name / "summary.json") for name in ("near", "far"))
+    found = near["nnkd"]["uncertainty"]
+    assert set(found["maps"]) == set(MAPS)
+    assert found["maps"]["entropy"]["auroc"]["value"] == pytest.approx(1)
+    assert found["maps"]["entropy"]["auroc"]["n_cases"] == 4
+    assert found["maps"]["entropy"]["wrong_in_top"]["value"] == pytest.approx(1)
+    assert 0 < found["maps"]["entropy"]["wrong"]["value"] < 0.5
+    assert found["coverage"] == {"liver": {"inside": 4, "cases": 4}, "spleen": {"inside": 0, "cases": 4}}
+    assert found["without_maps"] == cases[4:]
+    assert "uncertainty" not in far["nnkd"]
+    assert set(near) == set(far)
+    frame = pd.read_csv(out / "uncertainty.csv")
+    assert set(frame["folder"]) == {"near"}
+    assert len(frame) == 4 * 3 * 4
+    assert len(pd.read_csv(out / "volumes.csv")) == 8
+    page = (out / "report.html").read_text()
+    for said in ("<h2>Uncertainty</h2>", "within 10 mm", "4 of 4 cases"):
+        assert said in page
+    evaluate(ask(cohort, "far"))
+    assert not (out / "uncertainty.csv").exists()
+    assert "<h2>Uncertainty</h2>" not in (out / "report.html").read_text()
+
+
+def test_a_map_on_another_grid_is_a_failure(cohort, unreported):
+    toy_teacher(cohort, "near", shift=1, split="Ts")
+    cases = cohort.images("Ts").cases()
+    with_maps(cohort, "near", cases, 0.5)
+    folder = UncertaintyFolder(cohort.teachers_folder("Ts") / "near")
+    write_image(np.zeros((2, 3, 4), np.float32), folder.file("entropy", cases[0]))
+    report = evaluate(ask(cohort, "near"))
+    assert [failure.case for failure in report.failures] == [f"near/{cases[0]}"]
+    assert "does not lie on its label map's grid" in report.failures[0].reason

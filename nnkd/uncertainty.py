@@ -1,0 +1,177 @@
+"""The folder `uncertainty` in a prediction folder: maps as NIfTI files and intervals of volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+
+from nnkd.errors import DatasetError, PredictionError
+from nnkd.files import atomic, remove_leftovers
+from nnkd.geometry import Grid
+from nnkd.nifti import check_whole
+
+MAPS: Mapping[str, str] = {
+    "entropy": "entropy of the mean probabilities",
+    "mutual_information": "entropy of the mean less the members' mean entropy",
+    "standard_deviation": "standard deviation of the probabilities, the largest over labels",
+}
+ENDING = ".nii.gz"  # whatever the dataset's: png and 8-bit tif hold no fractions
+VOLUMES = "volumes.csv"
+COLUMNS = ("case", "label", "members", "median", "low", "high", "unit")
+PERCENTILES = (50.0, 2.5, 97.5)
+
+
+class UncertaintyFolder:
+    """`uncertainty` in a prediction folder. Several processes may write different cases at once.
+
+    Args:
+        predictions: The prediction folder.
+    """
+
+    def __init__(self, predictions: Path):
+        self.folder = predictions / "uncertainty"
+
+    def file(self, name: str, case: str) -> Path:
+        """Where a map of a case lies.
+
+        Args:
+            name: One of MAPS.
+            case: Its identifier.
+        """
+        return self.folder / name / f"{case}{ENDING}"
+
+    def maps(self, case: str) -> dict[str, Path]:
+        """Maps of a case that are there."""
+        return {name: file for name in MAPS if (file := self.file(name, case)).is_file()}
+
+    def is_complete(self, case: str) -> bool:
+        """Whether all maps and the volumes of a case are there."""
+        return len(self.maps(case)) == len(MAPS) and case in set(self.volumes()["case"])
+
+    def write(
+        self, case: str, maps: Mapping[str, np.ndarray], voxels: np.ndarray, labels: Sequence[str], grid: Grid,
+        voxel_mm3: float,
+    ) -> None:  # fmt: skip
+        """Write a case: each map, then its rows of volumes.csv; each of them atomically.
+
+        Args:
+            case: Its identifier.
+            maps: (Z, Y, X) float32 by name, in file order.
+            voxels: (members, labels): voxels of each label in each member.
+            labels: Their names.
+            grid: The image's.
+            voxel_mm3: Volume of one of these voxels in mm3; of an image without spacing, its size in pixels.
+        """
+        for name, array in maps.items():
+            _write_map(self.file(name, case), array, grid)
+        scale, unit = (1e-3, "ml") if grid.in_world else (1.0, "pixels")
+        volumes = np.percentile(voxels * voxel_mm3 * scale, PERCENTILES, axis=0)
+        rows = [(case, label, len(voxels), *volumes[:, k], unit) for k, label in enumerate(labels)]
+        self._replace(case, pd.DataFrame(rows, columns=list(COLUMNS)))
+
+    def remove_leftovers(self) -> None:
+        """Remove what a killed process left; only while no other process writes here."""
+        for folder in (self.folder, *(self.folder / name for name in MAPS)):
+            remove_leftovers(folder)
+
+    def forget(self, case: str) -> None:
+        """Remove what is here of a case, whose label map is about to be another one."""
+        if not self.folder.is_dir():
+            return
+        for file in self.maps(case).values():
+            file.unlink(missing_ok=True)
+        if case in set(self.volumes()["case"]):
+            self._replace(case, None)
+
+    def volumes(self) -> pd.DataFrame:
+        """volumes.csv: median and 95 % interval over members by case and label; without rows if there is none.
+
+        Raises:
+            PredictionError: If the file is not as it was written.
+        """
+        file = self.folder / VOLUMES
+        if not file.is_file():
+            return pd.DataFrame(columns=list(COLUMNS))
+        try:
+            found = pd.read_csv(file, dtype={"case": str, "label": str}, keep_default_na=False)
+        except (ValueError, UnicodeDecodeError) as error:
+            raise PredictionError(f"{self._say(VOLUMES)} cannot be read ({error}). Predict again.") from error
+        if tuple(found.columns) != COLUMNS:
+            raise PredictionError(
+                f"{self._say(VOLUMES)} has the columns {', '.join(found.columns)}, but {', '.join(COLUMNS)} are "
+                f"expected. Predict again."
+            )
+        return found
+
+    def read(self, name: str, case: str, grid: Grid) -> np.ndarray:
+        """Read a map.
+
+        Args:
+            name: One of MAPS.
+            case: Its identifier.
+            grid: The label map's.
+
+        Returns:
+            (Z, Y, X) float32 in the label map's order.
+
+        Raises:
+            PredictionError: If the file cannot be read, or does not lie on that grid.
+        """
+        import SimpleITK
+
+        file = self.file(name, case)
+        try:
+            check_whole(file)
+            image = SimpleITK.ReadImage(str(file), SimpleITK.sitkFloat32)
+        except (DatasetError, RuntimeError) as error:
+            raise PredictionError(
+                f"{self._say(f'{name}/{file.name}')} cannot be read. Predict the case again."
+            ) from error
+        array = SimpleITK.GetArrayFromImage(image)
+        mine = Grid(
+            array.shape, image.GetSpacing()[::-1], image.GetOrigin(), np.reshape(image.GetDirection(), (3, 3)),
+            grid.in_world,
+        )  # fmt: skip
+        difference = mine.difference(grid)
+        if difference:
+            raise PredictionError(
+                f"{self._say(f'{name}/{file.name}')} does not lie on its label map's grid: {difference}. Predict the "
+                f"case again."
+            )
+        return array
+
+    def _replace(self, case: str, rows: pd.DataFrame | None) -> None:
+        """Put rows in the place of a case's. Others' stay, also those of processes that write at the same time."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / f".{VOLUMES}.lock", timeout=60):
+            found = self.volumes()
+            found = found[found["case"] != case]
+            if rows is not None:
+                found = rows if found.empty else pd.concat([found, rows], ignore_index=True)
+            found = found.sort_values("case", kind="stable")
+            with atomic(self.folder / VOLUMES) as temporary:
+                found.to_csv(temporary, index=False, float_format="%.7g")
+
+    def _say(self, name: str) -> str:
+        return f"'{name}' in {self.folder.parent.name}/{self.folder.name}"
+
+
+def _write_map(file: Path, array: np.ndarray, grid: Grid) -> None:
+    import SimpleITK
+
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array, dtype=np.float32))
+    image.SetSpacing([float(s) for s in reversed(grid.spacing)])
+    image.SetOrigin([float(o) for o in grid.origin])
+    image.SetDirection([float(d) for d in np.ravel(grid.direction)])
+    with atomic(file) as temporary:
+        try:
+            SimpleITK.WriteImage(image, str(temporary))
+            check_whole(temporary)
+        except RuntimeError as error:  # what SimpleITK raises, also on a full disk
+            raise OSError(str(error).strip().splitlines()[-1]) from error
+        except DatasetError as error:  # on a full disk ITK's NIfTI writer cuts the file short and says nothing
+            raise OSError("the disk is full") from error
