@@ -18,6 +18,7 @@ from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 
+from nnkd import one_label
 from nnkd.devices import threads
 from nnkd.errors import PredictionError, SettingError
 from nnkd.probabilistic import ProbabilisticNetwork, logits
@@ -50,6 +51,18 @@ class Answer:
 
     logits: np.ndarray
     spread: Spread | None = None
+
+
+def together(answers: Sequence[Answer]) -> Answer:
+    """One answer of students that know one label each, in the order of the labels (`nnkd.one_label`): their entropies
+    add up as those of independent heads do."""
+    merged = one_label.together([found.logits for found in answers])
+    spreads = [found.spread for found in answers if found.spread]
+    if not spreads:
+        return Answer(merged)
+    by_name = {name: np.stack([spread.maps[name] for spread in spreads]) for name in spreads[0].maps}
+    maps = {name: a.max(0) if name == "standard_deviation" else a.sum(0) for name, a in by_name.items()}
+    return Answer(merged, Spread(maps, np.concatenate([spread.voxels for spread in spreads], 1)))
 
 
 def samples_of(predictor: Any) -> ProbabilisticNetwork | None:

@@ -9,15 +9,24 @@ import os
 import numpy as np
 import pytest
 import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from batchgenerators.augmentations.utils import resize_segmentation
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from nnunetv2.inference.export_prediction import export_prediction_from_logits
+from nnunetv2.inference.export_prediction import (
+    convert_predicted_logits_to_segmentation_with_correct_shape,
+    export_prediction_from_logits,
+)
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask, crop_to_nonzero
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+from nnunetv2.preprocessing.resampling.default_resampling import (
+    compute_new_shape,
+    determine_do_sep_z_and_axis,
+    resample_data_or_seg_to_shape,
+)
 from nnunetv2.run import load_pretrained_weights as pretrained
 from nnunetv2.run import run_training as running
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
@@ -259,6 +268,30 @@ def test_export():
         "predicted_array_or_file", "properties_dict", "configuration_manager", "plans_manager",
         "dataset_json_dict_or_file", "output_file_truncated", "save_probabilities",
     ]  # fmt: skip
+
+
+def test_the_export_we_do_ourselves():
+    assert names(convert_predicted_logits_to_segmentation_with_correct_shape) == [
+        "predicted_logits", "plans_manager", "configuration_manager", "label_manager", "properties_dict",
+        "return_probabilities", "num_threads_torch",
+    ]  # fmt: skip
+    assert names(resample_data_or_seg_to_shape) == [
+        "data", "new_shape", "current_spacing", "new_spacing", "is_seg", "order", "order_z", "force_separate_z",
+        "separate_z_anisotropy_threshold",
+    ]  # fmt: skip
+    assert names(determine_do_sep_z_and_axis) == [
+        "force_separate_z", "current_spacing", "new_spacing", "separate_z_anisotropy_threshold",
+    ]  # fmt: skip
+
+
+def test_the_sliding_window_we_do_ourselves():
+    """nnkd.sampling goes over nnU-Net's windows with nnU-Net's weights; its own test compares the logits bit by bit."""
+    assert names(nnUNetPredictor._internal_get_sliding_window_slicers) == ["image_size"]
+    gaussian = compute_gaussian((4, 4), sigma_scale=1.0 / 8, value_scaling_factor=10, device=torch.device("cpu"))
+    assert gaussian.dtype == torch.float16
+    assert gaussian.min() > 0
+    _, inside = pad_nd_image(torch.zeros(1, 2, 3, 5), (8, 4), "constant", {"value": 0}, True, None)
+    assert tuple(inside) == (slice(0, 1), slice(0, 2), slice(2, 5), slice(0, 5))
 
 
 def test_folders_are_read_from_the_environment_late(monkeypatch, tmp_path):
