@@ -18,7 +18,11 @@ from nnkd.cli import command
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 FLAGS = {"-a": "aggregator", "-s": "sampler", "-tr": "student"}
-TRAINING = ("nnkd/training_options.py", "TrainingOptions"), ("plugins/nnkd_basic/unet.py", "UNetOptions")
+TRAINING = (
+    ("nnkd/training_options.py", "TrainingOptions"),
+    ("plugins/nnkd_basic/unet.py", "UNetOptions"),
+    ("plugins/nnkd_hsnet/trainer.py", "HSNetOptions"),
+)
 PLAN_VALUES = {"batch_size", "patch_size"}  # --set takes these too; they go into the plans
 NNUNETS = {"nnUNetTrainer"}  # students that are nnU-Net's own
 
@@ -98,7 +102,7 @@ def test_a_wrong_command_line_would_be_seen(line, stopped):
 def plugins() -> registry.Registry:
     """nnkd's own plugins, and the example that the pages show."""
     found = registry.Registry()
-    for module in ("nnkd_basic", "nnkd_litemedsam", "nnkd_example"):
+    for module in ("nnkd_basic", "nnkd_litemedsam", "nnkd_hsnet", "nnkd_example"):
         with pytest.MonkeyPatch.context() as patch:
             patch.syspath_prepend(ROOT / "tests" / "third_party")
             found.add(module, importlib.import_module(module))
@@ -147,7 +151,7 @@ def test_the_readme_lists_every_plugin_with_its_licence():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     table = dict(re.findall(r"^\| `(\w+)` \| `-\w+` \|.*\| ([^|]+) \|$", text, flags=re.MULTILINE))
     own = registry.Registry()
-    for name in ("basic", "litemedsam"):
+    for name in ("basic", "litemedsam", "hsnet"):
         own.add(name, importlib.import_module(f"nnkd_{name}"))
     assert table == {r.entry.name: r.entry.licence for r in own.entries}
 
@@ -162,7 +166,10 @@ def defaults(file: str, cls: str) -> dict[str, object]:
     return {n.target.id: ast.literal_eval(n.value) for n in body if isinstance(n, ast.AnnAssign)}
 
 
-@pytest.mark.parametrize(("heading", "source"), [("nnUNetTrainerKD", TRAINING[0]), ("nnUNetTrainerUNet", TRAINING[1])])
+HEADINGS = ("nnUNetTrainerKD", "nnUNetTrainerUNet", "nnUNetTrainerHSNet")
+
+
+@pytest.mark.parametrize(("heading", "source"), list(zip(HEADINGS, TRAINING, strict=True)))
 def test_the_option_tables_are_the_codes(heading, source):
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     section = re.search(rf"^### Options of {heading}$(.*?)(?=^#|\Z)", text, flags=re.MULTILINE | re.DOTALL).group(1)
