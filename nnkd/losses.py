@@ -53,33 +53,58 @@ class DistillationLoss(nn.Module):
             soft = soft.clamp(0, 1)
             if self.regions:
                 probabilities = torch.sigmoid(logits)
-                entropy = _binary_cross_entropy(logits, soft, answered, weight)
+                entropy, counted = _binary_cross_entropy(logits, soft, answered)
             else:
-                soft = soft / soft.mul(answered).sum(1, keepdim=True).clamp(min=1)
+                soft = _shares(soft, answered)
                 log_probabilities = torch.log_softmax(logits, 1)
                 probabilities = log_probabilities[:, 1:].exp()
-                entropy = _merged_cross_entropy(log_probabilities, soft, answered, weight)
+                entropy, counted = _merged_cross_entropy(log_probabilities, soft, answered)
+            entropy = _mean(entropy, counted if weight is None else counted * weight)
             iou = _iou_loss(probabilities, soft, answered, weight, self.iou, self.over_batch)
             return iou + entropy
 
 
+def cross_entropy(logits: torch.Tensor, target: torch.Tensor, regions: bool) -> torch.Tensor:
+    """Cross-entropy voxel by voxel, in nats; 0 where there is no vote.
+
+    Args:
+        logits: (B, L + 1, *S), or (B, L, *S) with regions; float32.
+        target: (B, L, *S) float, NO_VOTE where a label stays out.
+        regions: True for independent sigmoid outputs, False for softmax with background first.
+
+    Returns:
+        (B, 1, *S), or (B, L, *S) with regions.
+    """
+    answered, soft = target >= 0, target.clamp(0, 1)
+    if regions:
+        entropy, counted = _binary_cross_entropy(logits, soft, answered)
+    else:
+        entropy, counted = _merged_cross_entropy(torch.log_softmax(logits, 1), _shares(soft, answered), answered)
+    return entropy * counted
+
+
+def _shares(soft: torch.Tensor, answered: torch.Tensor) -> torch.Tensor:
+    """Where labels overlap, so that they exceed one together, each gets its share."""
+    return soft / soft.mul(answered).sum(1, keepdim=True).clamp(min=1)
+
+
 def _binary_cross_entropy(
-    logits: torch.Tensor, soft: torch.Tensor, answered: torch.Tensor, weight: torch.Tensor | None
-) -> torch.Tensor:
-    loss = functional.binary_cross_entropy_with_logits(logits, soft, reduction="none")
-    return _mean(loss, answered.float() if weight is None else answered * weight)
+    logits: torch.Tensor, soft: torch.Tensor, answered: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, L, *S) nats, and where they count."""
+    return functional.binary_cross_entropy_with_logits(logits, soft, reduction="none"), answered.float()
 
 
 def _merged_cross_entropy(
-    log_probabilities: torch.Tensor, soft: torch.Tensor, answered: torch.Tensor, weight: torch.Tensor | None
-) -> torch.Tensor:
+    log_probabilities: torch.Tensor, soft: torch.Tensor, answered: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, 1, *S) nats, and where they count."""
     soft = soft * answered
     foreground = -(soft * log_probabilities[:, 1:]).sum(1, keepdim=True)
     merged = log_probabilities[:, 1:].masked_fill(answered, float("-inf"))
     rest = torch.logsumexp(torch.cat((log_probabilities[:, :1], merged), 1), 1, keepdim=True)
     background = -(1 - soft.sum(1, keepdim=True)).clamp(min=0) * rest
-    any_vote = answered.any(1, keepdim=True).float()
-    return _mean(foreground + background, any_vote if weight is None else any_vote * weight)
+    return foreground + background, answered.any(1, keepdim=True).float()
 
 
 def _mean(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

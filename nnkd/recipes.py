@@ -99,9 +99,16 @@ class Recipe:
         return re.sub(r"[^A-Za-z0-9]+", "-", "-".join(how)).strip("-") + f"_{digits}"
 
 
-def usual_aggregator(teachers: Sequence[str]) -> Choice:
+def usual_aggregator(teachers: Sequence[str], students_own: str | None = None) -> Choice:
     """What votes become unless somebody chooses. STAPLE finds out which teachers to trust, from three on; in
-    hippocampus MRI its student had a DSC .004 higher than the mean's on the cases set apart for choosing."""
+    hippocampus MRI its student had a DSC .004 higher than the mean's on the cases set apart for choosing.
+
+    Args:
+        teachers: Names.
+        students_own: The student's usual aggregator, if it has one of its own.
+    """
+    if students_own and teachers:
+        return Choice(students_own)
     return Choice("staple" if len(teachers) >= 3 else "mean")
 
 

@@ -41,6 +41,7 @@ class nnUNetTrainerKD(CarefulTrainer):
 
     options_class: ClassVar[type] = TrainingOptions
     supervises_deeply: ClassVar[bool] = True  # False for networks of one output
+    usual_aggregator: ClassVar[str | None] = None  # where -a is not given; None: by the number of teachers
 
     def __init__(
         self,
@@ -69,6 +70,15 @@ class nnUNetTrainerKD(CarefulTrainer):
     def distils(self) -> bool:
         """Whether there are teachers."""
         return bool(self.recipe.teachers)
+
+    @classmethod
+    def check_recipe(cls, recipe: Recipe, votes: VotesFolder) -> None:
+        """Refuse a recipe that this student cannot learn from, before anything starts; subclasses override this.
+
+        Args:
+            recipe: With teachers.
+            votes: The preprocessed votes, which have these teachers.
+        """
 
     # --- loss ---------------------------------------------------------------------------------------------------
 
@@ -143,6 +153,7 @@ class nnUNetTrainerKD(CarefulTrainer):
         base = Path(self.preprocessed_dataset_folder_base)
         votes = VotesFolder.of(base, self.configuration_manager.data_identifier)
         votes.bits(self.recipe.teachers)
+        self.check_recipe(self.recipe, votes)
         if self.recipe.inputs and votes.digests(self.recipe.teachers) != dict(self.recipe.inputs):
             raise VotesError(
                 f"The teachers' label maps changed since the recipe '{self.plans_manager.plans_name}' was written. "

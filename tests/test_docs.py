@@ -22,6 +22,7 @@ TRAINING = (
     ("nnkd/training_options.py", "TrainingOptions"),
     ("plugins/nnkd_basic/unet.py", "UNetOptions"),
     ("plugins/nnkd_hsnet/trainer.py", "HSNetOptions"),
+    ("plugins/nnkd_punet/trainer.py", "PUNetOptions"),
 )
 PLAN_VALUES = {"batch_size", "patch_size"}  # --set takes these too; they go into the plans
 NNUNETS = {"nnUNetTrainer"}  # students that are nnU-Net's own
@@ -102,7 +103,7 @@ def test_a_wrong_command_line_would_be_seen(line, stopped):
 def plugins() -> registry.Registry:
     """nnkd's own plugins, and the example that the pages show."""
     found = registry.Registry()
-    for module in ("nnkd_basic", "nnkd_litemedsam", "nnkd_hsnet", "nnkd_example"):
+    for module in ("nnkd_basic", "nnkd_litemedsam", "nnkd_hsnet", "nnkd_punet", "nnkd_example"):
         with pytest.MonkeyPatch.context() as patch:
             patch.syspath_prepend(ROOT / "tests" / "third_party")
             found.add(module, importlib.import_module(module))
@@ -151,7 +152,7 @@ def test_the_readme_lists_every_plugin_with_its_licence():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     table = dict(re.findall(r"^\| `(\w+)` \| `-\w+` \|.*\| ([^|]+) \|$", text, flags=re.MULTILINE))
     own = registry.Registry()
-    for name in ("basic", "litemedsam", "hsnet"):
+    for name in ("basic", "litemedsam", "hsnet", "punet"):
         own.add(name, importlib.import_module(f"nnkd_{name}"))
     assert table == {r.entry.name: r.entry.licence for r in own.entries}
 
@@ -166,7 +167,7 @@ def defaults(file: str, cls: str) -> dict[str, object]:
     return {n.target.id: ast.literal_eval(n.value) for n in body if isinstance(n, ast.AnnAssign)}
 
 
-HEADINGS = ("nnUNetTrainerKD", "nnUNetTrainerUNet", "nnUNetTrainerHSNet")
+HEADINGS = ("nnUNetTrainerKD", "nnUNetTrainerUNet", "nnUNetTrainerHSNet", "nnUNetTrainerPUNet")
 
 
 @pytest.mark.parametrize(("heading", "source"), list(zip(HEADINGS, TRAINING, strict=True)))

@@ -33,7 +33,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_device(parser)
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("-t", nargs="*", default=None, help="teachers to learn from (default: all); 'none': labelsTr")
-    recipe.add_argument("-a", default=None, help="aggregator (default: staple; with one or two teachers mean)")
+    recipe.add_argument(
+        "-a", default=None, help="aggregator (default: the student's own, or staple; with one or two teachers mean)"
+    )
     recipe.add_argument("-s", default=None, help="sampler (default: uniform)")
     recipe.add_argument(
         "--set",

@@ -157,7 +157,7 @@ def _recipe(request: Request, folder: Path, plans: Mapping[str, Any]) -> Recipe:
     return Recipe(
         base=request.plans,
         teachers=tuple(teachers),
-        aggregator=flags.aggregator or usual_aggregator(teachers),
+        aggregator=flags.aggregator or usual_aggregator(teachers, getattr(request.trainer, "usual_aggregator", None)),
         sampler=flags.sampler or Choice("uniform"),
         options=options,
         plan_values={request.configuration: values} if values else {},
@@ -305,6 +305,8 @@ def _check_recipe(request: Request, folder: Path, plans: Mapping[str, Any], valu
         return
     votes = VotesFolder.of(folder, values["data_identifier"])
     votes.bits(recipe.teachers)
+    if hasattr(request.trainer, "check_recipe"):
+        request.trainer.check_recipe(recipe, votes)
     answers = (record.answers.get(t, ()) for record in votes.index.cases.values() for t in recipe.teachers)
     from_manual = votes.index.manual and options.get("manual") != "ignore"
     if recipe.label and not from_manual and not any(recipe.label in answer for answer in answers):
