@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from nnkd.errors import RecipeError
+from nnkd.profiles import Paper, PaperGraph
 from nnkd.recipes import Recipe
 from nnkd.settings import parse_options
 from nnkd.trainer import nnUNetTrainerKD
@@ -85,6 +86,20 @@ class nnUNetTrainerHSNet(nnUNetTrainerKD):
     """
 
     options_class = HSNetOptions
+    paper_graphs = (
+        PaperGraph(
+            "paper",
+            {"paper_exact": True},
+            Paper(
+                "paper 1, Table 4,",
+                "29.85 M",
+                "23.15 G",
+                at="512x512, one channel, one label",
+                counted_parameters="all",
+                remark="29.26 M of them are ever used",
+            ),
+        ),
+    )
     supervises_deeply = False  # nnU-Net's word for smaller targets; here all outputs have the target's size
 
     def __init__(
@@ -132,9 +147,8 @@ class nnUNetTrainerHSNet(nnUNetTrainerKD):
 
     def initialize(self) -> None:
         """nnU-Net's; then ImageNet weights, if a new training is to start from them."""
-        already = self.was_initialized
         super().initialize()
-        if self.options.pretrained is not None and not already and not self.continues:
+        if self.options.pretrained is not None and not self.continues:
             self._start_from_imagenet(self.options.pretrained)
 
     def _start_from_imagenet(self, name: str) -> None:

@@ -7,13 +7,15 @@ from pathlib import Path, PurePath
 from pickle import UnpicklingError
 
 import torch
+from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
 from nnkd import paths
 from nnkd.errors import WeightsError
 from nnkd.files import sha256
 
-# By sha256; from the pages that offer the files. Others load too: hashes say what a file is, not whether it is good.
+# By sha256, as written down by several who downloaded the first file, and by the page that offers the second one. Other
+# files load too.
 KNOWN = {
     "80711cd1b37ffba12bec6c7a2a7c54efe2315ed635e6d2055fd51c3e909ede4d": "the authors' pvt_v2_b2.pth",
     "0bff520d64b91bdbb35f2b5bff2b62d35a9d9c6d6a5056e683f1e7ce556d0e5e": "timm/pvt_v2_b2.in1k, model.safetensors",
@@ -34,9 +36,10 @@ def portable(name: str | None) -> str | None:
         return name
     if room and PurePath(name).is_relative_to(Path(room).absolute()):
         return PurePath(name).relative_to(Path(room).absolute()).as_posix()
-    raise ValueError(
+    raise PydanticCustomError(  # a ValueError whose sentence stands as it is
+        "absolute_path",
         f"recipes are handed on with models and hold no absolute path; copy or link the file into {ROOM} and give its "
-        f"name there, or a path relative to the current folder"
+        f"name there, or a path relative to the current folder",
     )
 
 
