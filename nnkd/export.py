@@ -154,7 +154,8 @@ def label_map(
     logits: np.ndarray, plans: Any, configuration: Any, labels: Any, properties: Mapping[str, Any], workers: int = 1
 ) -> np.ndarray:
     """What nnU-Net's `convert_predicted_logits_to_segmentation_with_correct_shape` returns, in a sixth of the time and
-    a fifteenth of the memory (`benchmarks/export.py`). Plans that resample probabilities in another way than nnU-Net's default go nnU-Net's way.
+    a fifteenth of the memory (`benchmarks/export.py`). Plans that resample probabilities in another way than nnU-Net's
+    default go nnU-Net's way.
 
     Args:
         logits: (heads, *S) float16 or float32 on the preprocessed grid.
