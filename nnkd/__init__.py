@@ -5,7 +5,15 @@ What a plugin needs is here. Importing this imports neither torch nor nnunetv2.
 
 from nnkd.errors import NnkdError
 from nnkd.hookspecs import hookimpl
-from nnkd.interfaces import Aggregator, AuxiliaryScheduler, BoxTeacher, JointAggregator, Sampler, Teacher
+from nnkd.interfaces import (
+    Aggregator,
+    AuxiliaryScheduler,
+    BoxTeacher,
+    JointAggregator,
+    Sampler,
+    Teacher,
+    WeighingSampler,
+)
 from nnkd.types import Entry, Prompt, SliceBoxes, TeacherContext, TextPrompt, Volume
 
 __version__ = "0.1.0"
@@ -24,6 +32,7 @@ __all__ = [
     "TeacherContext",
     "TextPrompt",
     "Volume",
+    "WeighingSampler",
     "__version__",
     "hookimpl",
 ]

@@ -8,7 +8,7 @@ six cost five times one. nnU-Net's own loader would drop the key, hence `generat
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
@@ -37,26 +37,28 @@ class Draw:
         rank_slice: This rank's part of a batch.
         seed: Equal seeds give equal batches.
         workers: How many loader processes share the batches.
+        start: How many batches the training has had already; it goes on where it ended.
     """
 
     sampler: Sampler
-    participants: Mapping[str, Participant]
+    participants: Mapping[str, Participant] = field(repr=False)  # nnU-Net writes its trainer's attributes to a file
     batch_size: int
     rank_slice: slice
     seed: int
     workers: int
+    start: int = 0
 
     def batches(self, worker: int) -> Iterator[list[str]]:
         """This worker's batches, for ever: every `workers`-th of one common sequence."""
-        index = 0
-        for epoch in count():
+        length = self.sampler.epoch_length(self.participants, self.batch_size) if self.start else None
+        first, skipped = divmod(self.start, length) if length else (0, self.start)
+        index = -skipped
+        for epoch in count(first):
             drawn = 0
-            # the generator's seed holds the epoch, so that every worker sees the same sequence
-            for batch in self.sampler.batches(
-                self.participants, self.batch_size, np.random.default_rng((self.seed, epoch))
-            ):
+            # an epoch depends on the seed and its number alone, so that every worker sees the same sequence
+            for batch in self.sampler.epoch(self.participants, self.batch_size, self.seed, epoch):
                 drawn += 1
-                if index % self.workers == worker:
+                if index >= 0 and index % self.workers == worker:
                     yield batch[self.rank_slice]
                 index += 1
             if not drawn:

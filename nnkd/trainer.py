@@ -19,9 +19,10 @@ from torch import distributed
 
 from nnkd import one_label, splits
 from nnkd.careful_trainer import CarefulTrainer
+from nnkd.case_losses import weighing
 from nnkd.errors import RecipeError, VotesError
 from nnkd.files import write_json
-from nnkd.interfaces import Aggregator, Sampler
+from nnkd.interfaces import Aggregator, Sampler, WeighingSampler
 from nnkd.loader import Draw, DrawnDataLoader, VotesDataLoader
 from nnkd.losses import DistillationLoss
 from nnkd.participants import participants_of_cases
@@ -30,6 +31,8 @@ from nnkd.settings import parse_options
 from nnkd.targets import Targets, targets_of
 from nnkd.training_options import TrainingOptions, training_options
 from nnkd.votes_folder import VotesFolder
+
+SAMPLER_STATE = "sampler_state"
 
 
 class nnUNetTrainerKD(CarefulTrainer):
@@ -65,6 +68,7 @@ class nnUNetTrainerKD(CarefulTrainer):
         self.weight_decay = self.options.weight_decay
         self.oversample_foreground_percent = self.options.oversample
         self.save_every = self.options.save_every
+        self.draw: Draw | None = None
 
     @property
     def distils(self) -> bool:
@@ -206,15 +210,23 @@ class nnUNetTrainerKD(CarefulTrainer):
         choice = self.recipe.sampler
         kind = registry.installed().load("sampler", choice.name)
         sampler: Sampler = kind(**parse_options(kind, choice.options, choice.name))
-        fold = 99 if self.fold == "all" else int(self.fold)
-        return Draw(
+        folder = Path(self.preprocessed_dataset_folder_base)
+        self.draw = Draw(
             sampler=sampler,
-            participants=participants_of_cases(Path(self.preprocessed_dataset_folder_base), cases),
+            participants=participants_of_cases(folder, cases, required=sampler.needs_participants),
             batch_size=self.configuration_manager.batch_size,
             rank_slice=self._rank_slice(),
-            seed=1000 * self.current_epoch + fold,
+            seed=99 if self.fold == "all" else int(self.fold),
             workers=max(1, workers),
+            start=self.current_epoch * self.num_iterations_per_epoch,
         )
+        for line in sampler.report(self.draw.participants, self.draw.batch_size, self.draw.seed):
+            self.print_to_log_file(f"Sampler {choice.name}: {line}")
+        if isinstance(sampler, WeighingSampler):
+            states = self.logger.local_logger.my_fantastic_logging.setdefault(SAMPLER_STATE, [])
+            if states:  # from the checkpoint
+                sampler.load_state_dict(states[-1])
+        return self.draw
 
     def _rank_slice(self) -> slice:
         if not self.is_ddp:
@@ -299,7 +311,7 @@ class nnUNetTrainerKD(CarefulTrainer):
                 pin_memory=self.device.type == "cuda",
                 wait_time=0.002,
             )
-        next(augmenter)  # as nnU-Net does: start the workers now, not in the first iteration
+            augmenter.restart()  # start the workers now, not in the first iteration
         return augmenter
 
     # --- steps --------------------------------------------------------------------------------------------------
@@ -312,7 +324,7 @@ class nnUNetTrainerKD(CarefulTrainer):
 
     def train_step(self, batch: dict) -> dict:
         """nnU-Net's training step."""
-        with self._autocast():
+        with self._autocast(), weighing(self, self.draw, batch["keys"]):
             return super().train_step(batch)
 
     def validation_step(self, batch: dict) -> dict:
@@ -347,6 +359,12 @@ class nnUNetTrainerKD(CarefulTrainer):
         return {key: value.sum(axes).float().cpu().numpy() for key, value in found.items()}
 
     # --- log ----------------------------------------------------------------------------------------------------
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        """nnU-Net's; checkpoints hold the log, so a sampler's state goes into it."""
+        super().on_train_epoch_end(train_outputs)
+        if self.draw and isinstance(self.draw.sampler, WeighingSampler):
+            self.logger.log(SAMPLER_STATE, self.draw.sampler.state_dict(), self.current_epoch)
 
     def on_train_start(self) -> None:
         """nnU-Net's, after saying what is learned from."""

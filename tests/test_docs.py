@@ -103,7 +103,7 @@ def test_a_wrong_command_line_would_be_seen(line, stopped):
 def plugins() -> registry.Registry:
     """nnkd's own plugins, and the example that the pages show."""
     found = registry.Registry()
-    for module in ("nnkd_basic", "nnkd_litemedsam", "nnkd_hsnet", "nnkd_punet", "nnkd_example"):
+    for module in ("nnkd_basic", "nnkd_litemedsam", "nnkd_hsnet", "nnkd_punet", "nnkd_fairness", "nnkd_example"):
         with pytest.MonkeyPatch.context() as patch:
             patch.syspath_prepend(ROOT / "tests" / "third_party")
             found.add(module, importlib.import_module(module))
@@ -144,7 +144,8 @@ def test_options_in_command_lines_exist(plugins):
             elif words[0] == "nnKD_predict_teachers":
                 allowed = {"channel", *settings.options_of(plugins.load("teacher", aliases[owner]))}
             else:
-                allowed = set(settings.options_of(plugins.load("aggregator", owner)))
+                kind = "sampler" if owner in values(words, "-s") else "aggregator"
+                allowed = set(settings.options_of(plugins.load(kind, owner)))
             assert option in allowed, f"{page}: {line}: there is no option '{setting}'"
 
 
@@ -152,7 +153,7 @@ def test_the_readme_lists_every_plugin_with_its_licence():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     table = dict(re.findall(r"^\| `(\w+)` \| `-\w+` \|.*\| ([^|]+) \|$", text, flags=re.MULTILINE))
     own = registry.Registry()
-    for name in ("basic", "litemedsam", "hsnet", "punet"):
+    for name in ("basic", "litemedsam", "hsnet", "punet", "fairness"):
         own.add(name, importlib.import_module(f"nnkd_{name}"))
     assert table == {r.entry.name: r.entry.licence for r in own.entries}
 

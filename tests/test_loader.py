@@ -14,12 +14,13 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from planned import configuration, make_plans, preprocess, preprocessed_folder
 from toy import toy_dataset, toy_teacher
 
+from nnkd.interfaces import Sampler
 from nnkd.loader import Draw, VotesDataLoader
 from nnkd.participants import Participant
 from nnkd.targets import Targets
 
 
-class Pairs:
+class Pairs(Sampler):
     """A sampler of two batches an epoch."""
 
     def batches(self, participants, batch_size, rng):
@@ -93,8 +94,23 @@ def test_equal_seeds_give_equal_batches_and_workers_share_them():
     assert [b[2:] for b in alone] == first(0, 1, part=slice(2, 4))
 
 
+@pytest.mark.parametrize("length", [None, 2])
+def test_a_continued_training_goes_on_where_it_ended(length, monkeypatch):
+    people = {f"c{i}": Participant(f"p{i}") for i in range(9)}
+    monkeypatch.setattr(Pairs, "epoch_length", lambda *_: length)
+
+    def first(worker, workers, start):
+        stream = Draw(Pairs(), people, 4, slice(None), 0, workers, start).batches(worker)
+        return [next(stream) for _ in range(6)]
+
+    whole = [*first(0, 1, 0), *first(0, 1, 6)]
+    assert first(0, 1, 3) == whole[3:9]
+    assert first(0, 2, 5)[:3] == whole[5:11:2]
+    assert first(1, 2, 5)[:3] == whole[6:12:2]
+
+
 def test_a_sampler_without_batches_is_named():
-    class Empty:
+    class Empty(Sampler):
         def batches(self, *_):
             return iter(())
 

@@ -61,28 +61,31 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> StepReport:
     from nnkd import registry
     from nnkd.errors import SettingError
-    from nnkd.settings import parse_options, split_settings
+    from nnkd.settings import options_of, parse_options, split_settings
 
     plugins = registry.installed()
     settings = split_settings(arguments.set)
     flags = {"options": settings.pop("", {}), "teachers": arguments.t, "name": arguments.n}
-    rule = None
+    made: dict[str, object] = {"aggregator": None, "sampler": None}
     for kind, given, default in (("aggregator", arguments.a, "staple"), ("sampler", arguments.s, "uniform")):
         name = given or default
         options = settings.pop(name, {})
+        if kind == "aggregator" and name == arguments.s:  # such as "weighted", which both have
+            mine = options_of(plugins.load(kind, name))
+            settings[name] = {key: value for key, value in options.items() if key not in mine}
+            options = {key: value for key, value in options.items() if key in mine}
         flags[kind] = None
         if given or options:
             plugin = plugins.load(kind, name)
             checked = parse_options(plugin, options, name)
-            if kind == "aggregator":
-                rule = plugin(**checked)
+            made[kind] = plugin(**checked)
             flags[kind] = (name, {key: checked[key] for key in options})
     if settings:
         raise SettingError(
             f"--set names '{next(iter(settings))}', but options belong to the training itself (epochs=200), to the "
             f"aggregator {arguments.a or 'staple'} or to the sampler {arguments.s or 'uniform'}."
         )
-    return _train(arguments, {**flags, "rule": rule}, plugins)
+    return _train(arguments, {**flags, "made": made}, plugins)
 
 
 def _train(arguments: argparse.Namespace, flags: dict, plugins: object) -> StepReport:
@@ -109,7 +112,8 @@ def _train(arguments: argparse.Namespace, flags: dict, plugins: object) -> StepR
                 choices["sampler"],
                 flags["options"],
                 flags["name"],
-                flags["rule"],
+                flags["made"]["aggregator"],
+                flags["made"]["sampler"],
             ),
             pretrained_weights=arguments.pretrained_weights,
             num_gpus=arguments.num_gpus,

@@ -16,7 +16,8 @@ from nnkd.dataset import DatasetSpec
 from nnkd.devices import check_device, cores
 from nnkd.errors import NnkdError, RecipeError, SettingError, UnknownNameError, WeightsError
 from nnkd.files import read_json
-from nnkd.interfaces import Aggregator, JointAggregator
+from nnkd.interfaces import Aggregator, JointAggregator, Sampler
+from nnkd.participants import participants_of_cases
 from nnkd.preprocessing import listed_cases
 from nnkd.recipes import KEY, Choice, Recipe, plans_of, read_plans, usual_aggregator, write_recipe
 from nnkd.settings import parse_options
@@ -36,6 +37,7 @@ class RecipeFlags:
         options: Trainer options and plan values (batch_size, patch_size) as given.
         name: -n.
         rule: The aggregator itself, to be checked against the teachers; None: the default.
+        draws: The sampler itself, to be checked against the participants; None: the default.
     """
 
     teachers: Sequence[str] | None = None
@@ -44,6 +46,7 @@ class RecipeFlags:
     options: Mapping[str, str] = field(default_factory=dict)
     name: str | None = None
     rule: Aggregator | None = None
+    draws: Sampler | None = None
 
     def any(self) -> bool:
         """Whether a recipe is asked for."""
@@ -245,6 +248,8 @@ def _check(request: Request, folder: Path, plans: Mapping[str, Any]) -> None:
         load_checkpoint(Path(request.pretrained_weights))  # nnU-Net would run whatever its pickle holds
     _check_fold(request, folder, values)
     _check_results(request, folder, plans)
+    if request.flags.draws:
+        _check_draws(request, folder, values, request.flags.draws)
     if request.is_student:
         _check_recipe(request, folder, plans, values)
 
@@ -273,6 +278,17 @@ def _check_fold(request: Request, folder: Path, values: Mapping[str, Any]) -> No
             f"{request.configuration} (such as {missing[0]}). Run nnKD_plan_and_preprocess or, for a new split, "
             f"nnKD_split."
         )
+
+
+def _check_draws(request: Request, folder: Path, values: Mapping[str, Any], sampler: Sampler) -> None:
+    """Whether there are batches that obey the sampler's rule; raises its sentence otherwise."""
+    cases, file = listed_cases(folder / values["data_identifier"]), folder / "splits_final.json"
+    if request.fold != "all" and file.is_file():
+        cases = read_json(file)[int(request.fold)]["train"]
+    people = participants_of_cases(folder, cases, required=sampler.needs_participants)
+    for line in sampler.report(people, values["batch_size"], 0):
+        if request.dry_run:  # a training writes its own into its log
+            log.info("%s", line)
 
 
 def _check_results(request: Request, folder: Path, plans: Mapping[str, Any]) -> None:

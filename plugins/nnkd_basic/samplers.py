@@ -43,6 +43,10 @@ class Uniform(Sampler):
                 order += _next_pass(cases, order[start:], batch_size, rng)
             yield order[start : start + batch_size]
 
+    def epoch_length(self, participants: Mapping[str, Participant], batch_size: int) -> int:
+        """Number of batches in every epoch."""
+        return -(-len(participants) // batch_size)
+
 
 def _shuffled(cases: list[str], rng: np.random.Generator) -> list[str]:
     return [cases[i] for i in rng.permutation(len(cases))]

@@ -15,6 +15,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from pydantic import Field
 from torch import distributed, nn
 
+from nnkd.case_losses import weighing
 from nnkd.errors import RecipeError, SettingError
 from nnkd.recipes import KEY, Recipe
 from nnkd.settings import parse_options
@@ -179,7 +180,7 @@ class nnUNetTrainerPUNet(nnUNetTrainerKD):
         """nnU-Net's training step, with the masks going in too."""
         data, target, masks = self._on_device(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        with self._precision():
+        with self._precision(), weighing(self, self.draw, batch["keys"]):
             terms = self.loss(self.network(data, masks), target)
         loss = terms.loss / self._voxels()
         if self.grad_scaler is None:
