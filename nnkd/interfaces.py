@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from nnkd.errors import SettingError
+from nnkd.errors import NnkdError, SettingError
 from nnkd.types import Prompt, TeacherContext, Volume
 
 if TYPE_CHECKING:
     import numpy as np
 
     from nnkd.participants import Participant
+    from nnkd.profiles import Architecture
 
 
 class Teacher(ABC):
@@ -25,11 +26,13 @@ class Teacher(ABC):
         channels: Whether the volume has the one channel that the user chose, or all of them; or ("colour") the one, but
             red, green and blue together where these are all channels and the user chose none.
         devices: Where it can compute; one that names only "cpu" is never asked for more.
+        no_network: Why there is no network for nnKD_profile to count, as a sentence; empty with `architectures`.
     """
 
     prompt: ClassVar[Literal["none", "text", "box"]] = "none"
     channels: ClassVar[Literal["one", "all", "colour"]] = "one"
     devices: ClassVar[tuple[str, ...]] = ("cuda", "cpu", "mps")
+    no_network: ClassVar[str] = ""
 
     def __init__(self, context: TeacherContext):
         self.context = context
@@ -62,6 +65,15 @@ class Teacher(ABC):
             NnkdError: If one is missing; the case fails before anything is computed.
         """
         return {}
+
+    @classmethod
+    def architectures(cls) -> Sequence[Architecture]:
+        """Its networks, for nnKD_profile: with random weights, on inputs of the size they were made for.
+
+        Raises:
+            NnkdError: If there is nothing to count; the message says why.
+        """
+        raise NnkdError(cls.no_network or f"{cls.__name__} does not say what its network is.")
 
     def notes(self) -> Mapping[str, object]:
         """What the manifest should keep about the case predicted last, as JSON: no absolute path, no person."""
@@ -213,18 +225,6 @@ class Sampler(ABC):
             NnkdError: If no batch satisfies the rule.
         """
 
-
-class AuxiliaryScheduler(ABC):
-    """Decides which auxiliary dataset trains along. Plain numbers in, names out.
-
-    Attributes:
-        datasets: The names to choose from.
-    """
-
-    def __init__(self, datasets: Sequence[str]):
-        self.datasets = tuple(datasets)
-
-    @abstractmethod
     def epoch(
         self, participants: Mapping[str, Participant], batch_size: int, seed: int, number: int
     ) -> Iterator[list[str]]:
@@ -275,6 +275,18 @@ class WeighingSampler(Sampler):
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Resume."""
 
+
+class AuxiliaryScheduler(ABC):
+    """Decides which auxiliary dataset trains along. Plain numbers in, names out.
+
+    Attributes:
+        datasets: The names to choose from.
+    """
+
+    def __init__(self, datasets: Sequence[str]):
+        self.datasets = tuple(datasets)
+
+    @abstractmethod
     def select(self) -> str:
         """The dataset to train along in the next turn."""
 

@@ -103,7 +103,7 @@ def test_a_wrong_command_line_would_be_seen(line, stopped):
 def plugins() -> registry.Registry:
     """nnkd's own plugins, and the example that the pages show."""
     found = registry.Registry()
-    for module in ("nnkd_basic", "nnkd_litemedsam", "nnkd_hsnet", "nnkd_punet", "nnkd_fairness", "nnkd_example"):
+    for module in ("nnkd_basic", "nnkd_litemedsam", "nnkd_sam", "nnkd_hsnet", "nnkd_punet", "nnkd_fairness", "nnkd_example"):
         with pytest.MonkeyPatch.context() as patch:
             patch.syspath_prepend(ROOT / "tests" / "third_party")
             found.add(module, importlib.import_module(module))
@@ -153,7 +153,7 @@ def test_the_readme_lists_every_plugin_with_its_licence():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     table = dict(re.findall(r"^\| `(\w+)` \| `-\w+` \|.*\| ([^|]+) \|$", text, flags=re.MULTILINE))
     own = registry.Registry()
-    for name in ("basic", "litemedsam", "hsnet", "punet", "fairness"):
+    for name in ("basic", "litemedsam", "sam", "hsnet", "punet", "fairness"):
         own.add(name, importlib.import_module(f"nnkd_{name}"))
     assert table == {r.entry.name: r.entry.licence for r in own.entries}
 

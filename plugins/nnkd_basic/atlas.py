@@ -62,6 +62,7 @@ class AtlasTeacher(Teacher):
     """
 
     devices = ("cpu",)
+    no_network = "The atlas teacher registers labelled cases to the scan: a classical method without a network."
 
     def __init__(
         self,

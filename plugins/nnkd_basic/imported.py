@@ -29,6 +29,7 @@ class ImportedTeacher(Teacher):
 
     devices = ("cpu",)
     channels = "all"
+    no_network = "The imported teacher takes masks that another program wrote: there is no network to count."
 
     def __init__(
         self,

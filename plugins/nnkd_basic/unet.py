@@ -10,6 +10,7 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
+from nnkd.profiles import Paper, PaperGraph
 from nnkd.recipes import Recipe
 from nnkd.settings import parse_options
 from nnkd.trainer import nnUNetTrainerKD
@@ -38,6 +39,13 @@ class nnUNetTrainerUNet(nnUNetTrainerKD):
 
     options_class = UNetOptions
     supervises_deeply = False
+    paper_graphs = (
+        PaperGraph(
+            "paper",
+            {"norm": "none"},
+            Paper("paper 1, Table 4,", "2.26 M", "55.65 G", at="512x512, one channel, one label"),
+        ),
+    )
 
     @staticmethod
     def build_network_architecture(

@@ -36,10 +36,11 @@ class _ChannelGate(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.mean = nn.AdaptiveAvgPool2d(1)
         self.conv = nn.Conv1d(1, 1, 5, padding=2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        means = x.mean((2, 3)).unsqueeze(1)
+        means = self.mean(x).flatten(1).unsqueeze(1)
         return torch.sigmoid(self.conv(means)).squeeze(1)[..., None, None]
 
 
@@ -117,13 +118,14 @@ class HybridSemantic(nn.Module):
         self.channel_gate = _ChannelGate()
         self.spatial_gate = _SpatialGate(outputs)
         self.local = _Bottleneck(inputs, outputs)
+        self.enlarge = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
 
     def forward(self, x: Tensor) -> Tensor:
         shape = x.shape[2:]
         tokens, query = self.block(self.after_embed(_tokens(self.embed(x))), shape)
         squares = _image(query * query, shape)
         far = _image(self.after_block(tokens), shape) * self.channel_gate(squares) * self.spatial_gate(squares)
-        return functional.interpolate(far * self.local(x), scale_factor=2, mode="bilinear", align_corners=True)
+        return self.enlarge(far * self.local(x))
 
 
 class HybridAttention(nn.Module):
@@ -150,10 +152,11 @@ class _Coefficients(nn.Module):
         self.compare = nn.ModuleList(
             nn.Sequential(nn.Conv2d(width, COMMON, 1), nn.BatchNorm2d(COMMON)) for width in WIDTHS
         )
+        self.mean = nn.AdaptiveAvgPool2d(1)
         self.layers = nn.Sequential(nn.Linear(COMMON, COMMON), nn.ReLU(inplace=True), nn.Linear(COMMON, len(WIDTHS)))
 
     def forward(self, scales: Sequence[Tensor]) -> Tensor:
-        means = [layer(scale).mean((2, 3)) for layer, scale in zip(self.compare, scales, strict=True)]
+        means = [self.mean(layer(scale)).flatten(1) for layer, scale in zip(self.compare, scales, strict=True)]
         return torch.sigmoid(self.layers(torch.stack(means).sum(0)))
 
 

@@ -50,6 +50,10 @@ class LiteMedSAM(nn.Module):
             iou_head_hidden_dim=256,
         )
 
+    def forward(self, image: Tensor, boxes: Tensor) -> Tensor:
+        """Encode and decode one image: (1, 3, 256, 256) and boxes (n, 4) -> (n, 256, 256) logits."""
+        return self.decode(self.image_encoder(image)[0], boxes)
+
     def decode(self, embedding: Tensor, boxes: Tensor) -> Tensor:
         """Segment boxes in one embedded image.
 

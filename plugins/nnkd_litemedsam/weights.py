@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from pickle import UnpicklingError
 
-import torch
-
+from nnkd import published_weights
 from nnkd.errors import WeightsError
 from nnkd.files import sha256
 from nnkd_litemedsam.model import LiteMedSAM
@@ -51,33 +49,4 @@ def load(network: LiteMedSAM, file: Path) -> None:
     Raises:
         WeightsError: If the file is missing, truncated, holds more than tensors, or other tensors.
     """
-    if not file.is_file():
-        raise WeightsError(f"There is no file '{file.name}' with weights of LiteMedSAM. Correct the option weights.")
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise WeightsError(
-            f"'{file.name}' cannot be loaded as weights: it is truncated, no checkpoint of torch, or holds more than "
-            f"tensors. Copy it again."
-        ) from error
-    state = content.get("model", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise WeightsError(f"'{file.name}' holds no tensors by name, so it is no checkpoint of LiteMedSAM.")
-    state = {name.removeprefix("module."): value for name, value in state.items()}
-    problem = _difference(network.state_dict(), state)
-    if problem:
-        raise WeightsError(f"'{file.name}' is no checkpoint of LiteMedSAM: {problem}. Correct the option weights.")
-    network.load_state_dict(state)
-
-
-def _difference(expected: dict[str, torch.Tensor], given: dict[str, torch.Tensor]) -> str:
-    """What does not fit, as half a sentence; empty if all does."""
-    missing, strange = sorted(set(expected) - set(given)), sorted(set(given) - set(expected))
-    if missing:
-        return f"{len(missing)} of its {len(expected)} tensors are missing, such as {missing[0]}"
-    if strange:
-        return f"{len(strange)} tensors are not LiteMedSAM's, such as {strange[0]}"
-    for name, tensor in expected.items():
-        if given[name].shape != tensor.shape:
-            return f"{name} has the shape {tuple(given[name].shape)}, but {tuple(tensor.shape)} is expected"
-    return ""
+    published_weights.load(network, file, "LiteMedSAM")

@@ -1,0 +1,130 @@
+"""Teachers that segment what lies in boxes of axial slices: all they share but the network."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from nnkd.devices import threads
+from nnkd.embeddings import MIB, EmbeddingCache
+from nnkd.intensities import Windows, grey_scale, windows_of
+from nnkd.interfaces import BoxTeacher
+from nnkd.slices import boxed_slices, empty_answers, join, picture
+from nnkd.types import Prompt, TeacherContext, Volume
+
+PATIENCE_S = 10.0  # a case that takes longer shows how far it is
+
+
+class SliceTeacher(BoxTeacher):
+    """Each slice becomes 8 bits and is encoded once for all labels that share a grey scale; slices without a box are
+    never encoded.
+
+    Attributes:
+        windows: CT window by label, level and width in HU.
+        batch: Slices that are encoded at once.
+    """
+
+    channels = "colour"
+
+    def __init__(
+        self, context: TeacherContext, windows: Windows | Path | None = None, batch: int = 1, cache_mib: int = 0
+    ):
+        """Read the windows.
+
+        Args:
+            context: Labels, device, threads.
+            windows: See `nnkd.intensities.windows_of`.
+            batch: Slices that are encoded at once.
+            cache_mib: Memory for embeddings that later prompts may ask for again.
+
+        Raises:
+            SettingError: If a window is wrong.
+        """
+        super().__init__(context)
+        self.batch = batch
+        self.windows = windows_of(context.labels, windows)
+        self.windows_file = windows if isinstance(windows, Path) else None
+        self._cache = EmbeddingCache(cache_mib * MIB)
+        self._notes: dict[str, object] = {}
+
+    @abstractmethod
+    def _encode(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Slices (H, W, 3) uint8, all of one shape -> (B, channels, h, w) float32 on the device."""
+
+    @abstractmethod
+    def _decode(self, embedding: Tensor, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """An embedding (channels, h, w) on the device and boxes (n, 4), at least one -> (n, H, W) float32
+        probabilities."""
+
+    def predict(self, volume: Volume, prompts: Mapping[str, Prompt]) -> dict[str, np.ndarray]:
+        """Segment one case: float32 probabilities (Z, Y, X) for each prompted label; the others are abstentions."""
+        modality = volume.modality()
+        by_window = {w: grey_scale(volume.data, modality, w) for w in {self.windows[label] for label in prompts}}
+        scales = {label: by_window[self.windows[label]] for label in prompts}
+        slices = boxed_slices(prompts, scales, volume.shape)
+        answers = empty_answers(prompts, volume.shape)
+        encoded = 0
+        with self._computing(), _progress(volume.case, len(slices)) as bar:
+            for start in range(0, len(slices), self.batch):
+                some = slices[start : start + self.batch]
+                embeddings, fresh = self._embed([picture(volume, one) for one in some])
+                for one, embedding in zip(some, embeddings, strict=True):
+                    join(answers, one, self._segment(embedding, np.asarray(one.boxes), volume.shape[1:]))
+                bar.update(len(some))
+                encoded += fresh
+        self._notes = {
+            "intensities": {label: scale.note() for label, scale in scales.items()},
+            "encoded_slices": encoded,
+        }
+        return answers
+
+    def encode(self, image: np.ndarray) -> np.ndarray:
+        """Embed one slice, (H, W, 3) uint8 -> (channels, h, w) float32."""
+        with self._computing():
+            return self._embed([image])[0][0].cpu().numpy()
+
+    def decode(self, embedding: np.ndarray, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """Segment boxes (n, 4) in an embedded slice of `shape` (H, W) -> (n, H, W) float32 probabilities."""
+        with self._computing():
+            return self._segment(torch.from_numpy(embedding), boxes, shape)
+
+    def inputs(self, case: str) -> Mapping[str, Path]:
+        """The file of windows, if there is one."""
+        return {} if self.windows_file is None else {"windows": self.windows_file}
+
+    def notes(self) -> Mapping[str, object]:
+        """How intensities became 8 bits, by label; how many slices were encoded."""
+        return self._notes
+
+    def _embed(self, images: Sequence[np.ndarray]) -> tuple[list[Tensor], int]:
+        """Embeddings, and how many of them had to be computed."""
+        found = [self._cache.get(image) for image in images]
+        missing = [i for i, embedding in enumerate(found) if embedding is None]
+        if missing:
+            for i, embedding in zip(missing, self._encode([images[i] for i in missing]), strict=True):
+                self._cache.put(images[i], embedding)
+                found[i] = embedding
+        return [embedding for embedding in found if embedding is not None], len(missing)
+
+    def _segment(self, embedding: Tensor, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        if not len(boxes):
+            return np.zeros((0, *shape), dtype=np.float32)
+        return self._decode(embedding.to(self.context.device), boxes, shape)
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """No gradients, and as many threads as the user allows, for as long as it takes."""
+        with threads(max(1, self.context.workers)), torch.inference_mode():
+            yield
+
+
+def _progress(case: str, slices: int) -> tqdm:
+    """A bar below that of the cases, in terminals only, once a case turns out to take long."""
+    return tqdm(total=slices, desc=case, unit="slice", leave=False, delay=PATIENCE_S, disable=None)
