@@ -97,6 +97,10 @@ class TrainedModel:
             )
         return cls(folder, tuple(folds), checkpoint)
 
+    def parts(self) -> Sequence[TrainedModel]:
+        """The models that answer together: this one. See `nnkd.one_label.LabelModels` for several."""
+        return [self]
+
     @staticmethod
     def trained_folds(folder: Path, checkpoint: str) -> list[str]:
         """Folds of a model folder that have the checkpoint, as in fold_X, sorted."""

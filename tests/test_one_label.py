@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +152,70 @@ def test_a_case_whose_teachers_do_not_answer_for_the_label_is_left_out(nnunet_fo
         trainer_of(voted, "t3", label="spleen", manual="ignore").get_tr_and_val_datasets()
     training, _ = trainer_of(voted, "t3", label="liver", manual="ignore").get_tr_and_val_datasets()
     assert len(training.identifiers) == 3
+
+
+@pytest.fixture
+def trained(voted):
+    """Students of both labels, trained by the command."""
+    assert train("--per_label", "-tr", "nnUNetTrainerUNet", "-t", "t0", "t1", "-n", "mine",
+                 "--set", "epochs=1", "iterations=12", "val_iterations=1", "lr=1e-2") == 0  # fmt: skip
+    return voted
+
+
+def train(*arguments):
+    from nnkd.cli.train import main
+
+    return main(["701", "2d", "0", "-device", "cpu", *arguments])
+
+
+def predict(dataset, target, *arguments, plans="nnUNetPlans_mine"):
+    from nnkd.cli.predict import main
+
+    images = dataset.folder / "imagesTr"
+    model = ["-d", "701", "-tr", "nnUNetTrainerUNet", "-p", plans, "-c", "2d", "-f", "0"]
+    return main(["-i", str(images), "-o", str(target), *model, "-npp", "0", "-nps", "0", "-device", "cpu", *arguments])
+
+
+def test_students_of_single_labels_predict_together(trained, tmp_path, capsys):
+    assert predict(trained, tmp_path / "all", "--per_label") == 0
+    for label, value in (("liver", 1), ("spleen", 2)):
+        assert predict(trained, tmp_path / label, plans=f"nnUNetPlans_mine_{label}") == 0
+        alone, together = _read(tmp_path / label), _read(tmp_path / "all")
+        assert set(np.unique(alone)) <= {0, value}
+        assert not (together == value)[alone == 0].any()  # where its student says no
+    everywhere = (_read(tmp_path / "liver") > 0) | (_read(tmp_path / "spleen") > 0)
+    np.testing.assert_array_equal(_read(tmp_path / "all") > 0, everywhere)
+    manifest = json.loads((tmp_path / "all" / "manifest.json").read_text())
+    assert manifest["options"]["plans"] == "nnUNetPlans_mine"
+    assert manifest["labels"] == {"liver": [1], "spleen": [2]}
+    assert [w["name"].split("/")[0] for w in manifest["weights"]] == [
+        "nnUNetPlans_mine_liver",
+        "nnUNetPlans_mine_spleen",
+    ]
+    assert json.loads((tmp_path / "all" / "dataset.json").read_text())["labels"] == dict(trained.spec.json["labels"])
+
+
+def _read(folder):
+    import SimpleITK
+
+    return np.stack([SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(f))) for f in sorted(folder.glob("*.nii.gz"))])
+
+
+def test_finished_students_stay_and_a_missing_one_is_named(trained, tmp_path, capsys):
+    results = preprocessed_folder(trained).parents[1] / "nnUNet_results" / trained.name
+    files = sorted(results.glob("*/fold_0/checkpoint_final.pth"))
+    assert len(files) == 2
+    before = [f.stat().st_mtime_ns for f in files]
+    (files[1].parent / "validation" / "summary.json").unlink()  # killed while it validated
+    assert train("--per_label", "--c", "-tr", "nnUNetTrainerUNet", "-t", "t0", "t1", "-n", "mine",
+                 "--set", "epochs=1", "iterations=12", "val_iterations=1", "lr=1e-2") == 0  # fmt: skip
+    assert files[0].stat().st_mtime_ns == before[0]
+    assert (files[1].parent / "validation" / "summary.json").is_file()
+    shutil.rmtree(results / "nnUNetTrainerUNet__nnUNetPlans_mine_spleen__2d")
+    assert predict(trained, tmp_path / "out", "--per_label") == 1
+    assert "spleen of Dataset701_Toy have no student" in capsys.readouterr().err
+    assert predict(trained, tmp_path / "out", "--per_label", plans="nnUNetPlans_other") == 1
+    assert "There is no student of a single label" in capsys.readouterr().err
+    assert predict(trained, tmp_path / "out", "--per_label", "--save_probabilities") == 1
+    assert "no common probabilities" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

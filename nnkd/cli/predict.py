@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--uncertainty", action="store_true", help="also write entropy, mutual information, standard deviation, volumes"
     )
+    add("--per_label", action="store_true", help="merge the students of all labels that nnKD_train --per_label trained")
     command.add_parts(parser)
     command.add_device(parser)
     return parser
@@ -63,8 +64,18 @@ def _run(arguments: argparse.Namespace) -> StepReport:
         raise NnkdError(f"-step_size got {arguments.step_size:g}, but expects more than 0 and at most 1.")
     if arguments.samples is not None and arguments.samples < 1:
         raise NnkdError(f"--samples got {arguments.samples}, but a number of 1 or more is expected.")
+    if arguments.per_label and (arguments.m or arguments.save_probabilities):
+        raise NnkdError(
+            "--per_label goes with -d -tr -p -c, not with -m, and without --save_probabilities: students of single "
+            "labels have no common probabilities."
+        )
     command.part_of([], arguments)
-    trained = TrainedModel.open(folder, arguments.f, arguments.chk)
+    if arguments.per_label:
+        from nnkd.one_label import LabelModels
+
+        trained = LabelModels.open(folder, arguments.f, arguments.chk)
+    else:
+        trained = TrainedModel.open(folder, arguments.f, arguments.chk)
     from nnkd.steps.predict import Request, predict
 
     return predict(

@@ -8,10 +8,9 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,9 @@ from nnkd.export import label_map, on_image
 from nnkd.files import TEMPORARY_PREFIX, sha256, write_json
 from nnkd.geometry import Grid
 from nnkd.inference import first_line, load_predictor, logits_of
+from nnkd.one_label import LabelModels
 from nnkd.predictions import CaseRecord, Lineage, Manifest, PredictionFolder, Weights, versions
+from nnkd.processes import pool
 from nnkd.recipes import Recipe
 from nnkd.types import Failure, StepReport
 from nnkd.uncertainty import UncertaintyFolder
@@ -42,7 +43,7 @@ class Request:
     """nnUNetv2_predict's arguments.
 
     Attributes:
-        model: The trained model.
+        model: The trained model, or those of single labels.
         source, target: -i and -o.
         cases: Which cases, given all of them: -num_parts and -part_id.
         resume: --continue_prediction.
@@ -50,7 +51,7 @@ class Request:
         uncertainty: Whether to write maps of it and intervals of volumes, see `nnkd.uncertainty`.
     """
 
-    model: TrainedModel
+    model: TrainedModel | LabelModels
     source: Path
     target: Path
     part_id: int = 0
@@ -81,10 +82,10 @@ def predict(request: Request) -> StepReport:
     if not request.source.is_dir():
         raise FolderError(f"There is no folder '{request.source.name}' to predict (-i).")
     cases = images.cases()[request.part_id :: request.num_parts]
-    predictor = _predictor(request)
-    _check_cascade(request, predictor)
+    predictors = _predictors(request)
+    _check_cascade(request, predictors[0])
     folder = PredictionFolder(request.target)
-    header = _header(request, plans, spec, predictor)
+    header = _header(request, plans, spec, predictors[0])
     manifest = folder.begin(header, overwrite=not request.resume and request.num_parts == 1)
     if request.num_parts == 1:  # what a killed run left; other parts may be writing at this moment
         for leftover in request.target.glob(f"{TEMPORARY_PREFIX}*"):
@@ -105,7 +106,7 @@ def predict(request: Request) -> StepReport:
         else:
             todo.append((case, inputs))
     try:
-        _run(request, predictor, images, folder, todo, report)
+        _run(request, predictors, images, folder, todo, report)
     except BrokenProcessPool as error:
         raise PredictionError(
             "A process was killed while preparing or exporting, most likely for want of memory. Continue with fewer "
@@ -145,26 +146,31 @@ def _header(request: Request, plans: Mapping[str, Any], spec: DatasetSpec, predi
     )
 
 
-def _predictor(request: Request) -> Any:
+def _predictors(request: Request) -> list[Any]:
+    """nnU-Net's, one for each model that answers."""
     import torch
 
     check_device(request.device)
     torch.set_num_threads(cores() if request.device == "cpu" else 1)
-    predictor = load_predictor(
-        request.model,
-        request.device,
-        step_size=request.step_size,
-        mirroring=request.mirroring,
-        on_device=request.everything_on_device,
-        verbose=request.verbose,
-    )
+    predictors = [
+        load_predictor(
+            model,
+            request.device,
+            step_size=request.step_size,
+            mirroring=request.mirroring,
+            on_device=request.everything_on_device,
+            verbose=request.verbose,
+        )
+        for model in request.model.parts()
+    ]
     from nnkd import sampling
 
-    if request.samples is not None:
-        sampling.set_samples(predictor, request.samples)
-    if request.uncertainty:
-        sampling.check_spread(predictor)
-    return predictor
+    for predictor in predictors:
+        if request.samples is not None:
+            sampling.set_samples(predictor, request.samples)
+        if request.uncertainty:
+            sampling.check_spread(predictor)
+    return predictors
 
 
 def _check_cascade(request: Request, predictor: Any) -> None:
@@ -187,7 +193,7 @@ def _complete(request: Request, case: str) -> bool:
 
 def _run(
     request: Request,
-    predictor: Any,
+    predictors: Sequence[Any],
     images: ImageFolder,
     folder: PredictionFolder,
     todo: Sequence[tuple[str, dict[str, str]]],
@@ -196,19 +202,19 @@ def _run(
     if not todo:
         return
     started = {}
-    inputs = dict(todo)
+    inputs, predictor = dict(todo), predictors[0]  # all of them have the same plans
     progress = tqdm(total=len(todo), desc="predicting", unit="case", disable=not request.progress)
     with (
         progress,
-        _pool(request.preprocessing_processes, todo) as before,
-        _pool(request.export_processes, todo) as after,
+        pool(request.preprocessing_processes, todo) as before,
+        pool(request.export_processes, todo) as after,
     ):
         exports: dict[str, Future] = {}
         for case, prepared in _prepared(request, predictor, images, [case for case, _ in todo], before):
             started[case] = time.monotonic()
             try:
                 data, properties = prepared.result()
-                answer = _answer(request, predictor, data)
+                answer = _answer(request, predictors, data)
             except (NnkdError, RuntimeError, ValueError, AssertionError) as error:
                 _fail(folder, report, case, _sentence(error))
                 progress.update()
@@ -229,26 +235,8 @@ def _run(
             _collect(next(iter(exports)), exports, inputs, started, folder, report, progress)
 
 
-class _Here(Executor):
-    """Runs what is submitted at once, in this process: nnU-Net's -npp 0 and -nps 0."""
-
-    def submit(self, function: Any, /, *arguments: Any, **keywords: Any) -> Future:
-        future: Future = Future()
-        try:
-            future.set_result(function(*arguments, **keywords))
-        except Exception as error:  # noqa: BLE001 - handed on to whoever asks for the result, as every executor does
-            future.set_exception(error)
-        return future
-
-
-def _pool(processes: int, todo: Sequence[Any]) -> Executor:
-    if processes <= 0 or len(todo) == 1:
-        return _Here()
-    return ProcessPoolExecutor(min(processes, len(todo)), mp_context=get_context("spawn"))
-
-
 def _prepared(
-    request: Request, predictor: Any, images: ImageFolder, cases: Sequence[str], pool: Executor
+    request: Request, predictor: Any, images: ImageFolder, cases: Sequence[str], executor: Executor
 ) -> Iterator[tuple[str, Future]]:
     """Preprocessed cases in order, a few ahead: each is a whole scan in memory."""
     ahead: list[tuple[str, Future]] = []
@@ -259,7 +247,7 @@ def _prepared(
         ahead.append(
             (
                 case,
-                pool.submit(
+                executor.submit(
                     _prepare,
                     case,
                     files,
@@ -298,12 +286,14 @@ def _prepare(
     return np.ascontiguousarray(data, dtype=np.float32), properties
 
 
-def _answer(request: Request, predictor: Any, data: np.ndarray) -> Answer:
+def _answer(request: Request, predictors: Sequence[Any], data: np.ndarray) -> Answer:
     from nnkd import sampling
 
     if request.uncertainty:
-        return sampling.answer(predictor, data, spread=True)
-    return sampling.Answer(logits_of(predictor, data))
+        answers = [sampling.answer(predictor, data, spread=True) for predictor in predictors]
+    else:
+        answers = [sampling.Answer(logits_of(predictor, data)) for predictor in predictors]
+    return sampling.together(answers) if isinstance(request.model, LabelModels) else answers[0]
 
 
 def _export(

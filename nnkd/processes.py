@@ -1,0 +1,27 @@
+"""Where jobs run: in this process, or in others that are started from nothing (as everywhere but on Linux)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+
+class Here(Executor):
+    """Runs what is submitted at once, in this process: nnU-Net's -npp 0 and -nps 0."""
+
+    def submit(self, function: Any, /, *arguments: Any, **keywords: Any) -> Future:
+        future: Future = Future()
+        try:
+            future.set_result(function(*arguments, **keywords))
+        except Exception as error:  # noqa: BLE001 - handed on to whoever asks for the result, as every executor does
+            future.set_exception(error)
+        return future
+
+
+def pool(processes: int, jobs: Sequence[Any]) -> Executor:
+    """An executor for these jobs: with no process asked for, or a single job, this process does them."""
+    if processes <= 0 or len(jobs) == 1:
+        return Here()
+    return ProcessPoolExecutor(min(processes, len(jobs)), mp_context=get_context("spawn"))
