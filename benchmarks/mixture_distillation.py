@@ -339,20 +339,44 @@ class Seed:
             self.work.run("aggregate", "-d", self.mixture)
         return [*names, name]
 
-    def predict(self, row: str, images: str, target: str) -> None:
+    def predict(self, row: str, images: str, target: str, *flags: str) -> None:
         """Let a row's student segment imagesTr or imagesTs of the mixture's dataset."""
         student = ROWS[row]
         dataset, fold = self._place(student)
         plans = "_".join(filter(None, ("nnUNetPlans", student.plans, self._recipe(row))))
-        more = ["--per_label"] if student.per_label else []
+        more = ["--per_label", *flags] if student.per_label else flags
         self.work.predict(
             dataset, student.configuration, student.trainer, plans, f"nnUNet_raw/{self.mixture}/{images}", target,
             "--disable_progress_bar", "--disable_tta", *more, fold=fold,
         )  # fmt: skip
 
-    def is_done(self, row: str) -> bool:
-        """Whether a row stands in the JSONL."""
-        return any({**self.key, "row": row}.items() <= found.items() for found in read(self.options.out))
+    def is_done(self, row: str, metric: str = "DSC") -> bool:
+        """Whether a row's metric stands in the JSONL."""
+        mine = {**self.key, "row": row}.items()
+        return any(mine <= found.items() and metric in found["scores"] for found in read(self.options.out))
+
+    def calibrate(self, row: str) -> None:
+        """Append how well a student's probabilities are calibrated in the held-out cases. Students of single labels
+        have no common probabilities."""
+        if ROWS[row].per_label or not self.is_done(row) or self.is_done(row, "ECE"):
+            return
+        from nnkd.calibration import brier_score, expected_calibration_error, read_probabilities
+        from nnkd.dataset import DatasetSpec
+
+        target = f"{self.test}/{self._recipe(row)}_probabilities"
+        self.predict(row, "imagesTs", target, "--save_probabilities")
+        spec = DatasetSpec.read(self.work.folder / "nnUNet_raw" / self.mixture / "dataset.json")
+        scores: dict[str, dict[str, dict[str, float]]] = {"ECE": {}, "Brier": {}}
+        for case in self.split.choose + self.split.test:
+            found = read_probabilities(self.work.folder / target / f"{case}.npz", spec)
+            reference = self.work.folder / "nnUNet_raw" / self.mixture / "labelsTs" / f"{case}{self.ending}"
+            label_map, _, _ = spec.read_label_map(reference)
+            for label, p in zip(spec.labels, found, strict=True):
+                one = p[None], spec.mask(label_map, label)[None]
+                for metric, measure in (("ECE", expected_calibration_error), ("Brier", brier_score)):
+                    scores[metric].setdefault(label, {})[case] = round(measure(*one), 6)
+        self._append(row, scores)
+        shutil.rmtree(self.work.folder / target)
 
     def score(self, row: str, folder: str, minutes: float = 0.0) -> None:
         """Append a row: DSC and HD by case and label."""
@@ -367,6 +391,12 @@ class Seed:
         scores: dict[str, dict[str, dict[str, float]]] = {}
         for line in table[table.metric.isin(("DSC", "HD"))].itertuples():
             scores.setdefault(line.metric, {}).setdefault(line.label, {})[line.case] = round(float(line.value), 5)
+        self._append(row, scores, minutes)
+        for name, cases in (("choose", self.split.choose), ("test", self.split.test)):
+            means = [np.mean([v for c, v in by.items() if c in cases]) for by in scores["DSC"].values()]
+            print(f"  seed {self.seed} {row}: DSC {np.mean(means):.4f} ({name})", flush=True)
+
+    def _append(self, row: str, scores: Mapping[str, object], minutes: float = 0.0) -> None:
         record = {
             **self.key,
             "row": row,
@@ -378,9 +408,6 @@ class Seed:
         }
         with self.options.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-        for name, cases in (("choose", self.split.choose), ("test", self.split.test)):
-            means = [np.mean([v for c, v in by.items() if c in cases]) for by in scores["DSC"].values()]
-            print(f"  seed {self.seed} {row}: DSC {np.mean(means):.4f} ({name})", flush=True)
 
 
 def _slug(row: str) -> str:
@@ -422,6 +449,7 @@ def main() -> None:
         seed.aggregate()
         for row in [] if options.teachers_only else options.only:
             seed.student(row)
+            seed.calibrate(row)
     print(table(options.out, options.subset, options.against, options.epochs))
 
 

@@ -33,14 +33,16 @@ def table(file: Path, subset: str, against: str, epochs: int) -> str:
 
     bootstrap = Bootstrap()
     rows, case_of, seeds = _gather(file, subset, epochs)
-    lines = [f"| row | seeds | DSC | HD (mm) | DSC minus '{against}' |", "|---|---|---|---|---|"]
+    lines = [f"| row | seeds | DSC | HD (mm) | DSC minus '{against}' | ECE | Brier |", "|---" * 7 + "|"]
     for row, scores in rows.items():
         cells = []
         for metric, digits in (("DSC", 3), ("HD", 2)):
             e = mean(scores[metric], case_of, bootstrap)
             cells.append(f"{e.value:.{digits}f} ({e.low:.{digits}f}-{e.high:.{digits}f})")
-        if against in rows and row != against:
-            cells.append(_difference(scores["DSC"], rows[against]["DSC"], case_of, bootstrap))
+        differs = against in rows and row != against
+        cells.append(_difference(scores["DSC"], rows[against]["DSC"], case_of, bootstrap) if differs else "")
+        for metric in ("ECE", "Brier"):
+            cells.append(f"{mean(scores[metric], case_of, bootstrap).value:.4f}" if metric in scores else "")
         lines.append(f"| {row} | {len(seeds[row])} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
