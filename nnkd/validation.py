@@ -138,7 +138,7 @@ def _made(subject: str, make: Callable[[], Any]) -> tuple[Any, list[Check]]:
 
 def _check_teacher(candidate: Candidate) -> Iterator[Check]:
     subject, cls = candidate.subject, candidate.target
-    for attribute, allowed in (("prompt", ("none", "text", "box")), ("channels", ("one", "all"))):
+    for attribute, allowed in (("prompt", ("none", "text", "box")), ("channels", ("one", "all", "colour"))):
         came = getattr(cls, attribute)
         if came not in allowed:
             yield Check(subject, attribute, FAILED, f"is {came!r}, but one of {', '.join(allowed)} is expected")

@@ -139,6 +139,12 @@ def test_a_prompt_must_be_one_of_three():
     assert "'click'" in failures("teacher", type("Other", (Everything,), {"prompt": "click"}))["prompt"]
 
 
+def test_channels_must_be_one_of_three():
+    assert "'some'" in failures("teacher", type("Other", (Everything,), {"channels": "some"}))["channels"]
+    for channels in ("one", "all", "colour"):
+        assert failures("teacher", type("Other", (Everything,), {"channels": channels})) == {}
+
+
 def test_notes_must_fit_into_a_manifest():
     class Chatty(Everything):
         def notes(self):
