@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -74,6 +74,15 @@ class nnUNetTrainerKD(CarefulTrainer):
     def distils(self) -> bool:
         """Whether there are teachers."""
         return bool(self.recipe.teachers)
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], patch_size: Sequence[int]) -> None:
+        """Refuse what this student cannot start a training with, before anything is written; subclasses override this.
+
+        Args:
+            options: The recipe's, checked one by one.
+            patch_size: Of the configuration.
+        """
 
     @classmethod
     def check_recipe(cls, recipe: Recipe, votes: VotesFolder) -> None:

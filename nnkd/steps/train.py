@@ -317,6 +317,8 @@ def _check_results(request: Request, folder: Path, plans: Mapping[str, Any]) -> 
 def _check_recipe(request: Request, folder: Path, plans: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     recipe = Recipe.of_plans(plans)
     options = parse_options(request.trainer.options_class, recipe.options, request.trainer_name)
+    if hasattr(request.trainer, "check_options") and not (request.continue_training or request.only_validate):
+        request.trainer.check_options(options, values["patch_size"])
     if not recipe.teachers:
         return
     votes = VotesFolder.of(folder, values["data_identifier"])

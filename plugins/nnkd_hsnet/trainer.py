@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -113,6 +113,18 @@ class nnUNetTrainerHSNet(nnUNetTrainerKD):
         _refuse_volumes(PlansManager(plans).get_configuration(configuration).patch_size)  # before any folder is made
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.continues = False
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], patch_size: Sequence[int]) -> None:
+        """See nnUNetTrainerKD.
+
+        Raises:
+            RecipeError: If the configuration is 3D.
+            WeightsError: If the file of ImageNet weights is missing, or not the expected one.
+        """
+        _refuse_volumes(patch_size)
+        if options.get("pretrained") is not None:
+            weights.checked(weights.find(options["pretrained"]), options.get("pretrained_sha256"))
 
     @staticmethod
     def build_network_architecture(

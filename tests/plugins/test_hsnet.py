@@ -455,6 +455,22 @@ def test_nnkd_train_refuses_3d_with_one_sentence(nnunet_folders, capsys, monkeyp
     preprocess(dataset, plans, "3d_fullres")
     assert train.main(["701", "3d_fullres", "all", "-tr", NAME, "-device", "cpu", "-n", "volumes"]) == 1
     assert "is a network for slices" in capsys.readouterr().err
+    assert not list((nnunet_folders / "nnUNet_preprocessed" / dataset.name).glob("*volumes*"))
+
+
+def test_nnkd_train_misses_the_weights_before_it_writes_a_recipe(nnunet_folders, capsys, monkeypatch):
+    from planned import configuration, make_plans, preprocess
+    from toy import toy_dataset, toy_teacher
+
+    from nnkd.cli import train
+
+    dataset = toy_dataset(nnunet_folders / "nnUNet_raw" / "Dataset701_Toy", labelled=4)
+    toy_teacher(dataset, "t0")
+    preprocess(dataset, make_plans(dataset, {"2d": configuration("2d", (16, 16), (1.0, 1.0))}), "2d")
+    flags = ["-tr", NAME, "-device", "cpu", "-n", "mine", "--set", "pretrained=nowhere.pth"]
+    assert train.main(["701", "2d", "all", *flags]) == 1
+    assert "pretrained names 'nowhere.pth'" in capsys.readouterr().err
+    assert not list((nnunet_folders / "nnUNet_preprocessed" / dataset.name).glob("*mine*"))
 
 
 def test_stock_nnunet_finds_it(monkeypatch):
