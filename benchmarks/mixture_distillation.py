@@ -82,18 +82,20 @@ STUDENTS = {
     "student: weighted, hard (matched control)": _free("weighted", target="hard"),
     "20 + votes: mean": Student(("-a", "mean")),
     "UNet on the 20, twice as long": Student((), {"epochs": 32}, manual="twenty"),
-    "planned network on the 20": Student(manual="twenty", trainer="nnUNetTrainerKD"),
+    "planned network on the 20": Student((), {"lr": 1e-2}, manual="twenty", trainer="nnUNetTrainerKD"),
 }
 VOLUMES = {"configuration": "3d_fullres", "plans": ""}
 IN_3D = {"batch_size": 2}
 STUDENTS |= {  # paper 1's three students, and 3D
     "PUNet": replace(_free("random_teacher"), trainer="nnUNetTrainerPUNet"),
-    "HSNet: STAPLE": replace(_free("staple", lr=3e-4), trainer="nnUNetTrainerHSNet"),
+    "HSNet: STAPLE": replace(_free("staple", lr=3e-4, enlarge=2), trainer="nnUNetTrainerHSNet"),
     "UNet per label: STAPLE": replace(_free("staple"), per_label=True),
     "UNet 3D: STAPLE": replace(_free("staple", **IN_3D), **VOLUMES),
     "PUNet 3D": replace(_free("random_teacher", **IN_3D), trainer="nnUNetTrainerPUNet", **VOLUMES),
 }
 TRIED = {  # on the cases for choosing, seed 0
+    "tried: planned network on the 20, lr 1e-3": Student(manual="twenty", trainer="nnUNetTrainerKD"),
+    "tried: HSNet: STAPLE, not enlarged": replace(_free("staple", lr=3e-4), trainer="nnUNetTrainerHSNet"),
     "tried: mean, turned, axial slices": _free("mean", plans="axial", **TURNED),
     "tried: STAPLE, turned, axial slices, instance norm": _free("staple", plans="axial", norm="instance", **TURNED),
     "tried: all manual labels, turned, axial slices": Student((), TURNED, manual="all", plans="axial"),
