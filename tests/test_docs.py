@@ -103,7 +103,8 @@ def test_a_wrong_command_line_would_be_seen(line, stopped):
 def plugins() -> registry.Registry:
     """nnkd's own plugins, and the example that the pages show."""
     found = registry.Registry()
-    for module in ("nnkd_basic", "nnkd_litemedsam", "nnkd_sam", "nnkd_hsnet", "nnkd_punet", "nnkd_fairness", "nnkd_example"):
+    ours = ("basic", "fairness", "hsnet", "litemedsam", "punet", "sam")
+    for module in (*(f"nnkd_{name}" for name in ours), "nnkd_example"):
         with pytest.MonkeyPatch.context() as patch:
             patch.syspath_prepend(ROOT / "tests" / "third_party")
             found.add(module, importlib.import_module(module))
