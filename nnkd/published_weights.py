@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from nnkd.errors import WeightsError
 
 PREFIXES = ("module.",)  # what training in parallel puts in front of names
+WRAPPERS = ("state_dict", "model")  # what trainings put around tensors by name
+BROKEN = (RuntimeError, UnpicklingError, EOFError, OSError, ValueError, KeyError, AttributeError)
 
 
 def load(
@@ -22,7 +25,7 @@ def load(
     prefixes: Sequence[str] = PREFIXES,
     looks_like: Callable[[Mapping[str, Tensor]], str] = lambda _: "",
 ) -> None:
-    """Load tensors by name, or those under "model" as training writes them; all of them, and no others.
+    """Read a checkpoint and fill a network with it: all of its tensors, and no others.
 
     Args:
         network: Takes the weights.
@@ -34,34 +37,79 @@ def load(
     Raises:
         WeightsError: If the file is missing, truncated, holds more than tensors, or other tensors.
     """
-    state = read(file, model, prefixes)
+    fill(network, read(file, model, prefixes), file, model, looks_like=looks_like)
+
+
+def read(
+    file: Path, model: str, prefixes: Sequence[str] = PREFIXES, wrappers: Sequence[str] = WRAPPERS
+) -> dict[str, Tensor]:
+    """Tensors by name, from a file of torch (with weights_only=True) or safetensors; errors as for `load`.
+
+    Args:
+        file, model, prefixes: See `load`.
+        wrappers: What trainings put around tensors by name.
+    """
+    if not file.is_file():
+        raise WeightsError(f"There is no file '{file.name}' with weights of {model}. Correct the option weights.")
+    content = _content(file)
+    for wrapper in wrappers:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    tensors = isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())
+    if not tensors or not all(isinstance(name, str) for name in content):
+        raise WeightsError(f"'{file.name}' holds no tensors by name, so it is no checkpoint of {model}.")
+    for prefix in prefixes:
+        content = {name.removeprefix(prefix): value for name, value in content.items()}
+    return content
+
+
+def _content(file: Path) -> Any:
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors import SafetensorError
+            from safetensors.torch import load_file
+
+            try:
+                return load_file(file)
+            except SafetensorError as error:
+                raise ValueError(str(error)) from error
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except BROKEN as error:
+        raise WeightsError(
+            f"'{file.name}' cannot be loaded as weights: it is truncated, no file of torch or safetensors, or holds "
+            f"more than tensors. Copy it again."
+        ) from error
+
+
+def fill(
+    network: nn.Module,
+    state: Mapping[str, Tensor],
+    file: Path,
+    model: str,
+    *,
+    option: str = "weights",
+    looks_like: Callable[[Mapping[str, Tensor]], str] = lambda _: "",
+) -> None:
+    """Load tensors by name into a network; all of them, and no others.
+
+    Args:
+        network: Takes the weights.
+        state: Tensors by the network's names.
+        file: Where they come from, for messages.
+        model, looks_like: See `load`.
+        option: What names the file, for messages.
+
+    Raises:
+        WeightsError: If they are other tensors.
+    """
     problem = _difference(network.state_dict(), state, model)
     if problem:
         other = looks_like(state)
         raise WeightsError(
             f"'{file.name}' is no checkpoint of {model}: {problem}. "
-            + (f"It looks like {other}." if other else "Correct the option weights.")
+            + (f"It looks like {other}." if other else f"Correct the option {option}.")
         )
     network.load_state_dict(state)
-
-
-def read(file: Path, model: str, prefixes: Sequence[str] = PREFIXES) -> dict[str, Tensor]:
-    """Tensors by name; arguments and errors as for `load`."""
-    if not file.is_file():
-        raise WeightsError(f"There is no file '{file.name}' with weights of {model}. Correct the option weights.")
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise WeightsError(
-            f"'{file.name}' cannot be loaded as weights: it is truncated, no checkpoint of torch, or holds more than "
-            f"tensors. Copy it again."
-        ) from error
-    state = content.get("model", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"'{file.name}' holds no tensors by name, so it is no checkpoint of {model}.")
-    for prefix in prefixes:
-        state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
 
 
 def _difference(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], model: str) -> str:

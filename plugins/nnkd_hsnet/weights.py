@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path, PurePath
-from pickle import UnpicklingError
 
-import torch
 from pydantic_core import PydanticCustomError
-from torch import Tensor, nn
+from torch import nn
 
-from nnkd import paths
+from nnkd import paths, published_weights
 from nnkd.errors import WeightsError
 from nnkd.files import sha256
 
@@ -20,8 +18,7 @@ KNOWN = {
     "80711cd1b37ffba12bec6c7a2a7c54efe2315ed635e6d2055fd51c3e909ede4d": "the authors' pvt_v2_b2.pth",
     "0bff520d64b91bdbb35f2b5bff2b62d35a9d9c6d6a5056e683f1e7ce556d0e5e": "timm/pvt_v2_b2.in1k, model.safetensors",
 }
-WRAPPERS = ("state_dict", "model")  # what trainings put around tensors by name
-BROKEN = (RuntimeError, UnpicklingError, EOFError, OSError, ValueError, KeyError, AttributeError)
+MODEL = "PVTv2-b2"
 ROOM = "nnUNet_preprocessed"
 
 
@@ -85,45 +82,6 @@ def load(backbone: nn.Module, file: Path) -> None:
     """
     from timm.models.pvt_v2 import checkpoint_filter_fn
 
-    state = checkpoint_filter_fn(_read(file), backbone)
+    state = checkpoint_filter_fn(published_weights.read(file, MODEL), backbone)
     state = {name: value for name, value in state.items() if not name.startswith("head.")}
-    problem = _difference(backbone.state_dict(), state)
-    if problem:
-        raise WeightsError(f"'{file.name}' is no checkpoint of PVTv2-b2: {problem}. Correct the option pretrained.")
-    backbone.load_state_dict(state)
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if file.suffix == ".safetensors":
-            content = load_file(file)
-        else:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except (*BROKEN, SafetensorError) as error:
-        raise WeightsError(
-            f"'{file.name}' cannot be loaded as weights: it is truncated, no file of torch or safetensors, or holds "
-            f"more than tensors. Copy it again."
-        ) from error
-    for wrapper in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    tensors = isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())
-    if not tensors or not all(isinstance(name, str) for name in content):
-        raise WeightsError(f"'{file.name}' holds no tensors by name, so it is no checkpoint of PVTv2-b2.")
-    return {name.removeprefix("module."): value for name, value in content.items()}
-
-
-def _difference(expected: dict[str, Tensor], given: dict[str, Tensor]) -> str:
-    """What does not fit, as half a sentence; empty if all does."""
-    missing, strange = sorted(set(expected) - set(given)), sorted(set(given) - set(expected))
-    if missing:
-        return f"{len(missing)} of its {len(expected)} tensors are missing, such as {missing[0]}"
-    if strange:
-        return f"{len(strange)} tensors are not PVTv2-b2's, such as {strange[0]}"
-    for name, tensor in expected.items():
-        if given[name].shape != tensor.shape:
-            return f"{name} has the shape {tuple(given[name].shape)}, but {tuple(tensor.shape)} is expected"
-    return ""
+    published_weights.fill(backbone, state, file, MODEL, option="pretrained")
