@@ -373,7 +373,8 @@ class nnUNetTrainerKD(CarefulTrainer):
         """nnU-Net's; checkpoints hold the log, so a sampler's state goes into it."""
         super().on_train_epoch_end(train_outputs)
         if self.draw and isinstance(self.draw.sampler, WeighingSampler):
-            self.logger.log(SAMPLER_STATE, self.draw.sampler.state_dict(), self.current_epoch)
+            # not to Weights & Biases: it is about people
+            self.logger.local_logger.log(SAMPLER_STATE, self.draw.sampler.state_dict(), self.current_epoch)
 
     def on_train_start(self) -> None:
         """nnU-Net's, after saying what is learned from."""

@@ -19,6 +19,7 @@ from nnkd_fairness.strata import (
     Outside,
     Strata,
     StrataSampler,
+    counted,
 )
 
 TOLERANCE = 1.1  # paper 1's
@@ -161,7 +162,7 @@ class Balanced(StrataSampler):
         seen = next((e for e in range(1, 10_000) if (turns.position(e) >= strata.sizes).all()), None)
         never = int(strata.sizes[turns.before[-1] == 0].sum())
         lines.append(
-            f"Warning: {never} participants are in strata that {len(turns.plans)} epochs need nobody from."
+            f"Warning: {counted(never)} participants are in strata that {len(turns.plans)} epochs need nobody from."
             if seen is None
             else f"every participant is drawn once or more in {seen} epochs."
         )
@@ -224,10 +225,10 @@ def _drawn(
 
 def _too_few(strata: Strata, rule: Rule) -> str:
     smallest = []
-    for attribute, (names, marginal) in enumerate(zip(strata.groups, rule.marginals, strict=True)):
+    for attribute, (names, marginal) in enumerate(zip(strata.shown, rule.marginals, strict=True)):
         sums = marginal @ strata.sizes
         least = int(sums.argmin())
-        smallest.append(f"{strata.attributes[attribute]} {names[least]} with {sums[least]:g}")
+        smallest.append(f"{strata.attributes[attribute]} {names[least]} with {counted(int(sums[least]))}")
     return (
         f"Not one balanced batch of {rule.size} can be drawn from {strata.number} participants; the smallest groups "
         f"are {', '.join(smallest)}. Set a smaller batch_size, fewer attributes, wider bins or a larger tolerance."

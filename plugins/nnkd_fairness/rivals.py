@@ -155,7 +155,7 @@ class GroupDRO(EqualStrata, WeighingSampler):
         """G q_g for the stratum of each case."""
         strata = self.strata(participants)
         shares = self._of(strata)
-        return [len(shares) * shares[self._name(strata, participants[case])] for case in cases]
+        return [len(shares) * shares[self._key(strata, participants[case])] for case in cases]
 
     def update(self, participants: Mapping[str, Participant], cases: Sequence[str], losses: Sequence[float]) -> None:
         """One step of the weights; losses that are not finite do not count."""
@@ -163,7 +163,7 @@ class GroupDRO(EqualStrata, WeighingSampler):
         heard: dict[str, list[float]] = {}
         for case, loss in zip(cases, losses, strict=True):
             if isfinite(loss):
-                heard.setdefault(self._name(strata, participants[case]), []).append(loss)
+                heard.setdefault(self._key(strata, participants[case]), []).append(loss)
         shares = self._of(strata)
         mean = {name: sum(some) / len(some) for name, some in heard.items()}
         top = max((self.step * loss for loss in mean.values()), default=0.0)  # a common factor; keeps exp in range
@@ -173,7 +173,7 @@ class GroupDRO(EqualStrata, WeighingSampler):
         self._shares = {name: share / total for name, share in new.items()}
 
     def state_dict(self) -> dict[str, float]:
-        """q by stratum."""
+        """q by stratum: its number after a digest of what the strata are. Nobody's values are in it."""
         return dict(self._shares)
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
@@ -181,14 +181,14 @@ class GroupDRO(EqualStrata, WeighingSampler):
         self._shares = {name: float(share) for name, share in state.items()}
 
     def _of(self, strata: Strata) -> dict[str, float]:
-        names = [strata.name(c) for c in range(len(strata.people))]
-        if set(self._shares) != set(names):
-            self._shares = dict.fromkeys(names, 1 / len(names))
+        keys = [f"{strata.digest}/{c}" for c in range(len(strata.people))]
+        if set(self._shares) != set(keys):  # other strata than the checkpoint's
+            self._shares = dict.fromkeys(keys, 1 / len(keys))
         return self._shares
 
     @staticmethod
-    def _name(strata: Strata, person: Participant) -> str:
-        return strata.name(strata.stratum_of[person.identifier])
+    def _key(strata: Strata, person: Participant) -> str:
+        return f"{strata.digest}/{strata.stratum_of[person.identifier]}"
 
 
 def _dealt(circle: np.ndarray, parts: Sequence[int], rng: np.random.Generator) -> list[list[int]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from itertools import pairwise
 from math import inf
 from typing import ClassVar, Literal
@@ -23,6 +26,7 @@ Outside = Literal["stratum", "exclude"]
 PAPERS_ATTRIBUTES = ("sex", "age", "bmi")
 PAPERS_BINS: Mapping[str, tuple[float | None, ...]] = {"age": (20, 30, 40, 50, 60), "bmi": (None, 21, 24, None)}
 OUTSIDE = "outside"
+FEW = 5  # smaller counts are not written: they would be about single people
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class Strata:
 
     Attributes:
         attributes: A columns.
-        groups: Names of the groups that somebody is in, by attribute.
+        groups: Names of the groups that somebody is in, by attribute; they may be cells of participants.tsv.
+        shown: The same for logs and files: numbers where names would be cells, or quartiles of them.
         index: (C, A) int, group of each stratum by attribute; strata without participants are left out.
         people: Identifiers by stratum, sorted.
         cases: By participant, sorted.
@@ -41,6 +46,7 @@ class Strata:
 
     attributes: tuple[str, ...]
     groups: tuple[tuple[str, ...], ...]
+    shown: tuple[tuple[str, ...], ...]
     index: np.ndarray
     people: tuple[tuple[str, ...], ...]
     cases: Mapping[str, Sequence[str]]
@@ -58,8 +64,13 @@ class Strata:
         return len(self.stratum_of)
 
     def name(self, stratum: int) -> str:
-        """Such as "F 20-30 <21"."""
-        return " ".join(names[g] for names, g in zip(self.groups, self.index[stratum], strict=True))
+        """Such as "F 20-30 <21", or "F age group 3" where age has no bins: nobody's values."""
+        return " ".join(names[g] for names, g in zip(self.shown, self.index[stratum], strict=True))
+
+    @cached_property
+    def digest(self) -> str:
+        """Of what the strata are; nobody's values go into it."""
+        return sha256(json.dumps([self.attributes, self.shown, self.index.tolist()]).encode()).hexdigest()[:16]
 
     def case(self, person: str, rng: np.random.Generator) -> str:
         """One of a participant's cases."""
@@ -151,6 +162,7 @@ class Grouping:
         return Strata(
             attributes=self.attributes,
             groups=names,
+            shown=tuple(self._shown(a, some) for a, some in zip(self.attributes, names, strict=True)),
             index=np.array(order),
             people=tuple(tuple(found[key]) for key in order),
             cases=dict(cases),
@@ -167,15 +179,14 @@ class Grouping:
             if self.missing == "match":
                 found.update(_at_random(found, without))
             become = {"exclude": "are left out", "stratum": "are a group", "match": "are put into a group at random"}
-            notes.append(
-                f"{len(without)} participants without {column} {become[self.missing]} (missing={self.missing})."
-            )
+            number = counted(len(without))
+            notes.append(f"{number} participants without {column} {become[self.missing]} (missing={self.missing}).")
         beyond = [name for name, group in found.items() if group == OUTSIDE]
         if beyond:
             found.update(dict.fromkeys(beyond, None) if self.outside == "exclude" else {})
             become = "are left out" if self.outside == "exclude" else f"are the group '{OUTSIDE}'"
             notes.append(
-                f"{len(beyond)} participants with {column} outside all bins {become} (outside={self.outside})."
+                f"{counted(len(beyond))} participants with {column} outside all bins {become} (outside={self.outside})."
             )
         return found
 
@@ -201,15 +212,26 @@ class Grouping:
         pairs = pairwise(self.bins.get(column, ()))
         return [f"<{h:g}" if low is None else f">={low:g}" if h is None else f"{low:g}-{h:g}" for low, h in pairs]
 
+    def _shown(self, column: str, names: Sequence[str]) -> tuple[str, ...]:
+        """Bins are the user's own, and sexes are two words; other names come from people's cells."""
+        spoken = column in self.bins or column == "sex"
+        words = (OUTSIDE, NO_VALUE)
+        return tuple(n if spoken or n in words else f"{column} group {i}" for i, n in enumerate(names, start=1))
+
     def _groups(self, column: Mapping[str, str | None], kept: Iterable[str], attribute: str) -> tuple[str, ...]:
         there = {str(column[name]) for name in kept}
         if len(there) == 1:
             raise ParticipantsError(
-                f"All participants fall into one group of '{attribute}' ({next(iter(there))}), so there is nothing to "
-                f"balance. Leave '{attribute}' out of the option attributes, or choose other bins."
+                f"All participants fall into one group of '{attribute}' ({self._shown(attribute, list(there))[0]}), so "
+                f"there is nothing to balance. Leave '{attribute}' out of the option attributes, or choose other bins."
             )
         first = [name for name in self._bin_names(attribute) if name in there]
         return (*first, *sorted(there - set(first)))
+
+
+def counted(number: int) -> str:
+    """A number of people as logs may say it."""
+    return f"<{FEW}" if 0 < number < FEW else f"{number}"
 
 
 def _open_ends(edges: Sequence[float | None]) -> list[float]:
@@ -281,7 +303,9 @@ class StrataSampler(Sampler):
         if limits is not None:
             good = sum(all(r <= t + 1e-9 for r, t in zip(ratio, limits, strict=True)) for ratio in ratios)
             shown.append(f"within the rule {good} of {len(ratios)}")
-        by_name = [f"{strata.name(c)}: {draws[c]} by {len(people)}" for c, people in enumerate(strata.people)]
+        by_name = [
+            f"{strata.name(c)}: {counted(draws[c])} by {counted(len(people))}" for c, people in enumerate(strata.people)
+        ]
         share = len(used) / strata.number
         return [
             f"attributes={','.join(strata.attributes)} missing={self.grouping.missing} outside={self.grouping.outside}",

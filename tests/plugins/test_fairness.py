@@ -183,7 +183,7 @@ def with_missing() -> dict[str, Participant]:
 @pytest.mark.parametrize(
     ("options", "left_out", "groups", "said"),
     [
-        ({}, {"none"}, ("20-30", "30-40", "outside"), "1 participants without age are left out (missing=exclude)"),
+        ({}, {"none"}, ("20-30", "30-40", "outside"), "<5 participants without age are left out (missing=exclude)"),
         ({"outside": "exclude"}, {"none", "old"}, ("20-30", "30-40"), "outside all bins are left out"),
         ({"missing": "stratum"}, set(), ("20-30", "30-40", "missing", "outside"), "without age are a group"),
         ({"missing": "match"}, set(), ("20-30", "30-40", "outside"), "put into a group at random (missing=match)"),
@@ -338,6 +338,34 @@ def test_group_dro_weighs_strata_with_large_losses():
     assert again.weights(cases, ["a", "b"]) == sampler.weights(cases, ["a", "b"])
     sampler.update(cases, ["a", "b"], [float("nan"), float("inf")])
     assert again.weights(cases, ["a", "b"]) == pytest.approx(sampler.weights(cases, ["a", "b"]))
+
+
+def test_group_dro_begins_anew_with_other_strata():
+    cases = {"a": Participant("a", "F"), "b": Participant("b", "M")}
+    sampler, other = GroupDRO(attributes=("sex",), step=0.5), {**cases, "c": Participant("c", "F", 30.0)}
+    sampler.update(cases, ["a", "b"], [1.0, 3.0])
+    again = GroupDRO(attributes=("sex", "age"), missing="stratum")
+    again.load_state_dict(sampler.state_dict())
+    assert again.weights(other, ["a", "b", "c"]) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", [Balanced, BalancedPaper, Weighted, GroupDRO])
+def test_columns_without_bins_are_not_spelled_in_reports(kind):
+    sampler = kind(attributes=("age", "illness"), bins={})
+    cases = {
+        f"c{i}": Participant(
+            f"p{i}", age=(23.41, 77.77)[i % 2], attributes={"illness": ("no", "rare disease X")[i // 2 % 2]}
+        )
+        for i in range(24)
+    }
+    text = "\n".join(sampler.report(cases, 4, 0))
+    assert "age group 2 illness group 2: " in text
+    assert not any(value in text for value in ("23.41", "77.77", "rare"))
+    strata = sampler.strata(cases)
+    assert "rare disease X" in strata.groups[1]
+    few = "\n".join(sampler.report(dict(list(cases.items())[:9]), 4, 0))
+    assert "by <5" in few
+    assert not any(f"by {n};" in few for n in range(1, 5))
 
 
 def test_plans_are_those_of_the_integer_programme():
