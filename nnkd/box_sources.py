@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -162,7 +162,7 @@ def find(
     dataset: RawDataset,
     images: ImageFolder,
     beside: Path,
-    coming: Mapping[str, Lineage],
+    coming: Container[str],
     drawing: BoxDrawing,
 ) -> BoxSource:
     """The source of boxes that --boxes-from names.
@@ -172,7 +172,7 @@ def find(
         dataset: The dataset; a file may name cases of imagesTr and imagesTs.
         images: The images that are segmented.
         beside: Folder in which prediction folders are looked for.
-        coming: Prediction folders that this very call writes there first, with what goes into them.
+        coming: Prediction folders that this very call writes there first; the caller adds their lineage.
         drawing: How boxes are drawn around masks.
 
     Raises:
@@ -184,7 +184,7 @@ def find(
         return BoxesOfLabels(dataset, _split(dataset, images), drawing)
     if wanted in coming:
         source = BoxesOfPredictions(PredictionFolder(beside / wanted), dataset.spec, drawing)
-        source.coming, source.lineage = True, (coming[wanted],)
+        source.coming, source.lineage = True, ()
         return source
     if PredictionFolder(beside / wanted).exists():
         return BoxesOfPredictions(PredictionFolder(beside / wanted), dataset.spec, drawing)

@@ -19,8 +19,10 @@ from nnkd.dataset import DatasetSpec
 from nnkd.errors import NnkdError, PredictionError
 from nnkd.files import is_visible, read_json, sha256, write_json
 from nnkd.geometry import Grid
+from nnkd.types import Entry
 
 MANIFEST = "manifest.json"
+NOT_STATED = "not stated"  # the licence of weights that came without one
 ADDITIONS = ("uncertainty",)  # options that add files beside the label maps and change none of these
 
 
@@ -331,6 +333,14 @@ def portable_error(error: BaseException, images: Path) -> str:
         text = text.replace(f"{folder}", f".../{folder.name}")
     text = re.sub(r"(?<![\w.])(?:[A-Za-z]:)?[\\/](?:[^\s'\"\\/:]+[\\/])+([^\s'\":]*)", r".../\1", text)
     return text if isinstance(error, NnkdError) else f"{type(error).__name__}: {text}"
+
+
+def lineage_of(entry: Entry, weights: Iterable[Weights]) -> Lineage:
+    """What predictions inherit from a teacher: the licences of the files it really uses. What its entry says is true
+    of the published weights alone, so it counts only where the teacher names no files."""
+    used = {file.licence or NOT_STATED for file in weights}
+    weights_licence = ", ".join(sorted(used)) if used else entry.weights_licence
+    return Lineage(name=entry.name, licence=entry.licence, weights_licence=weights_licence)
 
 
 def versions(*distributions: str) -> dict[str, str]:

@@ -23,7 +23,7 @@ from nnkd.intensities import is_colour
 from nnkd.interfaces import Teacher
 from nnkd.labelling import compose
 from nnkd.nifti import check_whole
-from nnkd.predictions import Lineage, Manifest, PredictionFolder, Weights, portable_error, portable_options, versions
+from nnkd.predictions import Manifest, PredictionFolder, Weights, lineage_of, portable_error, portable_options, versions
 from nnkd.prompts import AROUND, BoxDrawing
 from nnkd.types import Entry, Failure, Prompt, StepReport, TeacherContext, Volume
 
@@ -125,7 +125,11 @@ def predict_teachers(
     boxes = _boxes(jobs, dataset, images, boxes_from, drawing)
     hashes, broken = _check_inputs(images, chosen)
     work = _Work(dataset, images, chosen, boxes, device, workers, hashes, broken)
-    ready = [_start(job, work) for job in jobs]
+    ready: list[_Ready] = []
+    for job in jobs:
+        ready.append(_start(job, work))
+        if boxes is not None and boxes.coming and job.alias == boxes_from:
+            boxes.lineage = ready[-1].header.lineage
     for one in ready:
         if one.folder.exists() and not overwrite:
             one.folder.check(one.header)
@@ -158,7 +162,7 @@ def _boxes(
         raise PredictionError("--boxes-from is given, but none of the chosen teachers is prompted by boxes.")
     if wanted in (job.alias for job in asking):
         raise PredictionError(f"'{wanted}' needs boxes itself, so they cannot come from it; name another teacher.")
-    coming = {job.alias: _lineage(job) for job in jobs if job.teacher.prompt != "box"}
+    coming = [job.alias for job in jobs if job.teacher.prompt != "box"]
     return box_sources.find(wanted, dataset, images, asking[0].folder.parent, coming, drawing)
 
 
@@ -200,7 +204,7 @@ def _start(job: TeacherJob, work: _Work) -> _Ready:
     if channel is not None:
         names = work.spec.channel_names
         options["channel"] = names[channel] if names.count(names[channel]) == 1 else channel
-    lineage, ground_truth = [_lineage(job)], False
+    lineage, ground_truth = [lineage_of(job.entry, weights)], False
     if job.teacher.prompt == "box" and work.boxes is not None:
         options |= work.boxes.options
         lineage += [model for model in work.boxes.lineage if model not in lineage]
@@ -218,10 +222,6 @@ def _start(job: TeacherJob, work: _Work) -> _Ready:
         ground_truth=ground_truth,
     )
     return _Ready(job, teacher, Manifest.model_validate_json(header.model_dump_json()), channel)
-
-
-def _lineage(job: TeacherJob) -> Lineage:
-    return Lineage(name=job.entry.name, licence=job.entry.licence, weights_licence=job.entry.weights_licence)
 
 
 def _channel(job: TeacherJob, spec: DatasetSpec) -> int | None:

@@ -37,6 +37,7 @@ class LiteMedSAMTeacher(SliceTeacher):
         windows: Windows | Path | None = None,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
         batch: int = 1,
+        licence: str = "",
     ):
         """Load the weights.
 
@@ -47,6 +48,7 @@ class LiteMedSAMTeacher(SliceTeacher):
                 that are left out take what their names suggest.
             precision: What the image encoder computes in. auto: float32.
             batch: Slices that are encoded at once.
+            licence: The licence of weights of your own, for the manifest; checkpoints do not say.
 
         Raises:
             SettingError: If an option has an impossible value.
@@ -57,7 +59,8 @@ class LiteMedSAMTeacher(SliceTeacher):
             raise SettingError(f"litemedsam.batch got {batch}, but at least 1 is expected.")
         super().__init__(context, windows, batch)
         self.dtype = _dtype(precision)
-        network, self._weights = self._load(weights)
+        network, used = self._load(weights)
+        self._weights = tuple({**file, "licence": licence or file["licence"]} for file in used)
         self.network = network.eval().requires_grad_(False).to(context.device)
         self.network.image_encoder.fuse().to(self.dtype)
 
@@ -66,8 +69,9 @@ class LiteMedSAMTeacher(SliceTeacher):
         network = LiteMedSAM()
         found = own_weights.published() if file is None else file
         own_weights.load(network, found)
-        licence = own_weights.LICENCE if file is None else ""
-        return network, ({"name": found.name, "sha256": sha256(found), "licence": licence},)
+        digest = sha256(found)
+        licence = own_weights.LICENCE if digest == own_weights.SHA256 else ""
+        return network, ({"name": found.name, "sha256": digest, "licence": licence},)
 
     @classmethod
     def architectures(cls) -> Sequence[Architecture]:
@@ -84,7 +88,7 @@ class LiteMedSAMTeacher(SliceTeacher):
         ]
 
     def weights(self) -> Sequence[Mapping[str, str]]:
-        """Name, sha256 and licence of the checkpoint; the licence of somebody's own is not known."""
+        """Name, sha256 and licence of the checkpoint; the licence of somebody's own is known only if given."""
         return self._weights
 
     def _encode(self, images: Sequence[np.ndarray]) -> Tensor:

@@ -418,6 +418,8 @@ def test_ones_own_weights_are_recorded(tmp_path):
     torch.save({"model": model.LiteMedSAM().state_dict()}, file)
     one = teacher(["liver"], LiteMedSAMTeacher, weights=str(file))
     assert one.weights() == ({"name": "own.pth", "sha256": sha256(file), "licence": ""},)
+    (used,) = teacher(["liver"], LiteMedSAMTeacher, weights=str(file), licence="CC-BY-4.0").weights()
+    assert used["licence"] == "CC-BY-4.0"
 
 
 def test_the_package_is_not_installed(monkeypatch):

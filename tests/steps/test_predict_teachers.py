@@ -20,7 +20,7 @@ from nnkd.cli.predict_teachers import main
 from nnkd.dataset import RawDataset, write_dataset_json
 from nnkd.errors import BrokenPluginError, NnkdError, PredictionError
 from nnkd.interfaces import Teacher
-from nnkd.predictions import PredictionFolder
+from nnkd.predictions import Lineage, PredictionFolder
 from nnkd.steps.predict_teachers import TeacherJob, predict_teachers
 from nnkd.types import Entry
 
@@ -215,6 +215,24 @@ def test_boxes(dataset, tmp_path):
     boxes["toy_001"]["liver"][0][4] = 8
     file.write_text(json.dumps(boxes))
     assert predict_teachers([job(Boxed, dataset)], dataset, dataset.images(), boxes_from=str(file)).done == ["toy_001"]
+
+
+@pytest.mark.parametrize(
+    ("licences", "inherited"),
+    [((), "Apache-2.0"), (("CC-BY-NC-4.0",), "CC-BY-NC-4.0"), (("",), "not stated"), (("MIT", ""), "MIT, not stated")],
+)
+def test_predictions_inherit_the_licence_of_the_weights_in_use(dataset, licences, inherited):
+    class Weighty(Threshold):
+        def weights(self):
+            return [{"name": f"{i}.pth", "sha256": str(i), "licence": text} for i, text in enumerate(licences)]
+
+    entry = Entry("net", "x:Y", "toy", licence="MIT", weights_licence="Apache-2.0")
+    jobs = [job(Boxed, dataset, "boxed"), TeacherJob("mine", Weighty, entry, dataset.teachers_folder() / "mine")]
+    predict_teachers(jobs, dataset, dataset.images(), boxes_from="mine")
+    net = Lineage(name="net", licence="MIT", weights_licence=inherited)
+    assert PredictionFolder(dataset.teachers_folder() / "mine").manifest().lineage == [net]
+    boxed = PredictionFolder(dataset.teachers_folder() / "boxed").manifest().lineage
+    assert boxed == [Lineage(name="toy", licence="MIT"), net]
 
 
 def test_channels_by_name_and_index(tmp_path):
