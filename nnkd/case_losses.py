@@ -63,13 +63,29 @@ def _case(value: Any, index: int, number: int) -> Any:
 
 
 @contextmanager
-def weighing(trainer: Any, draw: Draw | None, cases: Sequence[str]) -> Iterator[None]:
+def _within_process(loss: Any) -> Iterator[None]:
+    """nnU-Net's batch_dice gathers from all ranks in each call; ranks with fewer cases would call less often, and the
+    others wait for ever."""
+    modules = loss.modules() if isinstance(loss, nn.Module) else ()
+    gathering = [module for module in modules if getattr(module, "ddp", False) is True]
+    for module in gathering:
+        module.ddp = False
+    try:
+        yield
+    finally:
+        for module in gathering:
+            module.ddp = True
+
+
+@contextmanager
+def weighing(trainer: Any, draw: Draw | None, cases: Sequence[str], scale: float = 1.0) -> Iterator[None]:
     """A training step whose loss is weighed by the sampler, which hears it afterwards; other samplers change nothing.
 
     Args:
         trainer: Has `loss`, called once in the step, and `is_ddp`.
         draw: The sampler and its participants.
         cases: The batch's identifiers.
+        scale: The sampler hears losses times this: samplers expect means over voxels.
 
     Raises:
         RecipeError: If the step did not call `loss`.
@@ -80,7 +96,8 @@ def weighing(trainer: Any, draw: Draw | None, cases: Sequence[str]) -> Iterator[
     plain = trainer.loss
     trainer.loss = CaseLosses(plain, draw.sampler.weights(draw.participants, cases))
     try:
-        yield
+        with _within_process(plain):
+            yield
         found = trainer.loss.found
     finally:
         trainer.loss = plain
@@ -89,10 +106,11 @@ def weighing(trainer: Any, draw: Draw | None, cases: Sequence[str]) -> Iterator[
             f"{type(trainer).__name__} does not tell its loss case by case, but the sampler "
             f"{type(draw.sampler).__name__} weighs it. Choose another student or another sampler."
         )
-    heard = [(list(cases), found.tolist())]
+    mine = (list(cases), (found * scale).tolist())
+    heard = [mine]
     if trainer.is_ddp:  # every rank hears the same, so that their weights stay equal
-        heard = [heard[0]] * distributed.get_world_size()
-        distributed.all_gather_object(heard, (list(cases), found.tolist()))
+        heard = [mine] * distributed.get_world_size()
+        distributed.all_gather_object(heard, mine)
     draw.sampler.update(
         draw.participants, [case for part, _ in heard for case in part], [loss for _, part in heard for loss in part]
     )

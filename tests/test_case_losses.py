@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
 from nnkd.case_losses import CaseLosses, weighing
 from nnkd.errors import RecipeError
@@ -87,3 +88,22 @@ def test_the_sampler_hears_each_step_and_the_loss_comes_back():
         pass
     with weighing(trainer, None, ["a", "b"]):
         assert trainer.loss is plain
+
+
+def test_the_sampler_hears_losses_at_its_own_scale():
+    trainer = SimpleNamespace(loss=lambda output, _: output.sum(), is_ddp=False)
+    draw = Draw(Heard(), {}, 2, slice(None), 0, 1)
+    with weighing(trainer, draw, ["a", "b"], scale=1 / 4):
+        assert trainer.loss(torch.full((2, 4), 3.0), torch.zeros(2)).item() == 12.0
+    assert draw.sampler.heard == [(["a", "b"], [3.0, 3.0])]
+
+
+def test_a_loss_that_gathers_from_all_ranks_stays_within_the_process():
+    """Without processes, gathering is an error; with unequal batches, ranks would wait for each other for ever."""
+    dice = MemoryEfficientSoftDiceLoss(batch_dice=True, do_bg=False, ddp=True)
+    trainer = SimpleNamespace(loss=dice, is_ddp=False)
+    with weighing(trainer, Draw(Heard(), {}, 2, slice(None), 0, 1), ["a", "b"]):
+        assert torch.isfinite(trainer.loss(torch.rand(2, 3, 4, 4), torch.ones(2, 1, 4, 4)))
+    assert dice.ddp
+    with pytest.raises((RuntimeError, ValueError)):
+        dice(torch.rand(2, 3, 4, 4), torch.ones(2, 1, 4, 4))

@@ -40,7 +40,7 @@ class PUNetOptions(TrainingOptions):
     """Attributes:
     lr: Adam's learning rate (the Probabilistic U-Net's first; paper 1 gives none).
     weight_decay: Adam's, beside a loss per voxel.
-    norm: Normalisation layer in all three networks; "none" is the paper's.
+    norm: Normalisation layer; "none" is the paper's. Prior and posterior replace "instance" by "batch".
     beta: Weight of the KL divergence (paper 1 gives none; 1 is the Probabilistic U-Net's).
     l2: Weight of the norms of all parameters but the U-Net's.
     latent: Dimensions of the latent; not the number of teachers.
@@ -101,12 +101,15 @@ class nnUNetTrainerPUNet(nnUNetTrainerKD):
         useless = [name for name in ("iou", "iou_over") if name in recipe.options]
         if useless:
             raise SettingError(f"'{useless[0]}' is set, but {cls.__name__}'s loss has no IoU in it; leave it out.")
-        answers = {t for record in votes.index.cases.values() for t, labels in record.answers.items() if labels}
-        answering = [t for t in recipe.teachers if t in answers]
+        wanted = {recipe.label} if recipe.label else set(votes.index.labels)
+        records = votes.index.cases.values()
+        answering = [t for t in recipe.teachers if any(wanted & set(record.answers.get(t, ())) for record in records)]
         if len(answering) < 2 and recipe.options.get("manual") != "only":
+            found = " and ".join(answering) or "none"
+            found += f" for {recipe.label}" if recipe.label else ""
             raise RecipeError(
                 f"{cls.__name__} learns how teachers differ and needs two or more that answer, but the recipe has "
-                f"{' and '.join(answering) or 'none'}. Name more with -t, or train nnUNetTrainerUNet."
+                f"{found}. Name more with -t, or train nnUNetTrainerUNet."
             )
 
     # --- network ------------------------------------------------------------------------------------------------
@@ -180,7 +183,7 @@ class nnUNetTrainerPUNet(nnUNetTrainerKD):
         """nnU-Net's training step, with the masks going in too."""
         data, target, masks = self._on_device(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        with self._precision(), weighing(self, self.draw, batch["keys"]):
+        with self._precision(), weighing(self, self.draw, batch["keys"], scale=1 / self._voxels()):
             terms = self.loss(self.network(data, masks), target)
         loss = terms.loss / self._voxels()
         if self.grad_scaler is None:

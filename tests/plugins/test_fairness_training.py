@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from nnkd_fairness.rivals import GroupDRO
 from nnkd_punet.trainer import nnUNetTrainerPUNet
 from planned import configuration, make_plans, preprocess, preprocessed_folder
 from toy import toy_dataset, toy_teacher
@@ -134,10 +135,13 @@ def test_results_hold_no_attribute_of_a_person(cohort):
     assert SAMPLER_STATE not in elsewhere
 
 
-def test_a_probabilistic_student_is_weighed_too(cohort):
-    sampler = Choice("group_dro", {"attributes": ["sex"], "step": 1e-3})
+def test_a_probabilistic_student_is_weighed_too(cohort, monkeypatch):
+    sampler, heard, update = Choice("group_dro", {"attributes": ["sex"]}), [], GroupDRO.update
+    monkeypatch.setattr(GroupDRO, "update", lambda self, *told: (heard.extend(told[2]), update(self, *told)))
     trainer = trainer_of(cohort, sampler, epochs=1, kind=nnUNetTrainerPUNet)
     trainer.run_training()
+    assert len(heard) == 6
+    assert 0 < max(heard) < 5  # a sum over the 256 voxels is about 180
     (state,) = trainer.logger.get_value(SAMPLER_STATE, None)
     first, second = state.values()
     assert first != second
