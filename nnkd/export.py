@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 DEFAULT = "resample_data_or_seg_to_shape"
+APART = ("force_separate_z", "separate_z_anisotropy_threshold")
 KNOWN = {"is_seg": False, "order": 1, "order_z": 0}
 SINGLE = 2.0**-21  # what three interpolations in single precision may be off, as a share of the largest logit
 HALF = 2.0**-9  # two steps of half precision, in which nnU-Net hands on logits; float32 is covered by SINGLE
@@ -173,8 +174,7 @@ def label_map(
         return convert_predicted_logits_to_segmentation_with_correct_shape(
             logits, plans, configuration, labels, properties, num_threads_torch=workers
         )
-    rule = {k: v for k, v in configuration.configuration[f"{_KEY}_kwargs"].items() if k not in KNOWN}
-    resampling = Resampling.of(logits.shape[1:], plans, configuration, properties, **rule)
+    resampling = Resampling.of(logits.shape[1:], plans, configuration, properties, **_rule(configuration))
     dtype = np.uint8 if len(labels.foreground_labels) < 255 else np.uint16
     whole = np.zeros(tuple(properties["shape_before_cropping"]), dtype)
     target = whole[_crop(properties)]
@@ -192,8 +192,8 @@ def label_map(
 def on_image(
     array: np.ndarray, plans: Any, configuration: Any, properties: Mapping[str, Any], workers: int = 1
 ) -> np.ndarray:
-    """A map on the preprocessed grid, such as an entropy -> the image's grid, interpolated as probabilities are; 0
-    outside of the crop.
+    """A map on the preprocessed grid, such as an entropy -> the image's grid, interpolated as nnU-Net's default
+    resamples probabilities; 0 outside of the crop.
 
     Args:
         array: (*S) float32.
@@ -204,7 +204,7 @@ def on_image(
     Returns:
         (Z, Y, X) float32.
     """
-    resampling = Resampling.of(array.shape, plans, configuration, properties)
+    resampling = Resampling.of(array.shape, plans, configuration, properties, **_rule(configuration))
     whole = np.zeros(tuple(properties["shape_before_cropping"]), np.float32)
     target = whole[_crop(properties)]
     with threads(workers):
@@ -216,12 +216,19 @@ def on_image(
 _KEY = "resampling_fn_probabilities"
 
 
+def _rule(configuration: Any) -> dict[str, Any]:
+    """When an axis is resampled apart: as the plans say, if they resample in nnU-Net's default way."""
+    content = configuration.configuration
+    given = content.get(f"{_KEY}_kwargs", {}) if content.get(_KEY) == DEFAULT else {}
+    return {key: given[key] for key in APART if key in given}
+
+
 def _is_default(configuration: Any, labels: Any) -> bool:
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
     content = configuration.configuration
     options = content.get(f"{_KEY}_kwargs", {})
-    rest = set(options) - set(KNOWN) - {"force_separate_z", "separate_z_anisotropy_threshold"}
+    rest = set(options) - set(KNOWN) - set(APART)
     known = all(options.get(key) == value for key, value in KNOWN.items())
     return content.get(_KEY) == DEFAULT and known and not rest and type(labels) is LabelManager
 

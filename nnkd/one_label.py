@@ -16,7 +16,7 @@ import numpy as np
 from nnkd.checkpoints import TrainedModel
 from nnkd.dataset import DatasetSpec
 from nnkd.errors import FolderError, RecipeError
-from nnkd.files import read_json
+from nnkd.files import read_json, sha256_text
 from nnkd.recipes import KEY, Recipe
 
 ALL_LABELS = "nnkd_all_labels"  # in a student's dataset.json: the labels of the whole dataset
@@ -37,6 +37,13 @@ def check(spec: DatasetSpec) -> None:
         raise RecipeError(
             f"{spec.name} has an ignore label, which nnU-Net allows only above all others, so that no label can be "
             f"learned alone. Leave --per_label out."
+        )
+    names = [suffix(label) for label in spec.labels]
+    alike = [label for label in spec.labels if names.count(suffix(label)) > 1]
+    if alike:
+        raise RecipeError(
+            f"The labels {' and '.join(map(repr, alike))} of {spec.name} would have recipes of one name. Rename one of "
+            f"them in dataset.json."
         )
 
 
@@ -66,8 +73,11 @@ def whole(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def suffix(label: str) -> str:
-    """What a label's recipe is called, after the name that all of them share."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", label).strip("-") or "label"
+    """What a label's recipe is called, after the name that all of them share; labels of other letters than A to Z have
+    some digits of their own."""
+    name = re.sub(r"[^A-Za-z0-9]+", "-", label).strip("-")
+    plain = re.fullmatch(r"[A-Za-z0-9 _-]+", label)
+    return name if plain and name else f"{name or 'label'}-{sha256_text(label)[:4]}"
 
 
 def together(logits: Sequence[np.ndarray]) -> np.ndarray:

@@ -56,6 +56,12 @@ class Answer:
 def together(answers: Sequence[Answer]) -> Answer:
     """One answer of students that know one label each, in the order of the labels (`nnkd.one_label`): their entropies
     add up as those of independent heads do."""
+    members = {len(found.spread.voxels) for found in answers if found.spread}
+    if len(members) > 1:
+        raise PredictionError(
+            f"Students of single labels answer with {' and '.join(map(str, sorted(members)))} samples. Give all "
+            f"of them the same number with --samples."
+        )
     merged = one_label.together([found.logits for found in answers])
     spreads = [found.spread for found in answers if found.spread]
     if not spreads:

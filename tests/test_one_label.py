@@ -47,6 +47,7 @@ def test_an_unknown_label_is_refused():
     [
         ({"labels": {"background": 0, "organs": [1, 2], "liver": [1]}, "regions_class_order": [2, 1]}, "has regions"),
         ({"labels": {**LABELS, "ignore": 3}}, "has an ignore label"),
+        ({"labels": {"background": 0, "left kidney": 1, "left_kidney": 2}}, "would have recipes of one name"),
     ],
 )
 def test_datasets_that_cannot_be_learned_label_by_label(more, sentence):
@@ -63,7 +64,9 @@ def test_the_highest_probability_above_one_half_wins(tenths):
     np.testing.assert_array_equal(merged, expected)
 
 
-@pytest.mark.parametrize(("label", "name"), [("left kidney", "left-kidney"), ("a_b/c", "a-b-c"), ("?", "label")])
+@pytest.mark.parametrize(
+    ("label", "name"), [("left kidney", "left-kidney"), ("a_b", "a-b"), ("a/b", "a-b-c14c"), ("肝", "label-55a6")]
+)
 def test_names_of_recipes(label, name):
     assert one_label.suffix(label) == name
 

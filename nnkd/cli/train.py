@@ -13,8 +13,8 @@ from nnkd.types import StepReport
 def _parser() -> argparse.ArgumentParser:
     parser = command.parser(
         "Train a student, as nnUNetv2_train does. Recipe flags (-t -a -s --set -n) write a recipe, which is a plans "
-        "file, and print the -p to use from then on; without them a student learns from all teachers by the mean of "
-        "their votes.",
+        "file, and print the -p to use from then on; without them a student learns from all teachers, by its usual "
+        "aggregator.",
         "nnKD_train 701 2d 0 -tr nnUNetTrainerUNet -a majority --set majority.ties=yes --set epochs=200",
     )
     add = parser.add_argument

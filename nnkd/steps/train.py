@@ -25,6 +25,7 @@ from nnkd.types import StepReport
 from nnkd.votes_folder import VotesFolder
 
 log = logging.getLogger("nnkd")
+OF_VOTES = ("target", "iou", "iou_over", "voxel_weight", "manual")  # options that do nothing without teachers
 
 
 @dataclass(frozen=True)
@@ -320,6 +321,12 @@ def _check_recipe(request: Request, folder: Path, plans: Mapping[str, Any], valu
     if hasattr(request.trainer, "check_options") and not (request.continue_training or request.only_validate):
         request.trainer.check_options(options, values["patch_size"])
     if not recipe.teachers:
+        useless = [name for name in OF_VOTES if name in recipe.options]
+        if useless:
+            raise SettingError(
+                f"'{useless[0]}' says how to learn from votes, but the recipe has no teachers. Leave it out, or name "
+                f"teachers with -t."
+            )
         return
     votes = VotesFolder.of(folder, values["data_identifier"])
     votes.bits(recipe.teachers)

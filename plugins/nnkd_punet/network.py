@@ -136,7 +136,8 @@ class PUNet(ProbabilisticNetwork):
         outputs: nnU-Net's number of heads.
         regions: Whether heads are independent. Two heads of a softmax are (0, x): the paper's single logit.
         dim: 2 or 3.
-        norm: Normalisation between convolution and ReLU; "none" is the paper's.
+        norm: Normalisation between convolution and ReLU; "none" is the paper's. With "instance" the encoders of prior
+            and posterior have batch normalisation: they end in an image's mean, which instance normalisation removes.
         latent: Dimensions of the latent.
         number: Samples of an answer.
         widths: Channels per level.
@@ -157,10 +158,14 @@ class PUNet(ProbabilisticNetwork):
         super().__init__()
         self.number, self.regions, self.latent = number, regions, latent
         self.levels = len(widths)
+        # a constant, but not made in the call: torch.compile takes arrays for inputs, and its guards then fail where
+        # nnU-Net predicts in inference mode
+        self.register_buffer("noise", torch.from_numpy(noise(number, latent)), persistent=False)
         self.one_logit = outputs == 2 and not regions
         masks = outputs if regions else outputs - 1
-        self.prior = GaussianEncoder(inputs, 0, latent, dim, norm, widths)
-        self.posterior = GaussianEncoder(inputs, masks, latent, dim, norm, widths)
+        levels: Norm = "batch" if norm == "instance" else norm
+        self.prior = GaussianEncoder(inputs, 0, latent, dim, levels, widths)
+        self.posterior = GaussianEncoder(inputs, masks, latent, dim, levels, widths)
         self.encoder = Encoder(inputs, widths, dim, norm)
         self.decoder = Decoder(1 if self.one_logit else outputs, widths, dim, norm)
         conv = (nn.Conv2d, nn.Conv3d)[dim - 2]
@@ -215,7 +220,8 @@ class PUNet(ProbabilisticNetwork):
 
     def _biases(self, padded_x: torch.Tensor) -> list[torch.Tensor]:
         prior = self.prior(padded_x)
-        fixed = torch.from_numpy(noise(self.number, self.latent)).to(padded_x.device)
+        fixed = self.noise if self.number <= len(self.noise) else torch.from_numpy(noise(self.number, self.latent))
+        fixed = fixed[: self.number].to(padded_x.device)
         return [self._bias(prior.at(one[None])) for one in fixed]
 
     # --- its answers --------------------------------------------------------------------------------------------

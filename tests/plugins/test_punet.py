@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -208,7 +210,21 @@ def test_a_checkpoint_of_another_latent_size():
         network_of().load_state_dict(network_of(latent=4).state_dict())
 
 
-def test_a_compiled_graph_equals_the_eager_one():
+def test_a_compiled_network_trains_validates_and_predicts():
+    """nnU-Net compiles on CUDA, and predicts with the compiled network in inference mode."""
+    network = network_of(outputs=3).train()
+    compiled = torch.compile(network, backend="eager")
+    image, mask = torch.rand(1, 1, 16, 16), torch.ones(1, 2, 16, 16)
+    compiled(image, mask).logits.sum().backward()
+    compiled.eval()
+    with torch.no_grad():
+        expected = network.answer(image)
+        torch.testing.assert_close(compiled(image), expected)
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(image), expected)
+
+
+def test_an_exported_graph_equals_the_eager_one():
     network, x = network_of(), torch.rand(1, 1, 9, 10)
     exported = torch.export.export(network, (x,))
     torch.testing.assert_close(exported.module()(x), network(x))
@@ -523,3 +539,11 @@ def test_options_of_other_losses_are_refused_in_stock_training_too(folders):
 def test_option_defaults():
     options = PUNetOptions()
     assert (options.beta, options.latent, options.samples, options.lr) == (1.0, 6, 10, 1e-4)
+
+
+def test_a_label_alone_needs_two_teachers_that_answer_for_it():
+    case = SimpleNamespace(answers={"t0": ["liver", "spleen"], "t1": ["liver"]})
+    votes = SimpleNamespace(index=SimpleNamespace(labels=["liver", "spleen"], cases={"toy_000": case}))
+    nnUNetTrainerPUNet.check_recipe(replace(recipe_of("t0", "t1"), label="liver"), votes)
+    with pytest.raises(RecipeError, match="the recipe has t0 for spleen"):
+        nnUNetTrainerPUNet.check_recipe(replace(recipe_of("t0", "t1"), label="spleen"), votes)

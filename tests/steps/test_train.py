@@ -73,6 +73,7 @@ def test_recipe_flags_write_a_recipe_and_the_same_flags_find_it_again(voted, cap
         (["-pretrained_weights", "nowhere.pth"], "there is no such file"),
         (["-tr", "nnUNetTrainer", "-t", "t0"], "reads no recipe"),
         (["--c", "--val"], "--c continues"),
+        (["-t", "none", "--set", "iou=jml"], "'iou' says how to learn from votes"),
     ],
 )
 def test_bad_flags_get_one_sentence(voted, capsys, flags, sentence):
