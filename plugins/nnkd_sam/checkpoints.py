@@ -1,7 +1,12 @@
-"""Checkpoints of the SAM family: which model a file belongs to, and loading it."""
+"""Checkpoints of the SAM family: which model a file belongs to, and loading it.
+
+SAM's ViT-B and MedSAM have the same tensors, and so have SAM 2.0's Hiera-T and MedSAM2: only a file's sha256 or how its
+tensors are called can tell them apart.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,17 +14,21 @@ from torch import Tensor, nn
 
 from nnkd.errors import WeightsError
 from nnkd.files import sha256
-from nnkd.published_weights import load
+from nnkd.published_weights import fill, read
 
-PREFIXES = ("module.", "sam2_model.")  # of training in parallel, and of MedSAM2's training
+SAM_FILES = {"01ec64": "ViT-B", "0b3195": "ViT-L", "4b8939": "ViT-H"}  # Meta's own, by how their sha256 begin
+SAM_LICENCE = "Apache-2.0"
+MEDSAM2 = "sam2_model."  # before the names of tensors that MedSAM2's training wrote
 VIT_WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 HIERA_SIZES = {(96, 12): "hiera_t", (96, 16): "hiera_s", (112, 24): "hiera_b+", (144, 48): "hiera_l"}
 TWO_ONE = "no_obj_embed_spatial"  # a tensor of SAM 2.1 that SAM 2 lacks
+DOUBTFUL = f"tensors are not called {MEDSAM2}..., as MedSAM2's training calls them: they may be SAM 2.0's"
+log = logging.getLogger("nnkd")
 
 
 def load_weights(
     network: nn.Module, file: Path | None, teacher: str, model: str, licence: str
-) -> tuple[dict[str, str], ...]:
+) -> tuple[tuple[dict[str, str], ...], dict[str, str]]:
     """Load a checkpoint: flat, or under "model", with or without prefixes.
 
     Args:
@@ -27,10 +36,10 @@ def load_weights(
         file: The checkpoint.
         teacher: The teacher's name.
         model: What the network is, such as "SAM vit_b".
-        licence: Of the weights.
+        licence: Of the weights; empty: not known, except of Meta's own files.
 
     Returns:
-        For the manifest.
+        The weights, for the manifest; and a note for it, where it is in doubt whose they are.
 
     Raises:
         WeightsError: If none is given, or it is of another model; the message names which one it looks like.
@@ -40,8 +49,25 @@ def load_weights(
             f"The {teacher} teacher has no weights: nnkd brings none along. Set its option weights=FILE to a "
             f"checkpoint of {model}."
         )
-    load(network, file, model, prefixes=PREFIXES, looks_like=looks_like)
-    return ({"name": file.name, "sha256": sha256(file), "licence": licence},)
+    state = read(file, model)
+    medical = any(name.startswith(MEDSAM2) for name in state)
+    if medical and teacher == "sam2":
+        raise WeightsError(
+            f"'{file.name}' is MedSAM2, not SAM 2 (its tensors are called {MEDSAM2}...). Use the teacher medsam2."
+        )
+    state = {name.removeprefix(MEDSAM2): tensor for name, tensor in state.items()}
+    fill(network, state, file, model, looks_like=looks_like)
+    digest = sha256(file)
+    published = next((size for start, size in SAM_FILES.items() if digest.startswith(start)), "")
+    if published and teacher == "medsam":
+        raise WeightsError(
+            f"'{file.name}' is a {published} SAM, not MedSAM. Give MedSAM's file, or use the teacher sam."
+        )
+    used = {"name": file.name, "sha256": digest, "licence": licence or (SAM_LICENCE if published else "")}
+    if teacher != "medsam2" or medical:
+        return (used,), {}
+    log.warning("%s: its %s", file.name, DOUBTFUL)
+    return (used,), {"weights": DOUBTFUL}
 
 
 def looks_like(state: Mapping[str, Tensor]) -> str:

@@ -118,7 +118,7 @@ class SAMTeacher(SliceTeacher):
         """
         super().__init__(context, windows, cache_mib=cache)
         network = self._build(model)
-        self._weights = load_weights(network, weights, self.name, f"{self.says} {model}", licence)
+        self._weights, self._doubt = load_weights(network, weights, self.name, f"{self.says} {model}", licence)
         self.network = network.eval().requires_grad_(False).to(context.device)
 
     def _build(self, model: Model) -> nn.Module:
@@ -143,6 +143,10 @@ class SAMTeacher(SliceTeacher):
     def weights(self) -> Sequence[Mapping[str, str]]:
         """Name, sha256 and licence of the checkpoint."""
         return self._weights
+
+    def notes(self) -> Mapping[str, object]:
+        """Those of every teacher of slices; and where it is in doubt whose weights these are."""
+        return {**super().notes(), **self._doubt}
 
     def _encode(self, images: Sequence[np.ndarray]) -> Tensor:
         prepared = [self._prepare(image) for image in images]

@@ -142,7 +142,7 @@ class SAM2Teacher(SliceTeacher):
         super().__init__(context, windows, cache_mib=cache)
         network = self._build(model, version)
         says = f"{self.says} {version} {model}" if self.says == "SAM" else self.says
-        self._weights = load_weights(network, weights, self.name, says, licence)
+        self._weights, self._doubt = load_weights(network, weights, self.name, says, licence)
         self.network = network.eval().requires_grad_(False).to(context.device)
         self._transforms = _transforms()
 
@@ -168,6 +168,10 @@ class SAM2Teacher(SliceTeacher):
     def weights(self) -> Sequence[Mapping[str, str]]:
         """Name, sha256 and licence of the checkpoint."""
         return self._weights
+
+    def notes(self) -> Mapping[str, object]:
+        """Those of every teacher of slices; and where it is in doubt whose weights these are."""
+        return {**super().notes(), **self._doubt}
 
     def _encode(self, images: Sequence[np.ndarray]) -> Tensor:
         prepared = torch.stack([self._transforms(image) for image in images])

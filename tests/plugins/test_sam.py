@@ -243,6 +243,19 @@ def test_checkpoints_of_all_forms(tmp_path, form):
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
 
 
+@pytest.mark.parametrize(("start", "size"), [("01ec64", "ViT-B"), ("0b3195", "ViT-L"), ("4b8939", "ViT-H")])
+def test_metas_own_files_are_not_medsams(checkpoint, monkeypatch, start, size):
+    monkeypatch.setattr(checkpoints, "sha256", lambda file: start + "0" * 58)
+    with pytest.raises(WeightsError, match=f"'small.pth' is a {size} SAM, not MedSAM. .*use the teacher sam"):
+        made(MedSAMTeacher, checkpoint)
+    assert made(SAMTeacher, checkpoint).weights()[0]["licence"] == "Apache-2.0"
+    assert made(SAMTeacher, checkpoint, licence="MIT").weights()[0]["licence"] == "MIT"
+
+
+def test_weights_of_somebody_have_no_licence(checkpoint):
+    assert [made(base, checkpoint).weights()[0]["licence"] for base in (SAMTeacher, MedSAMTeacher)] == ["", ""]
+
+
 def test_no_weights():
     with pytest.raises(WeightsError, match=r"medsam teacher has no weights.*weights=FILE to a checkpoint of MedSAM"):
         checkpoints.load_weights(small_network(), None, "medsam", "MedSAM", "")

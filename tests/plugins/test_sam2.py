@@ -179,6 +179,22 @@ def test_checkpoints_of_all_forms(tmp_path, networks, form):
     assert all(torch.equal(value, state[name]) for name, value in loaded.items())
 
 
+@pytest.mark.parametrize("prefix", ["sam2_model.", "module.sam2_model."])
+def test_medsam2s_file_is_not_sam2s(tmp_path, networks, prefix):
+    state = networks["2.0"].state_dict()
+    torch.save({"model": {f"{prefix}{name}": value for name, value in state.items()}}, tmp_path / "medical.pt")
+    with pytest.raises(WeightsError, match=r"'medical\.pt' is MedSAM2, not SAM 2 .*Use the teacher medsam2"):
+        made(SAM2Teacher, tmp_path / "medical.pt", version="2.0")
+    assert "weights" not in made(MedSAM2Teacher, tmp_path / "medical.pt").notes()
+
+
+def test_sam2s_file_is_doubtful_as_medsam2s(checkpoint, caplog):
+    one = made(MedSAM2Teacher, checkpoint["2.0"])
+    assert "they may be SAM 2.0's" in one.notes()["weights"]
+    assert "2.0.pt: its tensors are not called sam2_model." in caplog.text
+    assert "weights" not in made(SAM2Teacher, checkpoint["2.0"], version="2.0").notes()
+
+
 def test_the_other_version_is_recognised(checkpoint):
     with pytest.raises(WeightsError, match=r"no checkpoint of SAM 2\.1 hiera_t.*SAM 2\.0 hiera_t: use .*version=2\.0"):
         made(SAM2Teacher, checkpoint["2.0"])
