@@ -12,6 +12,7 @@ from nnkd.errors import ParticipantsError, SettingError
 from nnkd.participants import Participant
 from nnkd_fairness.plan import Plan, Rule, largest_plan, nearest_sizes, possible
 from nnkd_fairness.strata import (
+    LARGEST,
     PAPERS_ATTRIBUTES,
     Bins,
     Grouping,
@@ -23,6 +24,7 @@ from nnkd_fairness.strata import (
 )
 
 TOLERANCE = 1.1  # paper 1's
+EQUAL = ("sex",)
 PLANS = 8  # plans that take turns, if it takes so many to see everybody
 
 
@@ -72,7 +74,7 @@ class Balanced(StrataSampler):
         attributes: tuple[str, ...] = PAPERS_ATTRIBUTES,
         bins: Bins | None = None,
         tolerance: float | dict[str, float] = TOLERANCE,
-        equal: tuple[str, ...] = ("sex",),
+        equal: tuple[str, ...] = EQUAL,
         missing: Missing = "exclude",
         outside: Outside = "stratum",
         window: int = 1,
@@ -80,9 +82,15 @@ class Balanced(StrataSampler):
         super().__init__(Grouping.of(attributes, bins, missing, outside))
         by_column = tolerance if isinstance(tolerance, dict) else dict.fromkeys(attributes, tolerance)
         unknown = sorted(set(by_column) - set(attributes))
-        if unknown or any(not value >= 1 for value in by_column.values()):
+        if unknown or any(not 1 <= value <= LARGEST for value in by_column.values()):
             raise SettingError(
-                f"The option tolerance got {tolerance}, but expects a ratio of at least 1, or one for each of "
+                f"The option tolerance got {tolerance}, but expects a ratio of at least 1 and at most {LARGEST:g}, or "
+                f"one for each of {', '.join(attributes)}."
+            )
+        strange = sorted(set(equal) - set(attributes))
+        if strange and tuple(equal) != EQUAL:
+            raise SettingError(
+                f"The option equal got {', '.join(strange)}, but expects some of the columns that are balanced: "
                 f"{', '.join(attributes)}."
             )
         if window < 1:
@@ -186,9 +194,12 @@ class Balanced(StrataSampler):
         plans: list[Plan] = []
         before = [np.zeros(len(strata.people), int)]
         while not plans or (len(plans) < PLANS and (before[-1] < strata.sizes).any()):
-            plans.append(largest_plan(rule, strata.sizes, before[-1]))
-            if not plans[0].number:
+            plan = largest_plan(rule, strata.sizes, before[-1])
+            if not plan.number:
                 raise ParticipantsError(_too_few(strata, rule))
+            if plans and plan.number != plans[0].number:  # not proven; epochs must be equally long
+                break
+            plans.append(plan)
             before.append(before[-1] + plans[-1].draws)
         return Turns(tuple(plans), np.array(before))
 
@@ -201,13 +212,13 @@ class Balanced(StrataSampler):
         if self.window > 1:
             return (
                 f"No {self.window} batches of {batch_size} can be balanced together over the groups of {wanted}: "
-                f"{sizes} participants can. Choose window and batch_size accordingly."
+                f"{sizes} participants can. Choose window and batch_size accordingly.{strata.hint}"
             )
         windows = [w for w in range(2, 101) if possible(batch_size * w, rule.groups, self._tolerances)]
         or_window = f", or balance over {windows[0]} batches with the option window={windows[0]}" if windows else ""
         return (
             f"No batch of {batch_size} can be balanced over the groups of {wanted}. "
-            f"Set batch_size to {sizes}{or_window}."
+            f"Set batch_size to {sizes}{or_window}.{strata.hint}"
         )
 
 
@@ -232,4 +243,5 @@ def _too_few(strata: Strata, rule: Rule) -> str:
     return (
         f"Not one balanced batch of {rule.size} can be drawn from {strata.number} participants; the smallest groups "
         f"are {', '.join(smallest)}. Set a smaller batch_size, fewer attributes, wider bins or a larger tolerance."
+        f"{strata.hint}"
     )

@@ -10,7 +10,7 @@ import numpy as np
 from nnkd.errors import ParticipantsError, SettingError
 from nnkd.participants import Participant
 from nnkd_fairness.plan import possible
-from nnkd_fairness.strata import PAPERS_ATTRIBUTES, Bins, Grouping, Missing, Outside, Strata, StrataSampler
+from nnkd_fairness.strata import LARGEST, PAPERS_ATTRIBUTES, Bins, Grouping, Missing, Outside, Strata, StrataSampler
 
 ATTEMPTS = 100  # epochs begun anew where the first batch already runs dry
 
@@ -45,9 +45,10 @@ class BalancedPaper(StrataSampler):
         refinements: int = 200,
     ):
         super().__init__(Grouping.of(attributes, bins, missing, outside))
-        if not tolerance >= 1 or refinements < 0:
+        if not 1 <= tolerance <= LARGEST or refinements < 0:
             raise SettingError(
-                f"The options got tolerance={tolerance} and refinements={refinements}, but expect at least 1 and 0."
+                f"The options got tolerance={tolerance} and refinements={refinements}, but expect 1 to {LARGEST:g} "
+                f"and at least 0."
             )
         self.tolerance, self.refinements = tolerance, refinements
 

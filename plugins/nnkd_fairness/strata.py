@@ -26,6 +26,7 @@ Outside = Literal["stratum", "exclude"]
 PAPERS_ATTRIBUTES = ("sex", "age", "bmi")
 PAPERS_BINS: Mapping[str, tuple[float | None, ...]] = {"age": (20, 30, 40, 50, 60), "bmi": (None, 21, 24, None)}
 OUTSIDE = "outside"
+LARGEST = 1e6  # tolerance; beyond, products of counts overflow
 FEW = 5  # smaller counts are not written: they would be about single people
 
 
@@ -57,6 +58,14 @@ class Strata:
     def sizes(self) -> np.ndarray:
         """(C,) int, participants by stratum."""
         return np.array([len(some) for some in self.people])
+
+    @property
+    def hint(self) -> str:
+        """Who has no value or one outside the bins, for errors; empty if nobody."""
+        said = [note for note in self.notes if not note.startswith("Warning")]
+        if any(OUTSIDE in names for names in self.groups):
+            said.append("To leave these out, set outside=exclude.")
+        return "".join(f" {sentence}" for sentence in said)
 
     @property
     def number(self) -> int:
@@ -114,6 +123,12 @@ class Grouping:
     @classmethod
     def of(cls, attributes: Sequence[str], bins: Bins | None, missing: Missing, outside: Outside) -> Grouping:
         """As samplers' options say it; without bins, paper 1's."""
+        unknown = sorted(set(bins or ()) - set(attributes))
+        if unknown:
+            raise SettingError(
+                f"The option bins got edges for {', '.join(unknown)}, but expects columns that are balanced: "
+                f"{', '.join(attributes)}. Correct the name, or add the column to the attributes."
+            )
         return cls(tuple(attributes), PAPERS_BINS if bins is None else bins, missing, outside)
 
     def strata(self, participants: Mapping[str, Participant]) -> Strata:
@@ -177,7 +192,7 @@ class Grouping:
         if without:
             found.update(dict.fromkeys(without, None) if self.missing == "exclude" else {})
             if self.missing == "match":
-                found.update(_at_random(found, without))
+                found.update(_at_random(found, without, column))
             become = {"exclude": "are left out", "stratum": "are a group", "match": "are put into a group at random"}
             number = counted(len(without))
             notes.append(f"{number} participants without {column} {become[self.missing]} (missing={self.missing}).")
@@ -239,9 +254,14 @@ def _open_ends(edges: Sequence[float | None]) -> list[float]:
     return [ends.get(i, 0.0) if edge is None else edge for i, edge in enumerate(edges)]
 
 
-def _at_random(found: Mapping[str, str | None], without: Sequence[str]) -> dict[str, str]:
+def _at_random(found: Mapping[str, str | None], without: Sequence[str], column: str) -> dict[str, str]:
     """A group for each of those without, the same in every epoch."""
     there = [group for group in found.values() if group not in (NO_VALUE, OUTSIDE, None)]
+    if not there:
+        raise ParticipantsError(
+            f"missing=match puts participants without {column} into others' groups, but nobody's {column} is in the "
+            f"bins. Choose other bins, or missing=exclude."
+        )
     drawn = np.random.default_rng(0).choice(len(there), len(without))
     return {name: str(there[i]) for name, i in zip(without, drawn, strict=True)}
 

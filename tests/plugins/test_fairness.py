@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nnkd_fairness import balanced
 from nnkd_fairness.balanced import Balanced
 from nnkd_fairness.balanced_paper import BalancedPaper
 from nnkd_fairness.plan import largest_plan
@@ -162,6 +164,21 @@ def test_window_balances_over_consecutive_batches():
     assert "within the rule 8 of 8" in report
 
 
+def test_all_epochs_are_equally_long_where_plans_are_not_proven(monkeypatch):
+    """A later plan that finds fewer batches takes no turn: a continued training counts on equal epochs."""
+    cases, found = papers_cohort(), []
+
+    def worse(rule, sizes, drawn):
+        plan = largest_plan(rule, sizes, drawn)
+        found.append(plan)
+        return plan if len(found) < 3 else replace(plan, batches=plan.batches[:1])
+
+    monkeypatch.setattr(balanced, "largest_plan", worse)
+    sampler = Balanced(tolerance={"age": 1.1, "bmi": 1.1})
+    assert len(sampler.turns(sampler.strata(cases), 24).plans) == 2
+    assert {len(epoch(sampler, cases, 24, number=n)) for n in range(5)} == {sampler.epoch_length(cases, 24)}
+
+
 def test_a_participants_cases_take_turns_at_random():
     people = {name: Participant(name, sex) for name, sex in (("a", "F"), ("b", "M"))}
     cases = {f"{name}{i}": person for name, person in people.items() for i in range(3)}
@@ -230,6 +247,24 @@ def test_any_column_with_any_number_of_groups():
             2,
             "Not one of 2 participants has a value in all of sex, age",
         ),
+        (
+            Balanced(attributes=("age",), missing="match"),
+            {"a": Participant("a", age=70.0), "b": Participant("b"), "c": Participant("c", age=80.0)},
+            2,
+            "nobody's age is in the bins. Choose other bins, or missing=exclude",
+        ),
+        (
+            Balanced(),
+            {**papers_cohort(), "old": Participant("old", "F", 60.0, 22.0)},
+            24,
+            "<5 participants with age outside all bins .* set outside=exclude",
+        ),
+        (
+            Balanced(),
+            {**papers_cohort(), "old": Participant("old", "F", 60.0, 22.0)},
+            60,
+            "Not one balanced batch .* <5 participants with age outside all bins .* set outside=exclude",
+        ),
         (BalancedPaper(), papers_cohort(), 7, "cannot have equal parts of 2 groups"),
         (BalancedPaper(), papers_cohort(24), 24, "Not one batch of 24 could be balanced by replacements"),
         (Stratified(), papers_cohort(4), 6, "batch of 6 different participants"),
@@ -252,7 +287,13 @@ def test_one_sentence_each(sampler, cases, size, sentence):
         (lambda: Balanced(tolerance=0.9), "ratio of at least 1"),
         (lambda: Balanced(tolerance={"scanner": 2.0}), "for each of sex, age, bmi"),
         (lambda: Balanced(window=0), "at least 1 batch"),
-        (lambda: BalancedPaper(refinements=-1), "at least 1 and 0"),
+        (lambda: Balanced(tolerance=float("inf")), "at least 1 and at most"),
+        (lambda: Balanced(tolerance={"age": float("nan")}), "at least 1 and at most"),
+        (lambda: Balanced(bins={"aeg": [20, 30, 40]}), "edges for aeg, but expects .* sex, age, bmi"),
+        (lambda: Stratified(bins={"age": [20, 30, 40]}), "edges for age, but expects .* sex"),
+        (lambda: Balanced(equal=("sxe",)), "equal got sxe"),
+        (lambda: BalancedPaper(refinements=-1), "and at least 0"),
+        (lambda: BalancedPaper(tolerance=float("inf")), "expect 1 to"),
         (lambda: GroupDRO(step=-1.0), "at least 0"),
     ],
 )
