@@ -26,12 +26,14 @@ class Teacher(ABC):
         channels: Whether the volume has the one channel that the user chose, or all of them; or ("colour") the one, but
             red, green and blue together where these are all channels and the user chose none.
         devices: Where it can compute; one that names only "cpu" is never asked for more.
+        costs_only: Names of options that change no answer, as a cache's size: an interrupted run may go on with others.
         no_network: Why there is no network for nnKD_profile to count, as a sentence; empty with `architectures`.
     """
 
     prompt: ClassVar[Literal["none", "text", "box"]] = "none"
     channels: ClassVar[Literal["one", "all", "colour"]] = "one"
     devices: ClassVar[tuple[str, ...]] = ("cuda", "cpu", "mps")
+    costs_only: ClassVar[frozenset[str]] = frozenset()
     no_network: ClassVar[str] = ""
 
     def __init__(self, context: TeacherContext):
@@ -243,7 +245,7 @@ class Sampler(ABC):
 
     def epoch_length(self, participants: Mapping[str, Participant], batch_size: int) -> int | None:
         """Number of batches where every epoch has the same, so that a continued training need not draw again what it
-        has had; None where it is not known."""
+        has had; None where it is not known: it begins a new epoch then."""
         return None
 
     def report(self, participants: Mapping[str, Participant], batch_size: int, seed: int) -> Sequence[str]:

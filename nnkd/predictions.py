@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -100,8 +100,15 @@ class Manifest(BaseModel):
 class PredictionFolder:
     """A prediction folder on disk. Several processes may write different cases of one folder at once."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, costs_only: Iterable[str] = ()):
+        """Nothing is read yet.
+
+        Args:
+            folder: Where it is.
+            costs_only: Options that may be others when it is continued, since they change no label map.
+        """
         self.folder = folder
+        self._costs_only = {*costs_only, *ADDITIONS}
 
     @property
     def name(self) -> str:
@@ -162,9 +169,18 @@ class PredictionFolder:
         """Keep what was inherited before, and add what is inherited now: cases of both may lie here."""
         lineage = found.lineage + [model for model in header.lineage if model not in found.lineage]
         ground_truth = found.ground_truth or header.ground_truth
-        added = {key: True for key in ADDITIONS if header.options.get(key)}
+        changed = {
+            key: value
+            for key, value in header.options.items()
+            if key in self._costs_only and (value or key not in ADDITIONS)
+        }
         merged = found.model_copy(
-            update={"lineage": lineage, "ground_truth": ground_truth, "options": {**found.options, **added}}
+            update={
+                "lineage": lineage,
+                "ground_truth": ground_truth,
+                "options": {**found.options, **changed},
+                "weights": [n if n.licence else o for o, n in zip(found.weights, header.weights, strict=True)],
+            }
         )
         if merged == found:
             return found
@@ -178,7 +194,7 @@ class PredictionFolder:
             PredictionError: If it was made by something else or with other options.
         """
         found = self.manifest()
-        difference = _difference(found, header)
+        difference = _difference(found, header, self._costs_only)
         if difference:
             raise PredictionError(
                 f"{self._say()} was made otherwise ({difference}). Give the new one a name of its own, "
@@ -354,11 +370,11 @@ def versions(*distributions: str) -> dict[str, str]:
     return found
 
 
-def _difference(found: Manifest, header: Manifest) -> str:
+def _difference(found: Manifest, header: Manifest, costs_only: Collection[str]) -> str:
     for field in ("kind", "made_by", "file_ending"):
         if getattr(found, field) != getattr(header, field):
             return f"{field} {getattr(found, field)}, now {getattr(header, field)}"
-    for key in sorted({*found.options, *header.options} - set(ADDITIONS)):
+    for key in sorted({*found.options, *header.options} - set(costs_only)):
         if found.options.get(key) != header.options.get(key):
             return f"{key}={found.options.get(key)}, now {key}={header.options.get(key)}"
     if found.labels != header.labels:

@@ -143,6 +143,10 @@ def _check_teacher(candidate: Candidate) -> Iterator[Check]:
         if came not in allowed:
             yield Check(subject, attribute, FAILED, f"is {came!r}, but one of {', '.join(allowed)} is expected")
             return
+    problem = _costs_problem(cls)
+    if problem:
+        yield Check(subject, "costs_only", FAILED, problem)
+        return
     options = parse_options(cls, {}, candidate.entry.name)
     teacher, checks = _made(subject, lambda: cls(TeacherContext(labels=LABELS), **options))
     yield from checks
@@ -154,6 +158,13 @@ def _check_teacher(candidate: Candidate) -> Iterator[Check]:
         yield _guarded(subject, "encode, decode", lambda: _embedding_problem(teacher))
     yield _guarded(subject, "weights", lambda: _weights_problem(teacher.weights(), candidate.entry))
     yield _guarded(subject, "notes", lambda: _notes_problem(teacher.notes()))
+
+
+def _costs_problem(cls: type[Teacher]) -> str:
+    if not isinstance(cls.costs_only, frozenset):
+        return f"is {cls.costs_only!r}, but a frozenset of names of options is expected"
+    strange = sorted(cls.costs_only - set(options_of(cls)), key=str)
+    return f"names {', '.join(map(str, strange))}, which {cls.__name__} has no option of" if strange else ""
 
 
 def _teacher_problem(teacher: Any, volume: Volume) -> str:

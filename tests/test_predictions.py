@@ -6,7 +6,7 @@ import pytest
 from toy import toy_teacher
 
 from nnkd.errors import PredictionError
-from nnkd.predictions import portable_options
+from nnkd.predictions import PredictionFolder, Weights, portable_options
 
 
 def test_a_folder_is_continued_only_if_made_the_same_way(dataset):
@@ -17,6 +17,23 @@ def test_a_folder_is_continued_only_if_made_the_same_way(dataset):
     with pytest.raises(PredictionError, match="number=None, now number=3"):
         folder.begin(header)
     assert folder.begin(header, overwrite=True).cases == {}
+
+
+def test_options_that_only_cost_may_change(dataset):
+    made = toy_teacher(dataset, "one")
+    used = {"cache": 512, "licence": ""}
+    weights = [Weights(name="a.pth", sha256="0")]
+    made.begin(made.manifest().model_copy(update={"cases": {}, "options": used, "weights": weights}), overwrite=True)
+    now = {"cache": 0, "licence": "MIT"}
+    weights = [Weights(name="a.pth", sha256="0", licence="MIT")]
+    header = made.manifest().model_copy(update={"cases": {}, "options": now, "weights": weights})
+    with pytest.raises(PredictionError, match="cache=512, now cache=0"):
+        made.begin(header)
+    found = PredictionFolder(made.folder, ["cache", "licence"]).begin(header)
+    assert (found.options, found.weights) == (now, weights) == (made.manifest().options, made.manifest().weights)
+    header = header.model_copy(update={"options": {**now, "model": "other"}})
+    with pytest.raises(PredictionError, match="model=None, now model=other"):
+        PredictionFolder(made.folder, ["cache", "licence"]).begin(header)
 
 
 def test_a_failed_case_is_not_done(dataset):

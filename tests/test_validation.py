@@ -117,6 +117,24 @@ def test_weights_need_a_licence_and_a_hash():
     assert "lacks licence, sha256" in failures("teacher", Careless, weights_licence="MIT")["weights"]
 
 
+def test_options_that_only_cost_exist():
+    class Cached(Everything):
+        costs_only = frozenset({"cache"})
+
+        def __init__(self, context, *, cache: int = 0):
+            super().__init__(context)
+
+    class Misspelt(Cached):
+        costs_only = frozenset({"cash"})
+
+    class Text(Cached):
+        costs_only = "cache"
+
+    assert failures("teacher", Cached) == {}
+    assert failures("teacher", Misspelt) == {"costs_only": "names cash, which Misspelt has no option of"}
+    assert "a frozenset of names" in failures("teacher", Text)["costs_only"]
+
+
 def test_options_that_cannot_be_set_are_found():
     class Wrong(Everything):
         def __init__(self, context, *, number: int = "three"):

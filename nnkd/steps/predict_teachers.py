@@ -84,7 +84,7 @@ class _Ready:
 
     @property
     def folder(self) -> PredictionFolder:
-        return PredictionFolder(self.job.folder)
+        return PredictionFolder(self.job.folder, self.job.teacher.costs_only)
 
 
 def predict_teachers(

@@ -36,6 +36,7 @@ class NnUNetTeacher(Teacher):
     """Asks a trained nnU-Net model."""
 
     channels = "all"
+    costs_only = frozenset({"licence"})
     no_network = "The nnunet teacher's network is the given model folder's: profile the trainer that made it with -tr."
 
     def __init__(

@@ -29,6 +29,8 @@ class LiteMedSAMTeacher(SliceTeacher):
     own, none is made of the neighbouring slice's mask.
     """
 
+    costs_only = frozenset({"batch", "licence"})
+
     def __init__(
         self,
         context: TeacherContext,

@@ -179,6 +179,19 @@ def test_a_changed_image_is_done_again_and_other_options_are_refused(dataset):
         predict_teachers([other], dataset, dataset.images(), dry_run=True)
 
 
+def test_a_run_goes_on_with_another_cache(dataset):
+    class Cached(Threshold):
+        costs_only = frozenset({"cache"})
+
+        def __init__(self, context, *, cache=512):
+            super().__init__(context)
+
+    cases = dataset.images().cases()
+    predict_teachers([job(Cached, dataset, options={"cache": 512})], dataset, dataset.images(), cases=cases[:2])
+    report = predict_teachers([job(Cached, dataset, options={"cache": 0})], dataset, dataset.images())
+    assert (report.skipped, report.done) == (cases[:2], cases[2:])
+
+
 def test_overwrite_of_one_part_leaves_the_others(dataset):
     cases = dataset.images().cases()
     predict_teachers([job(Threshold, dataset)], dataset, dataset.images())
