@@ -86,9 +86,9 @@ class SliceTeacher(BoxTeacher):
         return answers
 
     def encode(self, image: np.ndarray) -> np.ndarray:
-        """Embed one slice, (H, W, 3) uint8 -> (channels, h, w) float32."""
+        """Embed one slice, (H, W, 3) uint8 -> (channels, h, w) float32, the caller's own."""
         with self._computing():
-            return self._embed([image])[0][0].cpu().numpy()
+            return self._embed([image])[0][0].cpu().numpy().copy()  # what is kept must not change with it
 
     def decode(self, embedding: np.ndarray, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         """Segment boxes (n, 4) in an embedded slice of `shape` (H, W) -> (n, H, W) float32 probabilities."""

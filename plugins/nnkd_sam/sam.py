@@ -84,6 +84,7 @@ class SAMTeacher(SliceTeacher):
     """
 
     name: ClassVar[str] = "sam"
+    costs_only = frozenset({"cache", "licence"})
     says: ClassVar[str] = "SAM"  # what its checkpoints are of
     papers: ClassVar[Mapping[str, Paper]] = {
         "vit_h": Paper(TABLE, "635.63 M", "2736.62 G", remark="635.637 M is meant")
@@ -97,7 +98,7 @@ class SAMTeacher(SliceTeacher):
         weights: Path | None = None,
         model: Model = "vit_b",
         windows: Windows | Path | None = None,
-        cache: Cache = 512,
+        cache: Cache = 0,
         licence: str = "",
     ):
         """Load the weights.
@@ -108,7 +109,8 @@ class SAMTeacher(SliceTeacher):
             model: Size of its image encoder.
             windows: CT window by label: soft_tissue, lung, bone or [level, width] in HU, as JSON text or file; labels
                 that are left out take what their names suggest.
-            cache: MiB of memory for embeddings (4 MiB each) that later prompts may ask for again; 0 keeps none.
+            cache: MiB of memory for embeddings (4 MiB each) that later prompts may ask for again; 0 keeps none. Only
+                programs that show one teacher the same slices again profit.
             licence: The weights' licence, for the manifest; checkpoints do not say.
 
         Raises:
@@ -189,7 +191,7 @@ class MedSAMTeacher(SAMTeacher):
         *,
         weights: Path | None = None,
         windows: Windows | Path | None = None,
-        cache: Cache = 512,
+        cache: Cache = 0,
         licence: str = "",
     ):
         """Load the weights; arguments and errors as for `SAMTeacher`."""

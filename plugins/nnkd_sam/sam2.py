@@ -103,6 +103,7 @@ class SAM2Teacher(SliceTeacher):
     """
 
     name: ClassVar[str] = "sam2"
+    costs_only = frozenset({"cache", "licence"})
     says: ClassVar[str] = "SAM"
     papers: ClassVar[Mapping[str, Paper]] = {
         "hiera_l": Paper(
@@ -119,7 +120,7 @@ class SAM2Teacher(SliceTeacher):
         model: Model = "hiera_t",
         version: Version = "2.1",
         windows: Windows | Path | None = None,
-        cache: Cache = 512,
+        cache: Cache = 0,
         licence: str = "",
     ):
         """Load the weights.
@@ -131,7 +132,8 @@ class SAM2Teacher(SliceTeacher):
             version: Of the weights: 2.0 (July 2024) or 2.1 (September 2024).
             windows: CT window by label: soft_tissue, lung, bone or [level, width] in HU, as JSON text or file; labels
                 that are left out take what their names suggest.
-            cache: MiB of memory for embeddings (16 MiB each) that later prompts may ask for again; 0 keeps none.
+            cache: MiB of memory for embeddings (16 MiB each) that later prompts may ask for again; 0 keeps none. Only
+                programs that show one teacher the same slices again profit.
             licence: The weights' licence, for the manifest; checkpoints do not say.
 
         Raises:
@@ -209,7 +211,7 @@ class MedSAM2Teacher(SAM2Teacher):
         *,
         weights: Path | None = None,
         windows: Windows | Path | None = None,
-        cache: Cache = 512,
+        cache: Cache = 0,
         licence: str = "",
     ):
         """Load the weights; arguments and errors as for `SAM2Teacher`."""

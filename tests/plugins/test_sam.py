@@ -160,7 +160,7 @@ def test_paper_1s_figures():
 
 
 def test_each_slice_is_encoded_once_and_only_if_it_has_a_box(checkpoint):
-    one = made(SAMTeacher, checkpoint)
+    one = made(SAMTeacher, checkpoint, cache="64")
     case = scan((6, 20, 20))
     prompts = {
         "liver": SliceBoxes([(1, 0, 0, 9, 9), (4, 0, 0, 9, 9)]),
@@ -176,8 +176,19 @@ def test_each_slice_is_encoded_once_and_only_if_it_has_a_box(checkpoint):
     assert sorted(again) == ["liver", "lung"]
 
 
-def test_without_memory_nothing_is_kept(checkpoint):
-    one = made(SAMTeacher, checkpoint, cache="0")
+def test_what_is_kept_is_not_the_callers(checkpoint):
+    one, image = made(SAMTeacher, checkpoint, cache="64"), picture((20, 20))
+    first = one.encode(image)
+    for _ in range(2):
+        again = one.encode(image)
+        assert np.array_equal(again, first)
+        again *= 0
+    assert len(one.encoded) == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"cache": "0"}])
+def test_without_memory_nothing_is_kept(checkpoint, options):
+    one = made(SAMTeacher, checkpoint, **options)
     for _ in range(2):
         one.predict(scan((1, 20, 20)), {"liver": SliceBoxes([(0, 0, 0, 9, 9)])})
     assert len(one.encoded) == 2

@@ -121,7 +121,7 @@ def test_medsam2_enlarges_probabilities(tmp_path, image):
 
 
 def test_each_slice_is_encoded_once(networks, checkpoint, monkeypatch):
-    one, calls = made(SAM2Teacher, checkpoint["2.1"]), []
+    one, calls = made(SAM2Teacher, checkpoint["2.1"], cache="64"), []
     maps = [torch.rand(1, c, 64 * by, 64 * by) for c, by in zip(sam2.CHANNELS, sam2.FOLDS, strict=True)]
     monkeypatch.setattr(sam2, "features", lambda network, images: calls.append(len(images)) or maps)
     data = np.random.default_rng(0).normal(0, 200, (1, 5, 20, 20)).astype(np.float32)
