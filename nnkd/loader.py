@@ -37,7 +37,8 @@ class Draw:
         rank_slice: This rank's part of a batch.
         seed: Equal seeds give equal batches.
         workers: How many loader processes share the batches.
-        start: How many batches the training has had already; it goes on where it ended.
+        start: How many batches the training has had already. It goes on where it ended; where epochs differ in length
+            (no `epoch_length`), with an epoch that it cannot have had, instead of drawing all batches again.
     """
 
     sampler: Sampler
@@ -51,7 +52,8 @@ class Draw:
     def batches(self, worker: int) -> Iterator[list[str]]:
         """This worker's batches, for ever: every `workers`-th of one common sequence."""
         length = self.sampler.epoch_length(self.participants, self.batch_size) if self.start else None
-        first, skipped = divmod(self.start, length) if length else (0, self.start)
+        # every epoch has a batch or more, so `start` of them cannot have reached the epoch of that number
+        first, skipped = divmod(self.start, length) if length else (self.start, 0)
         index = -skipped
         for epoch in count(first):
             drawn = 0

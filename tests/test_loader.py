@@ -94,10 +94,9 @@ def test_equal_seeds_give_equal_batches_and_workers_share_them():
     assert [b[2:] for b in alone] == first(0, 1, part=slice(2, 4))
 
 
-@pytest.mark.parametrize("length", [None, 2])
-def test_a_continued_training_goes_on_where_it_ended(length, monkeypatch):
+def test_a_continued_training_goes_on_where_it_ended(monkeypatch):
     people = {f"c{i}": Participant(f"p{i}") for i in range(9)}
-    monkeypatch.setattr(Pairs, "epoch_length", lambda *_: length)
+    monkeypatch.setattr(Pairs, "epoch_length", lambda *_: 2)
 
     def first(worker, workers, start):
         stream = Draw(Pairs(), people, 4, slice(None), 0, workers, start).batches(worker)
@@ -107,6 +106,28 @@ def test_a_continued_training_goes_on_where_it_ended(length, monkeypatch):
     assert first(0, 1, 3) == whole[3:9]
     assert first(0, 2, 5)[:3] == whole[5:11:2]
     assert first(1, 2, 5)[:3] == whole[6:12:2]
+
+
+def test_epochs_of_unknown_length_are_not_drawn_again():
+    people, asked = {f"c{i}": Participant(f"p{i}") for i in range(9)}, []
+
+    class Noted(Pairs):
+        def epoch(self, participants, batch_size, seed, number):
+            asked.append(number)
+            return super().epoch(participants, batch_size, seed, number)
+
+    def first(worker, workers, start):
+        stream = Draw(Noted(), people, 4, slice(None), 0, workers, start).batches(worker)
+        return [next(stream) for _ in range(4)]
+
+    whole = first(0, 1, 10**9)
+    assert asked == [10**9, 10**9 + 1]  # and none of those before, which would take hours
+    assert first(0, 2, 10**9)[:2] == whole[0::2]
+    assert first(1, 2, 10**9)[:2] == whole[1::2]
+    asked.clear()
+    first(0, 1, 0)
+    first(0, 1, 4)
+    assert len(set(asked)) == len(asked)  # no epoch twice
 
 
 def test_a_sampler_without_batches_is_named():

@@ -163,17 +163,28 @@ def largest_plan(rule: Rule, available: np.ndarray, drawn: np.ndarray | None = N
         drawn: (C,) int, how many draws each stratum had so far; strata with fewer draws a participant are preferred.
     """
     available = np.asarray(available)
+    drawn = np.zeros_like(available) if drawn is None else drawn
     bound = _bound(rule, available)
+    most, least = bound + 1, 0  # there is no plan of `most` batches that could be found; there is one of `least`
+    best: list[tuple[int, np.ndarray]] = []
     proven = True
-    for number in range(bound, 0, -1):
-        wanted = _spread(rule, available, np.zeros_like(available) if drawn is None else drawn, number)
-        found = None if wanted is None else _split(rule, wanted, number) or _split(rule, available, number)
+    while most - least > 1:  # down by 1, 2, 4 ..., and then halving: a plan less a batch is a plan
+        number = (most + least) // 2 if best else max(most - max(bound + 1 - most, 1), 1)
+        found, certain = _plan_of(rule, available, drawn, number)
         if found is None:
-            found, certain = _each(rule, available, number)
-            proven &= certain
-        if found is not None:
-            return Plan(tuple(found), bound, proven)
-    return Plan((), bound, proven)
+            most, proven = number, certain
+        else:
+            best, least = found, number
+    return Plan(tuple(best), bound, proven)
+
+
+def _plan_of(
+    rule: Rule, available: np.ndarray, drawn: np.ndarray, number: int
+) -> tuple[list[tuple[int, np.ndarray]] | None, bool]:
+    """So many batches, or None and whether it is certain that there are none."""
+    wanted = _spread(rule, available, drawn, number)
+    found = None if wanted is None else _split(rule, wanted, number) or _split(rule, available, number)
+    return (found, True) if found is not None else _each(rule, available, number)
 
 
 def _solve(

@@ -72,6 +72,23 @@ def test_without_the_proof_the_plan_says_so(monkeypatch):
     assert not largest_plan(rule, np.ones(4, int)).proven
 
 
+@pytest.mark.parametrize("most", [0, 1, 2, 3, 617, 998, 999, 1000])
+@pytest.mark.parametrize("certain", [False, True])
+def test_few_numbers_are_tried(most, certain, monkeypatch):
+    """Where only few batches can be found, numbers are not tried one by one from the bound."""
+    rule, tried = Rule(2, np.array([[0], [1]]), (1.0,)), []
+
+    def found(_rule, _available, _drawn, number):
+        tried.append(number)
+        return ([(number, np.ones(2, int))], True) if number <= most else (None, certain)
+
+    monkeypatch.setattr(plan, "_plan_of", found)
+    best = largest_plan(rule, np.full(2, 1000))
+    assert (best.number, best.bound) == (most, 1000)
+    assert best.proven == (certain or most == 1000)
+    assert len(tried) == len(set(tried)) <= 22
+
+
 def test_many_batches_are_planned_kind_by_kind():
     rng = np.random.default_rng(0)
     rule = Rule(24, all_strata(PAPERS), TOLERANCES)
