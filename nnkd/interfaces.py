@@ -271,7 +271,8 @@ class WeighingSampler(Sampler):
 
     @abstractmethod
     def state_dict(self) -> dict[str, float]:
-        """Numbers by name from which `load_state_dict` resumes exactly."""
+        """Numbers by name from which `load_state_dict` resumes exactly. They go into checkpoints: names must hold no
+        person's values."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, float]) -> None:
