@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
+from types import ModuleType
 
 import pytest
 import torch
@@ -35,6 +37,22 @@ def holds(mib: int) -> Architecture:
 
 def _touch(network, x):
     return network.weight.sum() + x.sum()
+
+
+def imports(mib: int, on_meta: bool) -> Architecture:
+    """The same, from a plugin that first imports packages of 200 MiB, and may be unable to build on "meta"."""
+    return Architecture("default", partial(_after_imports, mib, on_meta), ((1, 4),), run=_touch)
+
+
+def _after_imports(mib: int, on_meta: bool) -> nn.Module:
+    if "of_a_plugin" not in sys.modules:
+        module = ModuleType("of_a_plugin")
+        module.content = b"x" * (200 * MIB)
+        sys.modules["of_a_plugin"] = module
+    network = holds(mib).build()
+    if not on_meta:
+        network.weight[0, 0].item()
+    return network
 
 
 def breaks() -> Architecture:
@@ -72,6 +90,12 @@ def test_memory_is_that_of_a_process_of_its_own():
     assert 90 * MIB < found.peak < 140 * MIB
     assert "resident" in found.peak_is
     assert ballast[0] == 1
+
+
+@pytest.mark.parametrize("on_meta", [True, False])
+def test_imported_packages_are_not_the_networks_memory(on_meta):
+    found = measure(partial(imports, 96, on_meta), runs=1)
+    assert 90 * MIB < found.peak < 140 * MIB
 
 
 @pytest.mark.parametrize(
