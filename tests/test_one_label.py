@@ -161,7 +161,7 @@ def test_a_case_whose_teachers_do_not_answer_for_the_label_is_left_out(nnunet_fo
 def trained(voted):
     """Students of both labels, trained by the command."""
     assert train("--per_label", "-tr", "nnUNetTrainerUNet", "-t", "t0", "t1", "-n", "mine",
-                 "--set", "epochs=1", "iterations=12", "val_iterations=1", "lr=1e-2") == 0  # fmt: skip
+                 "--set", "epochs=1", "iterations=12", "val_iterations=1", "lr=1e-3", "norm=instance") == 0  # fmt: skip
     return voted
 
 
@@ -211,7 +211,7 @@ def test_finished_students_stay_and_a_missing_one_is_named(trained, tmp_path, ca
     before = [f.stat().st_mtime_ns for f in files]
     (files[1].parent / "validation" / "summary.json").unlink()  # killed while it validated
     assert train("--per_label", "--c", "-tr", "nnUNetTrainerUNet", "-t", "t0", "t1", "-n", "mine",
-                 "--set", "epochs=1", "iterations=12", "val_iterations=1", "lr=1e-2") == 0  # fmt: skip
+                 "--set", "epochs=1", "iterations=12", "val_iterations=1", "lr=1e-3", "norm=instance") == 0  # fmt: skip
     assert files[0].stat().st_mtime_ns == before[0]
     assert (files[1].parent / "validation" / "summary.json").is_file()
     shutil.rmtree(results / "nnUNetTrainerUNet__nnUNetPlans_mine_spleen__2d")
