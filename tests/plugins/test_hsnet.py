@@ -166,6 +166,8 @@ def test_no_rank_of_ddp_waits_for_a_block_that_is_never_called(tmp_path):
         network = DistributedDataParallel(HSNet(1, 2, one_logit=True, paper_exact=True))
         for _ in range(2):  # a missing gradient shows in the second step
             sum(y.square().mean() for y in network(torch.rand(2, 1, 16, 16))).backward()
+        assert all(p.grad is not None for p in network.parameters() if p.requires_grad)
+        assert all("never_called" in name for name, p in network.named_parameters() if not p.requires_grad)
     finally:
         distributed.destroy_process_group()
 
