@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +20,7 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 import torch
 from nnkd_punet.network import PUNet, noise
+from timing import measure
 from torch import nn
 
 from nnkd.unet import UNet, padded
@@ -66,18 +66,6 @@ def variants(x: torch.Tensor) -> dict[str, Callable[[], torch.Tensor]]:
         "samples": lambda: by_samples(network, x),
         "answer": lambda: network(x).exp()[:, 1:],
     }
-
-
-def measure(ways: dict[str, Callable[[], torch.Tensor]], repeats: int) -> dict[str, list[float]]:
-    """CPU seconds of each repeat."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for repeat in range(repeats + 1):
-        for name, way in ways.items():
-            start = time.process_time()
-            way()
-            if repeat:  # the first one warms up
-                seconds[name].append(time.process_time() - start)
-    return seconds
 
 
 def main() -> None:

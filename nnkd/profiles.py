@@ -181,11 +181,11 @@ def _derived_layers(network: nn.Module, known: Mapping[type, Any]) -> dict[type,
 
 
 def ready_network(architecture: Architecture, device: str) -> nn.Module:
-    """The network as it computes: built on the CPU, in evaluation mode, without gradients, on its device."""
-    network = architecture.build().eval().requires_grad_(False)
+    """The network as it computes: in evaluation mode, without gradients, made ready on its device."""
+    network = architecture.build().eval().requires_grad_(False).to(device)
     if architecture.ready is not None:
         architecture.ready(network)
-    return _runnable(network, architecture).to(device)
+    return _runnable(network, architecture)
 
 
 def random_inputs(architecture: Architecture, device: str) -> list[Tensor]:

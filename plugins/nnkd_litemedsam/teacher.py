@@ -63,8 +63,8 @@ class LiteMedSAMTeacher(SliceTeacher):
         self.dtype = _dtype(precision)
         network, used = self._load(weights)
         self._weights = tuple({**file, "licence": licence or file["licence"]} for file in used)
-        self.network = network.eval().requires_grad_(False).to(context.device)
-        self.network.image_encoder.fuse().to(self.dtype)
+        self.network = network.to(context.device).fuse()
+        self.network.image_encoder.to(self.dtype)
 
     def _load(self, file: Path | None) -> tuple[LiteMedSAM, tuple[dict[str, str], ...]]:
         """The network with its weights, and what the manifest says about them; tests put a small one here."""
@@ -84,7 +84,7 @@ class LiteMedSAMTeacher(SliceTeacher):
                 build=LiteMedSAM,
                 inputs=((1, 3, SIZE, SIZE), (1, 4)),
                 graph="one slice is encoded and one box in it decoded",
-                ready=lambda network: network.image_encoder.fuse(),
+                ready=lambda network: network.fuse(),
                 uncountable="its linear layers are functions, which thop does not see",
             )
         ]

@@ -53,6 +53,26 @@ def scan(shape, seed=0) -> Volume:
     return volume(np.random.default_rng(seed).normal(0, 200, (1, *shape)))
 
 
+# --- speed --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_the_folded_decoder_is_the_plain_one(number):
+    torch.manual_seed(1)
+    network = model.LiteMedSAM(TinyViT(**SMALL)).eval()
+    for parameter in network.parameters():  # biases that start at 0 would hide a forgotten one
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    embedding = torch.randn(256, 64, 64)
+    corners = 20 + 200 * torch.rand(number, 2)
+    boxes = torch.cat([corners, corners + 30], dim=1)
+    with torch.inference_mode():
+        before = network.decode(embedding, boxes)
+        after = network.fuse().decode(embedding, boxes)
+    assert network._folded is not None
+    assert after.shape == before.shape == (number, 256, 256)
+    assert torch.allclose(before, after, rtol=1e-4, atol=1e-4 * float(before.abs().max()))
+
+
 # --- geometry ---------------------------------------------------------------------------------------------------
 
 
