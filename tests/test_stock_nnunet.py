@@ -286,22 +286,40 @@ def test_the_cascade(tmp_path, monkeypatch, capsys):
     assert PredictionFolder(tmp_path / "high").cases() == ["toy_004"]
 
 
-def _one_rank(rank: int, port: int, folder: str) -> None:
+@pytest.mark.parametrize("student", ["nnUNetTrainerPUNet", "nnUNetTrainerHSNet"])
+def test_stock_nnunet_predicts_with_our_students(here, tmp_path, student):
+    if student == "nnUNetTrainerHSNet":
+        pytest.importorskip("timm", reason="HSNet needs timm")
+    one_window = ["--set", *SHORT[1:], "patch_size=24,24"]
+    assert call(train, 701, "2d", 0, "-device", "cpu", "-tr", student, "-n", f"window{student}", *one_window) == 0
+    names = ["-d", 701, "-tr", student, "-p", f"nnUNetPlans_window{student}", "-c", "2d", "-f", 0, "-device", "cpu"]
+    names += ["-i", here / "nnUNet_raw" / "Dataset701_Toy" / "imagesTs", "--disable_tta", "--save_probabilities"]
+    stock("nnUNetv2_predict", *names, "-o", tmp_path / "theirs", "-npp", 1, "-nps", 1)
+    assert call(predict, *names, "-o", tmp_path / "ours", "-npp", 0, "-nps", 0) == 0
+    for case in ("toy_004", "toy_005"):
+        mine, theirs = (np.load(tmp_path / n / f"{case}.npz")["probabilities"] for n in ("ours", "theirs"))
+        np.testing.assert_allclose(mine.astype(np.float32), theirs.astype(np.float32), atol=1e-3)
+        assert mine.std() > 0
+
+
+def _one_rank(rank: int, port: int, folder: str, student: str) -> None:
     """A process of a training on two, with gloo and the CPU in place of nccl and GPUs."""
     from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as module
     from torch import distributed
 
     from nnkd.recipes import read_plans
-    from nnkd.trainer import nnUNetTrainerKD
+    from nnkd.registry import installed
 
     os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", rank=rank, world_size=2)
     on_gpus = module.DDP
     module.DDP = lambda network, device_ids: on_gpus(network)  # nnU-Net names GPUs here
+    torch.nn.SyncBatchNorm.convert_sync_batchnorm = lambda network: network  # which exists on GPUs only
     preprocessed = Path(folder) / "nnUNet_preprocessed" / "Dataset701_Toy"
-    plans = {**read_plans(preprocessed, "nnUNetPlans_two"), "continue_training": False}
-    trainer = nnUNetTrainerKD(plans, "2d", 0, json.loads((preprocessed / "dataset.json").read_text()))
+    plans = {**read_plans(preprocessed, f"nnUNetPlans_two{student}"), "continue_training": False}
+    kind = installed().load("student", student)
+    trainer = kind(plans, "2d", 0, json.loads((preprocessed / "dataset.json").read_text()))
     trainer.device, trainer.grad_scaler = torch.device("cpu"), None  # nnU-Net takes cuda for granted
     seen = []
     step = trainer.train_step
@@ -313,18 +331,19 @@ def _one_rank(rank: int, port: int, folder: str) -> None:
     distributed.destroy_process_group()
 
 
-def test_two_ranks_share_batches_and_weights(here):
+@pytest.mark.parametrize("student", ["nnUNetTrainerKD", "nnUNetTrainerPUNet"])
+def test_two_ranks_share_batches_and_weights(here, student):
     from nnunetv2.run.run_training import find_free_network_port
 
     flags = ["--set", "epochs=2", "iterations=2", "val_iterations=1", "batch_size=3"]
-    assert call(train, 701, "2d", 0, "-device", "cpu", "-n", "two", "--dry_run", *flags) == 0
+    assert call(train, 701, "2d", 0, "-device", "cpu", "-tr", student, "-n", f"two{student}", "--dry_run", *flags) == 0
     (here / "nnUNet_preprocessed" / "Dataset701_Toy" / "splits_final.json").write_text(json.dumps(SPLIT))
-    torch.multiprocessing.spawn(_one_rank, (find_free_network_port(), str(here)), nprocs=2)
+    torch.multiprocessing.spawn(_one_rank, (find_free_network_port(), str(here), student), nprocs=2)
     first, second = (json.loads((here / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert (first["batch"], second["batch"]) in ((1, 2), (2, 1))
     assert first["slice"] == f"slice(0, {first['batch']}, None)"
     assert second["slice"] == f"slice({first['batch']}, 3, None)"
     assert first["total"] == pytest.approx(second["total"], rel=1e-6)
     assert [len(keys) for keys in first["seen"]] == [first["batch"]] * 4
-    model = here / "nnUNet_results" / "Dataset701_Toy" / "nnUNetTrainerKD__nnUNetPlans_two__2d"
+    model = here / "nnUNet_results" / "Dataset701_Toy" / f"{student}__nnUNetPlans_two{student}__2d"
     assert load_checkpoint(model / "fold_0" / "checkpoint_final.pth")["current_epoch"] == 2
