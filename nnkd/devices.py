@@ -28,6 +28,14 @@ def check_device(device: str) -> None:
         raise FolderError("-device mps was asked for, but torch sees no Apple GPU here. Say -device cpu, or cuda.")
 
 
+def has_bfloat16() -> bool:
+    """Whether this CPU computes in bfloat16; others only imitate it, slowly. Imports torch."""
+    import torch
+
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
 def cores() -> int:
     """CPU cores this process may use: on a cluster, or under taskset, often fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas
 import pytest
 
+from nnkd.cli.quickstart import tour
 from nnkd.predictions import PredictionFolder
 
 CODE = "import sys; from nnkd.cli.quickstart import main; sys.exit(main())"
@@ -74,6 +75,14 @@ def test_the_commands_it_writes_are_those_it_ran(finished):
         if line.startswith("    nnKD_"):
             assert line.strip() in script
     assert subprocess.run(["bash", "-n", folder / "commands.sh"], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_bfloat16_only_where_it_is_asked_for(fast):
+    lines = [" ".join(item.arguments) for item in tour(1, "cpu", fast)]
+    assert sum("litemedsam.precision=bfloat16 " in line for line in lines) == 2 * fast
+    assert sum(" precision=bfloat16 " in line for line in lines) == fast
+    assert not any("PRECISION" in line for line in lines)
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path):
