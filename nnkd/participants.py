@@ -53,7 +53,7 @@ class Participant:
         return Participant, (self.identifier, self.sex, self.age, self.bmi, dict(self.attributes))
 
 
-def read_participants(folder: Path) -> dict[str, Participant]:
+def read_participants(folder: Path, problems: list[str] | None = None) -> dict[str, Participant]:
     """Read participants.tsv of a dataset's folder.
 
     Columns participant_id (required), sex, age [years], bmi [kg/m2] and any others; "n/a" or an empty cell is a missing
@@ -62,6 +62,7 @@ def read_participants(folder: Path) -> dict[str, Participant]:
 
     Args:
         folder: nnUNet_raw/DATASET or nnUNet_preprocessed/DATASET.
+        problems: Where given, values that cannot be read count as missing, and a sentence on each is added here.
 
     Returns:
         By participant_id, in file order.
@@ -73,11 +74,13 @@ def read_participants(folder: Path) -> dict[str, Participant]:
     rows = _read_table(folder, PARTICIPANTS_FILE, ("participant_id",))
     _check_unique([row["participant_id"] for row in rows], folder, PARTICIPANTS_FILE)
     sexes = _sex_coding(rows, folder)
-    found = (_participant(row, line, sexes, folder) for line, row in enumerate(rows, start=2))
+    found = (_participant(row, line, sexes, folder, problems) for line, row in enumerate(rows, start=2))
     return {participant.identifier: participant for participant in found}
 
 
-def participants_of_cases(folder: Path, cases: Sequence[str], required: bool = False) -> dict[str, Participant]:
+def participants_of_cases(
+    folder: Path, cases: Sequence[str], required: bool = False, problems: list[str] | None = None
+) -> dict[str, Participant]:
     """The person behind each case.
 
     A case's person is named in cases.tsv (columns case, participant_id) or else is the one whose participant_id is the
@@ -88,6 +91,8 @@ def participants_of_cases(folder: Path, cases: Sequence[str], required: bool = F
         cases: Identifiers.
         required: Whether every case needs a row; otherwise those without one get an anonymous participant named as
             the case.
+        problems: Where given, a participants.tsv that cannot be read counts as none, its unreadable values as missing,
+            and cases without a row are anonymous; a sentence on each is added here.
 
     Returns:
         By case, in the order of `cases`.
@@ -97,16 +102,25 @@ def participants_of_cases(folder: Path, cases: Sequence[str], required: bool = F
             although required.
     """
     has_file = (folder / PARTICIPANTS_FILE).is_file()
-    known = read_participants(folder) if has_file or required else {}
+    known: dict[str, Participant] = {}
+    if has_file or required:
+        try:
+            known = read_participants(folder, problems)
+        except ParticipantsError as error:
+            if problems is None:
+                raise
+            problems.append(str(error))
+            has_file = required = False
     by_name = {_bare(identifier): participant for identifier, participant in known.items()}
     names = _read_cases(folder)
     if has_file:
         _check_known(names, by_name, folder)
     missing = [case for case in cases if _bare(names.get(case, case)) not in by_name]
-    if missing and required:
-        raise ParticipantsError(
+    if missing and (required or (has_file and problems is not None)):
+        _refuse(
             f"{PARTICIPANTS_FILE} of {folder.name} has no row for {len(missing)} of {len(cases)} cases "
-            f"({_some(missing)}). Add the rows, or name their participants in {CASES_FILE}."
+            f"({_some(missing)}). Add the rows, or name their participants in {CASES_FILE}.",
+            problems,
         )
     return {
         case: by_name.get(_bare(names.get(case, case))) or Participant(names.get(case, case).strip()) for case in cases
@@ -223,14 +237,19 @@ def _sex_coding(rows: Sequence[Mapping[str, str]], folder: Path) -> Mapping[str,
 
 
 def _participant(
-    row: Mapping[str, str], line: int, sexes: Mapping[str, Literal["F", "M"]], folder: Path
+    row: Mapping[str, str],
+    line: int,
+    sexes: Mapping[str, Literal["F", "M"]],
+    folder: Path,
+    problems: list[str] | None,
 ) -> Participant:
     where = f"Line {line} of {PARTICIPANTS_FILE} of {folder.name}"
     sex = row.get("sex", "").lower()
     if sex not in MISSING and sex not in sexes:
-        raise ParticipantsError(
+        _refuse(
             f"{where} spells sex in a way that is not known. Write M or F, male or female, "
-            f"0 (female) or 1 (male) throughout, or n/a."
+            f"0 (female) or 1 (male) throughout, or n/a.",
+            problems,
         )
     others = {
         column: text
@@ -240,25 +259,32 @@ def _participant(
     return Participant(
         identifier=row["participant_id"],
         sex=sexes.get(sex),
-        age=_number(row.get("age", ""), "age", where),
-        bmi=_number(row.get("bmi", ""), "bmi", where),
+        age=_number(row.get("age", ""), "age", where, problems),
+        bmi=_number(row.get("bmi", ""), "bmi", where, problems),
         attributes=MappingProxyType(others),
     )
 
 
-def _number(text: str, column: str, where: str) -> float | None:
+def _number(text: str, column: str, where: str, problems: list[str] | None) -> float | None:
     if text.lower() in MISSING:
         return None
     low, high, unit = LIMITS[column]
     try:
         value = float(text)
     except ValueError:
-        raise ParticipantsError(
-            f"{where} has a {column} that is no number. Write it in {unit} with a decimal point, or n/a."
-        ) from None
-    if not low <= value <= high:
-        raise ParticipantsError(f"{where} has a {column} outside {low:g} to {high:g} {unit}. Correct it, or write n/a.")
-    return value
+        sentence = f"{where} has a {column} that is no number. Write it in {unit} with a decimal point, or n/a."
+    else:
+        if low <= value <= high:
+            return value
+        sentence = f"{where} has a {column} outside {low:g} to {high:g} {unit}. Correct it, or write n/a."
+    _refuse(sentence, problems)
+    return None
+
+
+def _refuse(sentence: str, problems: list[str] | None) -> None:
+    if problems is None:
+        raise ParticipantsError(sentence)
+    problems.append(sentence)
 
 
 def _read_cases(folder: Path) -> dict[str, str]:

@@ -35,7 +35,7 @@ def box_plot(
     names = list(values)
     top = _top(values, worst)
     wide = max(3.0, 0.55 * len(names) + 1.0)
-    figure, axes = _new(wide, 2.6)
+    figure, axes = new_figure(wide, 2.6)
     rng = np.random.default_rng(0)  # only scatters points sideways
     for index, name in enumerate(names):
         colour = FOLDER_COLOURS[index % len(FOLDER_COLOURS)]
@@ -55,7 +55,7 @@ def box_plot(
     if top is not None:
         axes.set_ylim(0, top)
     crowded = sum(len(name) for name in names) > 26 or len(names) > 5
-    axes.set_xticks(range(len(names)), [_short(n) for n in names], rotation=35 if crowded else 0, fontsize=7.5)
+    axes.set_xticks(range(len(names)), [short(n) for n in names], rotation=35 if crowded else 0, fontsize=7.5)
     if crowded:
         for label in axes.get_xticklabels():
             label.set_horizontalalignment("right")
@@ -63,7 +63,7 @@ def box_plot(
     axes.set_title(title, fontsize=9.5, color=INK, loc="left", fontweight="bold")
     axes.set_ylabel(quantity, fontsize=8, color=INK)
     axes.grid(axis="y", color=FAINT, linewidth=0.7)
-    return _png(figure)
+    return png(figure)
 
 
 def difference_plot(differences: Sequence[Difference], title: str, quantity: str) -> bytes:
@@ -74,21 +74,19 @@ def difference_plot(differences: Sequence[Difference], title: str, quantity: str
         title: Above the plot.
         quantity: What the x axis shows.
     """
-    figure, axes = _new(5.2, 0.9 + 0.3 * len(differences))
+    figure, axes = new_figure(5.2, 0.9 + 0.3 * len(differences))
     for row, difference in enumerate(differences):
         estimate, colour = difference.estimate, VERDICT_COLOURS[verdict(difference)]
         if estimate.low is not None and estimate.high is not None:
             axes.plot([estimate.low, estimate.high], [row, row], color=colour, linewidth=2, solid_capstyle="round")
         axes.plot(estimate.value, row, "o", color=colour, markersize=5)
     axes.axvline(0, color=INK, linewidth=0.8)
-    axes.set_yticks(
-        range(len(differences)), [f"{_short(d.first)} − {_short(d.second)}" for d in differences], fontsize=8
-    )
+    axes.set_yticks(range(len(differences)), [f"{short(d.first)} − {short(d.second)}" for d in differences], fontsize=8)
     axes.set_ylim(len(differences) - 0.4, -0.6)
     axes.set_title(title, fontsize=9.5, color=INK, loc="left", fontweight="bold")
     axes.set_xlabel(quantity, fontsize=8, color=INK)
     axes.grid(axis="x", color=FAINT, linewidth=0.7)
-    return _png(figure)
+    return png(figure)
 
 
 def caught_plot(shares: np.ndarray, curves: Mapping[str, np.ndarray]) -> bytes:
@@ -98,7 +96,7 @@ def caught_plot(shares: np.ndarray, curves: Mapping[str, np.ndarray]) -> bytes:
         shares: (n,) of voxels, in [0, 1].
         curves: (n,) share of the wrong voxels among them, by map.
     """
-    figure, axes = _new(3.6, 2.8)
+    figure, axes = new_figure(3.6, 2.8)
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
     for index, (name, curve) in enumerate(curves.items()):
         axes.plot(shares, curve, color=FOLDER_COLOURS[index], linewidth=1.6, label=name.replace("_", " "))
@@ -108,7 +106,7 @@ def caught_plot(shares: np.ndarray, curves: Mapping[str, np.ndarray]) -> bytes:
     axes.set_ylabel("share of the wrong voxels found", fontsize=8, color=INK)
     axes.legend(fontsize=7, frameon=False, loc="lower right")
     axes.grid(color=FAINT, linewidth=0.7)
-    return _png(figure)
+    return png(figure)
 
 
 def _top(values: Mapping[str, Mapping[str, float]], worst: Mapping[str, set[str]]) -> float | None:
@@ -128,7 +126,8 @@ def _box(axes: Axes, position: float, heights: np.ndarray, colour: str) -> None:
     )  # fmt: skip
 
 
-def _new(width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure in our style; size in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -143,11 +142,13 @@ def _new(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The file's content."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
     return buffer.getvalue()
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """A name that fits under an axis."""
     return name if len(name) <= 22 else f"{name[:21]}…"

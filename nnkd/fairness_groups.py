@@ -1,0 +1,251 @@
+"""Who is in which group, and which groups are too small to be shown.
+
+Figures of few people would tell what these people are like. So groups below a smallest size are hidden, and where the
+hidden ones together are still below it, the next smallest group is hidden too: otherwise they would follow from the
+mean over all people and the groups that are shown.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import inf, isfinite
+
+import numpy as np
+
+from nnkd.errors import ParticipantsError, SettingError
+from nnkd.participants import Participant, known_columns
+
+ATTRIBUTES = ("sex", "age", "bmi")
+PAPERS_BINS: Mapping[str, tuple[float | None, ...]] = {"age": (20, 30, 40, 50, 60), "bmi": (None, 21, 24, None)}
+OUTSIDE = "outside"
+SMALLEST = 5  # people in a group that is shown
+FEW = 20  # people; below, a warning
+QUARTILES = ("lowest quarter", "second quarter", "third quarter", "highest quarter")
+MOST_CELLS = 200  # of the intersections; beyond, nearly all are hidden anyway
+
+
+@dataclass(frozen=True)
+class GroupOptions:
+    """How people are put into groups.
+
+    Attributes:
+        attributes: Columns of participants.tsv.
+        bins: Edges of half-open bins by column, as the samplers have them: [20, 30, 40] makes 20-30 and 30-40; None at
+            an end leaves it open. Columns without are taken as they are, numbers of more than four kinds in quarters.
+        smallest: People in the smallest group that is shown.
+
+    Raises:
+        SettingError: If a column is doubled, edges do not rise or are for no attribute, or `smallest` is below 2.
+    """
+
+    attributes: tuple[str, ...] = ATTRIBUTES
+    bins: Mapping[str, Sequence[float | None]] = field(default_factory=lambda: PAPERS_BINS)
+    smallest: int = SMALLEST
+
+    def __post_init__(self) -> None:
+        if not self.attributes or len(set(self.attributes)) < len(self.attributes):
+            raise SettingError(
+                f"--attributes is '{' '.join(self.attributes)}', but columns of participants.tsv are expected, each "
+                f"once, such as sex age bmi."
+            )
+        if self.smallest < 2:
+            raise SettingError(
+                f"--smallest_group is {self.smallest}, but a number of 2 or more is expected: the mean of one person "
+                f"would say what that person is like."
+            )
+        for column, edges in self.bins.items():
+            if self.bins is not PAPERS_BINS and column not in self.attributes:
+                raise SettingError(
+                    f"--bins has edges for '{column}', but --attributes has {' '.join(self.attributes)}. Add the "
+                    f"column there, or leave its edges out."
+                )
+            numbers = _open_ends(edges)
+            if len(edges) < 3 or None in edges[1:-1] or any(low >= high for low, high in pairwise(numbers)):
+                raise SettingError(
+                    f"--bins has {list(edges)} for '{column}', but three or more rising edges are expected, such as "
+                    f"[20, 30, 40]; null at the ends leaves these open."
+                )
+
+
+@dataclass(frozen=True)
+class Partition:
+    """People by the groups of one attribute, or of several at once.
+
+    Attributes:
+        title: "age", or "sex x age x bmi".
+        names: Of the groups, in order.
+        members: (n,) int each: indices of the people in every group.
+        slices: Sets of groups whose total somebody may know from another table: all of them, and in an intersection
+            those that share a group of one attribute.
+        spoken: Whether a group's name is no cell of participants.tsv, so that it may be named though it is hidden.
+        crossed: Whether it is an intersection.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    members: tuple[np.ndarray, ...]
+    slices: tuple[tuple[int, ...], ...]
+    spoken: bool
+    crossed: bool = False
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(G,) int, people by group."""
+        return np.array([len(some) for some in self.members], dtype=int)
+
+    def shown(self, numbers: np.ndarray, smallest: int) -> np.ndarray:
+        """Which groups may be shown.
+
+        Args:
+            numbers: (G,) int, people counted by group; groups of 0 are not shown.
+            smallest: See `GroupOptions`.
+
+        Returns:
+            (G,) bool.
+        """
+        kept = numbers >= smallest
+        changed = True
+        while changed:
+            changed = False
+            for some in (list(s) for s in self.slices):
+                hidden = numbers[some][~kept[some]].sum()
+                left = [group for group in some if kept[group]]
+                if 0 < hidden < smallest and left:
+                    kept[min(left, key=lambda group: (numbers[group], group))] = False
+                    changed = True
+        return kept
+
+
+def bins_of(given: object) -> Mapping[str, Sequence[float | None]]:
+    """Bins as a user writes them in JSON; None: paper 1's.
+
+    Raises:
+        SettingError: If it is no mapping of columns to edges.
+    """
+    if given is None:
+        return PAPERS_BINS
+    if not isinstance(given, dict) or not all(
+        isinstance(edges, list)
+        and all(e is None or (isinstance(e, int | float) and not isinstance(e, bool)) for e in edges)
+        for edges in given.values()
+    ):
+        raise SettingError(
+            f"--bins is {given!r}, but edges by column are expected, such as "
+            '{"age": [20, 30, 40], "bmi": [null, 21, 24, null]}.'
+        )
+    return given
+
+
+def partition(people: Sequence[Participant], attribute: str, options: GroupOptions) -> Partition:
+    """Groups of one attribute. People without a value are in none.
+
+    Args:
+        people: Each once.
+        attribute: A column.
+        options: Bins.
+
+    Raises:
+        ParticipantsError: If nobody has a value in that column, or it has bins but holds text.
+    """
+    values = [person.value(attribute) for person in people]
+    present = [value for value in values if value is not None]
+    if not present:
+        columns = ", ".join(known_columns(people)) or "none"
+        raise ParticipantsError(
+            f"No evaluated participant has a value in the column '{attribute}'; the columns with values are {columns}. "
+            f"Complete participants.tsv, or choose other columns with --attributes."
+        )
+    edges = options.bins.get(attribute)
+    numbers = _as_numbers(values)
+    if edges is not None:
+        if numbers is None:
+            raise ParticipantsError(
+                f"--bins has edges for the column '{attribute}', but it holds text. Leave them out, or correct the "
+                f"column."
+            )
+        names, found = _binned(numbers, edges)
+    elif numbers is not None and len(set(present)) > len(QUARTILES):
+        names, found = _quartered(numbers)
+    else:
+        names = sorted({_text(value) for value in present})
+        found = [None if value is None else names.index(_text(value)) for value in values]
+    kept = [g for g in range(len(names)) if g in set(found)]
+    members = tuple(np.flatnonzero([g == group for group in found]) for g in kept)
+    spoken = edges is not None or attribute == "sex"
+    return Partition(attribute, tuple(names[g] for g in kept), members, (tuple(range(len(kept))),), spoken)
+
+
+def intersection(partitions: Sequence[Partition], number: int) -> Partition | None:
+    """Every combination of the groups of several attributes that somebody is in.
+
+    Args:
+        partitions: One an attribute.
+        number: Of people.
+
+    Returns:
+        None if fewer than two attributes are given, or there are more than MOST_CELLS combinations.
+    """
+    if len(partitions) < 2:
+        return None
+    index = np.full((number, len(partitions)), -1)
+    for column, some in enumerate(partitions):
+        for group, members in enumerate(some.members):
+            index[members, column] = group
+    complete = (index >= 0).all(axis=1)
+    cells = sorted({tuple(int(g) for g in row) for row in index[complete]})
+    if not cells or len(cells) > MOST_CELLS:
+        return None
+    members = tuple(np.flatnonzero((index == cell).all(axis=1)) for cell in cells)
+    slices = [tuple(range(len(cells)))]
+    for column, some in enumerate(partitions):
+        slices += [tuple(c for c, cell in enumerate(cells) if cell[column] == g) for g in range(len(some.names))]
+    return Partition(
+        title=" x ".join(some.title for some in partitions),
+        names=tuple(" ".join(s.names[g] for s, g in zip(partitions, cell, strict=True)) for cell in cells),
+        members=members,
+        slices=tuple(some for some in slices if some),
+        spoken=all(some.spoken for some in partitions),
+        crossed=True,
+    )
+
+
+def bin_names(edges: Sequence[float | None]) -> list[str]:
+    """ "<21", "21-24", ">=24" of (None, 21, 24, None)."""
+    pairs = pairwise(edges)
+    return [
+        f"<{high:g}" if low is None else f">={low:g}" if high is None else f"{low:g}-{high:g}" for low, high in pairs
+    ]
+
+
+def _binned(numbers: Sequence[float | None], edges: Sequence[float | None]) -> tuple[list[str], list[int | None]]:
+    names, ends = [*bin_names(edges), OUTSIDE], _open_ends(edges)
+    last = len(names) - 1
+    where = [None if number is None else bisect_right(ends, number) - 1 for number in numbers]
+    return names, [None if w is None else w if 0 <= w < last else last for w in where]
+
+
+def _quartered(numbers: Sequence[float | None]) -> tuple[list[str], list[int | None]]:
+    """Quarters have names and no edges, as an edge would be somebody's value."""
+    present = [number for number in numbers if number is not None]
+    edges = np.unique(np.quantile(present, (0.25, 0.5, 0.75)))
+    return list(QUARTILES), [None if n is None else int(np.searchsorted(edges, n, side="right")) for n in numbers]
+
+
+def _as_numbers(values: Iterable[str | float | None]) -> list[float | None] | None:
+    try:
+        numbers = [None if value is None else float(value) for value in values]
+    except ValueError:
+        return None
+    return numbers if all(number is None or isfinite(number) for number in numbers) else None
+
+
+def _open_ends(edges: Sequence[float | None]) -> list[float]:
+    ends = {0: -inf, len(edges) - 1: inf}
+    return [ends.get(i, 0.0) if edge is None else edge for i, edge in enumerate(edges)]
+
+
+def _text(value: str | float) -> str:
+    return f"{value:g}" if isinstance(value, float) else value
