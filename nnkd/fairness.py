@@ -18,7 +18,7 @@ from nnkd.fairness_cohort import Cohort
 from nnkd.fairness_groups import Partition
 from nnkd.group_statistics import (
     Figure,
-    Tests,
+    GroupTests,
     box,
     counts,
     drawn_means,
@@ -30,7 +30,7 @@ from nnkd.group_statistics import (
     person_means,
     spread,
     spread_by_chance,
-    tests,
+    group_tests,
     wilcoxon,
 )
 from nnkd.metrics import METRICS
@@ -64,7 +64,7 @@ class GroupFigures:
     worst: str
     best: str
     equity: Figure | None
-    tests: Tests | None
+    tests: GroupTests | None
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class Fairness:
             worst=names[worst],
             best=names[best],
             equity=figure(equity_scaled(centre, numbers), equity_scaled(drawn, numbers)) if self._scaled else None,
-            tests=tests(samples) if tested else None,
+            tests=group_tests(samples) if tested else None,
         )
 
     def _correct(self, folder: str) -> None:

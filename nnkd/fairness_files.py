@@ -15,7 +15,7 @@ import pandas as pd
 from nnkd.fairness import Accuracy, Fairness, GroupChanges, GroupFigures
 from nnkd.fairness_groups import FEW, PAPERS_BINS, GroupOptions
 from nnkd.files import atomic, write_json
-from nnkd.group_statistics import Figure, Tests, stars
+from nnkd.group_statistics import Figure, GroupTests, stars
 from nnkd.metrics import METRICS
 
 JSON_FILE = "fairness.json"
@@ -122,7 +122,7 @@ def _figures(fairness: Fairness, found: GroupFigures) -> dict[str, Any]:
     }
 
 
-def _tests(found: Tests) -> dict[str, Any]:
+def _tests(found: GroupTests) -> dict[str, Any]:
     anova = {"f": found.f, "p": found.p, "p_holm": found.p_holm}
     kruskal = {"h": found.h, "p": found.p_kruskal, "p_holm": found.p_kruskal_holm}
     return {

@@ -86,19 +86,19 @@ def change_plot(changes: Mapping[str, GroupChanges], title: str, before: str, af
     return png(figure)
 
 
-def accuracy_plot(rows: Mapping[str, tuple[float, float, str]], before: str, after: str, quantity: str) -> bytes:
+def accuracy_plot(rows: Mapping[str, tuple[float, float, str, bool]], before: str, after: str, quantity: str) -> bytes:
     """Means over everybody before and after as bars, one pair a label, with the stars of the paired test.
 
     Args:
-        rows: By label: before, after, stars.
+        rows: By label: before, after, stars, and whether accuracy dropped (red).
         before, after: Folders.
         quantity: The metric and its unit, on the y axis.
     """
     figure, axes = new_figure(max(3.2, 0.55 * len(rows) + 1.2), 2.6)
-    for index, (old, new, mark) in enumerate(rows.values()):
+    for index, (old, new, mark, dropped) in enumerate(rows.values()):
         axes.bar(index - 0.19, old, 0.36, color=GROUP_COLOURS[4], label=short(before) if not index else None)
         axes.bar(index + 0.19, new, 0.36, color=GROUP_COLOURS[5], label=short(after) if not index else None)
-        colour = FAIR if mark == NOT_SIGNIFICANT else UNFAIR
+        colour = UNFAIR if dropped else FAIR
         axes.annotate(
             mark, (index, max(old, new)), xytext=(0, 3), textcoords="offset points", ha="center", color=colour,
             fontsize=8, fontweight="bold",

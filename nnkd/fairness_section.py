@@ -159,7 +159,7 @@ def _pair(fairness: Fairness, pair: Pair, plain: Sequence[Partition]) -> dict[st
         if changes:
             picture = change_plot(changes, some.title, pair.before, pair.after, _quantity(fairness))
             plots.append({"src": _embedded(picture), "alt": f"Gaps by {some.title} before and after"})
-    bars = {c: (a.before, a.after, stars(a.p)) for c, a in pair.accuracy.items()}
+    bars = {c: (a.before, a.after, stars(a.p), a.verdict == "dropped") for c, a in pair.accuracy.items()}
     bars_picture = _embedded(accuracy_plot(bars, pair.before, pair.after, _quantity(fairness))) if bars else ""
     return {
         "before": pair.before,

@@ -28,7 +28,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Tests:
+class GroupTests:
     """Whether groups differ, and how much.
 
     Attributes:
@@ -163,7 +163,7 @@ def equity_scaled(group_means: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     return overall[..., 0] / (1 + np.abs(group_means - overall).sum(axis=-1))
 
 
-def tests(samples: Sequence[np.ndarray]) -> Tests:
+def group_tests(samples: Sequence[np.ndarray]) -> GroupTests:
     """One-way ANOVA as in paper 1's Figure 2, Kruskal-Wallis, and effect sizes.
 
     Args:
@@ -172,14 +172,14 @@ def tests(samples: Sequence[np.ndarray]) -> Tests:
     whole = np.concatenate(samples)
     n, k = len(whole), len(samples)
     if np.ptp(whole) == 0 or n <= k:
-        return Tests(n, None, None, None, None, None, None, None)
+        return GroupTests(n, None, None, None, None, None, None, None)
     between = sum(len(sample) * (sample.mean() - whole.mean()) ** 2 for sample in samples)
     within = sum(((sample - sample.mean()) ** 2).sum() for sample in samples)
     omega2 = (between - (k - 1) * within / (n - k)) / (between + within + within / (n - k))
     with np.errstate(all="ignore"):
         anova, kruskal = stats.f_oneway(*samples), stats.kruskal(*samples)
     exact = bool(np.isfinite(anova.statistic))
-    return Tests(
+    return GroupTests(
         people=n,
         f=float(anova.statistic) if exact else None,  # infinite where nothing varies within the groups
         p=float(anova.pvalue),
