@@ -3,7 +3,7 @@
     python benchmarks/fairness.py WORK [--seeds 0 1 2] [--out FILE.jsonl] [--only ROW ...]
     python benchmarks/fairness.py --table FILE.jsonl
 
-Everything is simulated: the people, their scans, and what the teachers say of them (`fairness_cohort.py`, with the
+Everything is simulated: the people, their scans, and what the teachers say of them (`simulated_cohort.py`, with the
 confound). Nothing of it is a finding about people. A seed makes the cohort, its teachers' errors and its halves: one to
 learn from, without labels, and one for testing, both with the same shares of sex, age and BMI. nnU-Net seeds neither
 networks nor augmentation. Rows are appended to the JSONL with the DSC and HD of every simulated person and organ; rows
@@ -23,8 +23,8 @@ from importlib import metadata
 from pathlib import Path
 
 from commands import Work
-from fairness_cohort import ORGANS, SHAPE, TEACHERS, group_names, write_cohort
 from fairness_tables import MEAN, tables
+from simulated_cohort import ORGANS, SHAPE, TEACHERS, group_names, write_cohort
 from tables import read
 
 UNET, HSNET, PUNET = "nnUNetTrainerUNet", "nnUNetTrainerHSNet", "nnUNetTrainerPUNet"

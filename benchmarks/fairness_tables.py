@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from fairness_cohort import GROUPS, ORGANS
+from simulated_cohort import GROUPS, ORGANS
 from tables import read
 
 RESAMPLES = 2000

@@ -15,9 +15,9 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 @pytest.fixture
 def cohort(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
-    import fairness_cohort
+    import simulated_cohort
 
-    return fairness_cohort
+    return simulated_cohort
 
 
 @pytest.fixture
