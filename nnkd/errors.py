@@ -51,3 +51,7 @@ class RecipeError(NnkdError):
 
 class WeightsError(NnkdError):
     """A weights file is missing, is not the one that was expected, or holds what must not be loaded."""
+
+
+class ProgramError(NnkdError):
+    """Another program that a teacher runs is not there, failed, took too long, or wrote nothing."""

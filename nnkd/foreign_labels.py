@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnkd.errors import SettingError
+from nnkd.types import TeacherContext
 
 Part = int | str
 Map = dict[str, Part | list[Part]]
@@ -40,6 +41,25 @@ def read_map(given: Map | Path | None, labels: Sequence[str], owner: str) -> dic
     parts = {label: list(value) if isinstance(value, list) else [value] for label, value in found.items()}
     if any(not values for values in parts.values()) or any(part == 0 for v in parts.values() for part in v):
         raise SettingError(f"The {owner} teacher's map has an empty list or the value 0, which is the background.")
+    return parts
+
+
+def read_parts(given: Map | Path | None, context: TeacherContext, owner: str) -> dict[str, list[Part]]:
+    """A teacher's option `map`, or what stands for it: the dataset's own integers (names, where there is no dataset).
+
+    Args:
+        given, owner: As for `read_map`.
+        context: The labels, and the dataset.
+
+    Raises:
+        SettingError: As `read_map`, and if values and names are mixed.
+    """
+    parts = read_map(given, context.labels, owner)
+    if parts is None:
+        spec = getattr(context.dataset, "spec", None)
+        return {label: list(spec.labels[label]) if spec else [label] for label in context.labels}
+    if {type(part) for values in parts.values() for part in values} == {int, str}:
+        raise SettingError(f"The {owner} teacher's map mixes values and names of files; use one kind throughout.")
     return parts
 
 

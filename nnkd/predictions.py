@@ -23,6 +23,8 @@ from nnkd.types import Entry
 
 MANIFEST = "manifest.json"
 NOT_STATED = "not stated"  # the licence of weights that came without one
+# A path of two folders or more that begins at a root, and its last part; none are https://..., a/b/c, {folder}/a/b.
+ABSOLUTE = re.compile(r"(?<![\w./}])(?:[A-Za-z]:)?[\\/](?:[^\s'\"\\/:]+[\\/])+([^\s'\":]*)")
 ADDITIONS = ("uncertainty",)  # options that add files beside the label maps and change none of these
 
 
@@ -321,13 +323,15 @@ def label_map_files(folder: Path, file_ending: str) -> dict[str, Path]:
 
 
 def portable_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as they may stand in a manifest: absolute paths cut to their last part."""
+    """Options as they may stand in a manifest: absolute paths cut to their last part, also those within a command."""
 
     def portable(value: Any) -> Any:
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
         if isinstance(value, str) and os.path.isabs(value):
             return f".../{Path(value).name}"
+        if isinstance(value, str):
+            return ABSOLUTE.sub(r".../\1", value)
         if isinstance(value, Mapping):
             return {key: portable(inner) for key, inner in value.items()}
         if isinstance(value, list | tuple):
@@ -347,7 +351,7 @@ def portable_error(error: BaseException, images: Path) -> str:
     text = " ".join(str(error).split())
     for folder in (images, images.parent, Path.home()):
         text = text.replace(f"{folder}", f".../{folder.name}")
-    text = re.sub(r"(?<![\w.])(?:[A-Za-z]:)?[\\/](?:[^\s'\"\\/:]+[\\/])+([^\s'\":]*)", r".../\1", text)
+    text = ABSOLUTE.sub(r".../\1", text)
     return text if isinstance(error, NnkdError) else f"{type(error).__name__}: {text}"
 
 

@@ -24,6 +24,12 @@ def nnkd_register_teachers():
             licence=LICENCE,
         ),
         Entry(
+            "external",
+            "nnkd_basic.external:ExternalProgramTeacher",
+            "runs any program that reads and writes NIfTI, by a command line that you give",
+            licence=LICENCE,
+        ),
+        Entry(
             "nnunet",
             "nnkd_basic.nnunet_model:NnUNetTeacher",
             "asks any trained nnU-Net v2 model, your own or a published one",

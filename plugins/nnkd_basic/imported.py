@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from nnkd.errors import DatasetError, GeometryError, SettingError
 from nnkd.files import is_visible
-from nnkd.foreign_labels import Map, Part, read_map
-from nnkd.geometry import Grid, Orientation
+from nnkd.foreign_labels import Map, read_parts
 from nnkd.interfaces import Teacher
-from nnkd.nifti import check_whole
+from nnkd.mask_files import ENDINGS, MaskFile, by_values
 from nnkd.types import Prompt, TeacherContext, Volume
 
-ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif", ".tiff", ".gif", ".bmp")
-WITHOUT_WORLD = (".png", ".tif", ".tiff", ".gif", ".bmp")
 PATTERNS_ONE_FILE = ("{case}",)
 PATTERNS_PER_LABEL = ("{case}/{label}", "{case}_{label}")
 
@@ -67,7 +63,7 @@ class ImportedTeacher(Teacher):
             )
         self.folder, self.resample, self.pattern = folder, resample, pattern
         self.map_file = map if isinstance(map, Path) else None
-        self.parts = _parts(map, context)
+        self.parts = read_parts(map, context, "imported")
         self._notes: dict[str, Any] = {}
 
     @cached_property
@@ -139,31 +135,21 @@ class ImportedTeacher(Teacher):
         return self._notes
 
     def _from_one(self, values: np.ndarray) -> dict[str, np.ndarray]:
-        mapped = {part for parts in self.parts.values() for part in parts}
-        found, counts = np.unique(values, return_counts=True)
-        ignored = {str(int(v)): int(n) for v, n in zip(found, counts, strict=True) if v != 0 and int(v) not in mapped}
+        masks, ignored = by_values(values, self.parts)
         if ignored:
             self._notes["ignored_voxels_by_value"] = ignored
-        return {label: np.isin(values, parts) for label, parts in self.parts.items()}
+        return masks
 
     def _read(self, file: Path, volume: Volume) -> np.ndarray:
         """Integers (Z, Y, X) of a mask file on the volume's grid."""
-        image = _read_image(file)
-        array = _integers(sitk.GetArrayFromImage(image), file)
-        array = array[None] if array.ndim == 2 else array
-        if array.ndim != 3:
-            raise DatasetError(f"The mask '{file.name}' has {array.ndim} axes, but 2 or 3 are expected. Split it.")
-        world = not file.name.lower().endswith(WITHOUT_WORLD)
-        grid = _grid(array.shape, image, world)
-        target = _volume_grid(volume, world)
-        orientation = Orientation(grid)
-        difference = orientation.grid.difference(target)
+        mask = MaskFile.read(file)
+        difference = mask.difference(volume)
         if not difference:
-            return orientation.to_lps(array)
-        if self.resample and world and not volume.is_2d:
+            return mask.turned()
+        if self.resample and mask.in_world and not volume.is_2d:
             self._notes.setdefault("resampled", []).append(file.relative_to(self.folder).as_posix())
-            return _resampled(image, target)
-        hint = " or set resample=true" if world and not volume.is_2d and not self.resample else ""
+            return mask.resampled(volume)
+        hint = " or set resample=true" if mask.in_world and not volume.is_2d and not self.resample else ""
         raise GeometryError(
             f"The mask '{file.name}' does not lie on the grid of its image '{volume.case}': {difference}. "
             f"Export it on the image's grid{hint}."
@@ -172,83 +158,3 @@ class ImportedTeacher(Teacher):
 
 def _filled(pattern: str, case: str, label: str = "{label}") -> str:
     return pattern.replace("{case}", case).replace("{label}", label)
-
-
-def _parts(given: Map | Path | None, context: TeacherContext) -> dict[str, list[Part]]:
-    """Values or names by label, as lists."""
-    parts = read_map(given, context.labels, "imported")
-    if parts is None:
-        spec = getattr(context.dataset, "spec", None)
-        return {label: list(spec.labels[label]) if spec else [label] for label in context.labels}
-    if {type(part) for values in parts.values() for part in values} == {int, str}:
-        raise SettingError("The imported teacher's map mixes values and names of files; use one kind throughout.")
-    return parts
-
-
-def _read_image(file: Path) -> sitk.Image:
-    if file.stat().st_size == 0:
-        raise DatasetError(f"The mask '{file.name}' is empty (0 bytes). Copy it again.")
-    check_whole(file)
-    try:
-        if file.suffix.lower() == ".gif":  # ITK has no reader for it
-            return sitk.GetImageFromArray(_picture(file))
-        image = sitk.ReadImage(str(file))
-    except (RuntimeError, OSError) as error:
-        raise DatasetError(
-            f"The mask '{file.name}' cannot be read; it may be truncated or of another format."
-        ) from error
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        image = _grey(image, file)
-    return image
-
-
-def _picture(file: Path) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(file) as picture:
-        return np.asarray(picture.convert("L"))
-
-
-def _grey(image: sitk.Image, file: Path) -> sitk.Image:
-    """A colour picture whose channels agree, as one channel."""
-    channels = np.moveaxis(sitk.GetArrayFromImage(image), -1, 0)
-    if any(not np.array_equal(channels[0], other) for other in channels[1:3]):
-        raise DatasetError(
-            f"The mask '{file.name}' is a coloured picture, but one value a voxel is expected. Convert it."
-        )
-    grey = sitk.GetImageFromArray(channels[0])
-    grey.CopyInformation(image)
-    return grey
-
-
-def _integers(array: np.ndarray, file: Path) -> np.ndarray:
-    if np.issubdtype(array.dtype, np.floating):
-        rounded = np.rint(array)
-        if not np.isfinite(array).all() or np.abs(array - rounded).max(initial=0) > 1e-3:
-            raise DatasetError(
-                f"The mask '{file.name}' holds fractions, but label values are expected. Threshold probabilities first."
-            )
-        array = rounded
-    return array.astype(np.int32)
-
-
-def _grid(shape: Iterable[int], image: sitk.Image, world: bool) -> Grid:
-    z, y, x = shape
-    if image.GetDimension() == 2:
-        spacing = image.GetSpacing()
-        return Grid((z, y, x), (1.0, spacing[1], spacing[0]), (*image.GetOrigin(), 0.0), np.eye(3), in_world=False)
-    direction = np.asarray(image.GetDirection(), dtype=float).reshape(3, 3)
-    return Grid((z, y, x), tuple(image.GetSpacing()[::-1]), tuple(image.GetOrigin()), direction, in_world=world)
-
-
-def _volume_grid(volume: Volume, world: bool) -> Grid:
-    return Grid(volume.shape, volume.spacing, volume.origin, np.asarray(volume.direction), in_world=world)
-
-
-def _resampled(image: sitk.Image, target: Grid) -> np.ndarray:
-    """Nearest neighbour in world space; outside is background."""
-    resampled = sitk.Resample(
-        image, list(target.shape[::-1]), sitk.Transform(), sitk.sitkNearestNeighbor, list(target.origin),
-        list(target.spacing[::-1]), target.direction.ravel().tolist(), 0.0, image.GetPixelID(),
-    )  # fmt: skip
-    return np.rint(sitk.GetArrayFromImage(resampled)).astype(np.int32)
