@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from nnkd.devices import threads
 from nnkd.embeddings import MIB, EmbeddingCache
-from nnkd.intensities import Windows, grey_scale, windows_of
+from nnkd.intensities import GreyScale, Windows, grey_scale, windows_of
 from nnkd.interfaces import BoxTeacher
 from nnkd.slices import boxed_slices, empty_answers, join, picture
 from nnkd.types import Prompt, TeacherContext, Volume
@@ -65,9 +65,7 @@ class SliceTeacher(BoxTeacher):
 
     def predict(self, volume: Volume, prompts: Mapping[str, Prompt]) -> dict[str, np.ndarray]:
         """Segment one case: float32 probabilities (Z, Y, X) for each prompted label; the others are abstentions."""
-        modality = volume.modality()
-        by_window = {w: grey_scale(volume.data, modality, w) for w in {self.windows[label] for label in prompts}}
-        scales = {label: by_window[self.windows[label]] for label in prompts}
+        scales = self._scales(volume, prompts)
         slices = boxed_slices(prompts, scales, volume.shape)
         answers = empty_answers(prompts, volume.shape)
         encoded = 0
@@ -79,11 +77,20 @@ class SliceTeacher(BoxTeacher):
                     join(answers, one, self._segment(embedding, np.asarray(one.boxes), volume.shape[1:]))
                 bar.update(len(some))
                 encoded += fresh
+        self._note(scales, encoded)
+        return answers
+
+    def _scales(self, volume: Volume, prompts: Mapping[str, Prompt]) -> dict[str, GreyScale]:
+        """How a case's intensities become 8 bits, by label."""
+        modality = volume.modality()
+        by_window = {w: grey_scale(volume.data, modality, w) for w in {self.windows[label] for label in prompts}}
+        return {label: by_window[self.windows[label]] for label in prompts}
+
+    def _note(self, scales: Mapping[str, GreyScale], encoded: int) -> None:
         self._notes = {
             "intensities": {label: scale.note() for label, scale in scales.items()},
             "encoded_slices": encoded,
         }
-        return answers
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         """Embed one slice, (H, W, 3) uint8 -> (channels, h, w) float32, the caller's own."""

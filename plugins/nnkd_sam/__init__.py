@@ -6,7 +6,7 @@ PAPERS = {
     "sam": "Kirillov et al., ICCV 2023",
     "medsam": "Ma et al., Nature Communications 2024",
     "sam2": "Ravi et al., ICLR 2025",
-    "medsam2": "Ma et al., arXiv 2408.03322, branch MedSAM2 of MedSAM",
+    "medsam2": "Ma et al., arXiv 2408.03322, branch MedSAM2 of MedSAM, and arXiv 2504.03600",
 }
 
 
@@ -39,7 +39,7 @@ def nnkd_register_teachers():
         Entry(
             "medsam2",
             "nnkd_sam.sam2:MedSAM2Teacher",
-            "MedSAM2 of 2024 (Hiera-T trained on medical images), slice by slice",
+            "MedSAM2 (Hiera-T trained on medical images), slice by slice (2024) or as a film (2025)",
             source=PAPERS["medsam2"],
             **licences,
         ),

@@ -23,11 +23,12 @@ VIT_WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 HIERA_SIZES = {(96, 12): "hiera_t", (96, 16): "hiera_s", (112, 24): "hiera_b+", (144, 48): "hiera_l"}
 TWO_ONE = "no_obj_embed_spatial"  # a tensor of SAM 2.1 that SAM 2 lacks
 DOUBTFUL = f"tensors are not called {MEDSAM2}..., as MedSAM2's training calls them: they may be SAM 2.0's"
+AS_SAM21 = "tensors are called as SAM 2.1's are: whether they are MedSAM2's, only where the file came from tells"
 log = logging.getLogger("nnkd")
 
 
 def load_weights(
-    network: nn.Module, file: Path | None, teacher: str, model: str, licence: str
+    network: nn.Module, file: Path | None, teacher: str, model: str, licence: str, doubt: str = ""
 ) -> tuple[tuple[dict[str, str], ...], dict[str, str]]:
     """Load a checkpoint: flat, or under "model", with or without prefixes.
 
@@ -37,6 +38,7 @@ def load_weights(
         teacher: The teacher's name.
         model: What the network is, such as "SAM vit_b".
         licence: Of the weights; empty: not known, except of Meta's own files.
+        doubt: What to say of tensors that have the names of another model's.
 
     Returns:
         The weights, for the manifest; and a note for it, where it is in doubt whose they are.
@@ -64,10 +66,10 @@ def load_weights(
             f"'{file.name}' is a {published} SAM, not MedSAM. Give MedSAM's file, or use the teacher sam."
         )
     used = {"name": file.name, "sha256": digest, "licence": licence or (SAM_LICENCE if published else "")}
-    if teacher != "medsam2" or medical:
+    if medical or not doubt:
         return (used,), {}
-    log.warning("%s: its %s", file.name, DOUBTFUL)
-    return (used,), {"weights": DOUBTFUL}
+    log.warning("%s: its %s", file.name, doubt)
+    return (used,), {"weights": doubt}
 
 
 def looks_like(state: Mapping[str, Tensor]) -> str:
@@ -84,5 +86,9 @@ def looks_like(state: Mapping[str, Tensor]) -> str:
         blocks = {name.removeprefix(start).partition(".")[0] for name in state if name.startswith(start)}
         name = HIERA_SIZES.get((len(hiera), len(blocks)))
         version = "2.1" if TWO_ONE in state else "2.0"
-        return f"SAM {version} {name}: use the teacher sam2 with model={name} and version={version}" if name else ""
+        if not name:
+            return ""
+        mode = "video" if version == "2.1" else "image"
+        other = f", or the teacher medsam2 with mode={mode}" if name == "hiera_t" else ""
+        return f"SAM {version} {name}: use the teacher sam2 with model={name} and version={version}{other}"
     return ""
