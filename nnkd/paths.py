@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,18 @@ def room(name: Room) -> Path:
             f"Set it as nnU-Net's documentation says, e.g. export {name}=/data/{name}."
         )
     return Path(value)
+
+
+def cache_folder() -> Path:
+    """What can be had again, such as downloaded weights: $nnKD_cache, or nnkd in the user's cache folder."""
+    given = os.environ.get("nnKD_cache")
+    if given:
+        return Path(given).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "nnkd" / "Cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "nnkd"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nnkd"
 
 
 def dataset_name(dataset: str | int) -> str:

@@ -23,6 +23,7 @@ from nnkd.case_losses import weighing
 from nnkd.errors import RecipeError, VotesError
 from nnkd.files import write_json
 from nnkd.interfaces import Aggregator, Sampler, WeighingSampler
+from nnkd.licences import announcement
 from nnkd.loader import Draw, DrawnDataLoader, VotesDataLoader
 from nnkd.losses import DistillationLoss
 from nnkd.participants import participants_of_cases
@@ -390,6 +391,8 @@ class nnUNetTrainerKD(CarefulTrainer):
                     f"  licence of {model['name']}: {model.get('licence') or 'unknown'}, weights "
                     f"{model.get('weights_licence') or 'none'}"
                 )
+            if bound := announcement(self.recipe.lineage, "this student"):
+                self.print_to_log_file(bound)
         else:
             self.print_to_log_file("No recipe with teachers in these plans: supervised training on labelsTr.")
         super().on_train_start()

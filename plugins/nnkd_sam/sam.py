@@ -105,7 +105,8 @@ class SAMTeacher(SliceTeacher):
 
         Args:
             context: Labels, device, threads.
-            weights: A checkpoint as published, or as training writes it; required.
+            weights: A checkpoint as published, or as training writes it; None: the published one in the store, where
+                nnKD_weights puts it.
             model: Size of its image encoder.
             windows: CT window by label: soft_tissue, lung, bone or [level, width] in HU, as JSON text or file; labels
                 that are left out take what their names suggest.
@@ -120,8 +121,14 @@ class SAMTeacher(SliceTeacher):
         """
         super().__init__(context, windows, cache_mib=cache)
         network = self._build(model)
-        self._weights, self._doubt = load_weights(network, weights, self.name, f"{self.says} {model}", licence)
+        self._weights, self._doubt = load_weights(
+            network, weights, self.name, f"{self.says} {model}", licence, variant=self._variant(model)
+        )
         self.network = network.eval().requires_grad_(False).to(context.device)
+
+    def _variant(self, model: Model) -> Mapping[str, str]:
+        """The options that decide which published file is its own."""
+        return {"model": model}
 
     def _build(self, model: Model) -> nn.Module:
         """The network; tests put a small one here."""
@@ -196,6 +203,9 @@ class MedSAMTeacher(SAMTeacher):
     ):
         """Load the weights; arguments and errors as for `SAMTeacher`."""
         super().__init__(context, weights=weights, model="vit_b", windows=windows, cache=cache, licence=licence)
+
+    def _variant(self, model: Model) -> Mapping[str, str]:
+        return {}
 
     def _prepare(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 -> (3, 1024, 1024) float32 in [0, 1]."""

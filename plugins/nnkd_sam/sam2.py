@@ -129,7 +129,8 @@ class SAM2Teacher(SliceTeacher):
 
         Args:
             context: Labels, device, threads.
-            weights: A checkpoint as published, or as training writes it; required.
+            weights: A checkpoint as published, or as training writes it; None: the published one in the store, where
+                nnKD_weights puts it.
             model: Size of its image encoder.
             version: Of the weights: 2.0 (July 2024) or 2.1 (September 2024).
             windows: CT window by label: soft_tissue, lung, bone or [level, width] in HU, as JSON text or file; labels
@@ -146,9 +147,15 @@ class SAM2Teacher(SliceTeacher):
         super().__init__(context, windows, cache_mib=cache)
         network = self._build(model, version)
         says = f"{self.says} {version} {model}" if self.says == "SAM" else self.says
-        self._weights, self._doubt = load_weights(network, weights, self.name, says, licence, self.doubt)
+        self._weights, self._doubt = load_weights(
+            network, weights, self.name, says, licence, self.doubt, self._variant(model, version)
+        )
         self.network = network.eval().requires_grad_(False).to(context.device)
         self._transforms = _transforms(network.image_size)
+
+    def _variant(self, model: Model, version: Version) -> Mapping[str, str]:
+        """The options that decide which published file is its own."""
+        return {"model": model, "version": version}
 
     def _build(self, model: Model, version: Version) -> nn.Module:
         """The network; tests put a ready one here."""
@@ -233,6 +240,9 @@ class MedSAM2Teacher(SAM2Teacher):
         super().__init__(
             context, weights=weights, model="hiera_t", version=version, windows=windows, cache=kept, licence=licence
         )
+
+    def _variant(self, model: Model, version: Version) -> Mapping[str, str]:
+        return {"mode": self.mode}
 
     def _build(self, model: Model, version: Version) -> nn.Module:
         if self.mode == "image":

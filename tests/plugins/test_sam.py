@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from nnkd import weight_store
 from nnkd.errors import BrokenPluginError, NnkdError, SettingError, WeightsError
 from nnkd.files import sha256
 from nnkd.profiles import count, paper_count
 from nnkd.settings import parse_options
 from nnkd.types import SliceBoxes, TeacherContext, TextPrompt, Volume
+from nnkd.weight_store import find, known
 
 HAS_SAM = importlib.util.find_spec("segment_anything") is not None
 pytestmark = pytest.mark.skipif(not HAS_SAM, reason='needs segment-anything: pip install "nnkd[sam]"')
@@ -254,20 +257,56 @@ def test_checkpoints_of_all_forms(tmp_path, form):
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
 
 
-@pytest.mark.parametrize(("start", "size"), [("01ec64", "ViT-B"), ("0b3195", "ViT-L"), ("4b8939", "ViT-H")])
-def test_metas_own_files_are_not_medsams(checkpoint, monkeypatch, start, size):
-    monkeypatch.setattr(checkpoints, "sha256", lambda file: start + "0" * 58)
-    with pytest.raises(WeightsError, match=f"'small.pth' is a {size} SAM, not MedSAM. .*use the teacher sam"):
+def test_metas_own_file_is_not_medsams(checkpoint, monkeypatch):
+    monkeypatch.setattr(checkpoints, "sha256", lambda _: find("sam_vit_b").sha256)
+    says = "'small.pth' is a ViT-B SAM, not MedSAM vit_b. .*use the teacher sam with model=vit_b"
+    with pytest.raises(WeightsError, match=says):
         made(MedSAMTeacher, checkpoint)
     assert made(SAMTeacher, checkpoint).weights()[0]["licence"] == "Apache-2.0"
     assert made(SAMTeacher, checkpoint, licence="MIT").weights()[0]["licence"] == "MIT"
+
+
+def test_medsams_own_file_is_not_sams(checkpoint, monkeypatch):
+    monkeypatch.setattr(checkpoints, "sha256", lambda _: find("medsam").sha256)
+    with pytest.raises(WeightsError, match=r"'small.pth' is MedSAM, not SAM vit_b. .*use the teacher medsam"):
+        made(SAMTeacher, checkpoint)
+    assert made(MedSAMTeacher, checkpoint).weights()[0]["licence"] == "Apache-2.0"
+
+
+def test_weights_come_from_the_store(checkpoint, tmp_path, monkeypatch):
+    """A file in the store that is not the published one is never used in silence."""
+    monkeypatch.setenv("nnKD_cache", str(tmp_path))
+    stored = tmp_path / "weights" / find("medsam").file
+    stored.parent.mkdir()
+    stored.write_bytes(checkpoint.read_bytes())
+    with pytest.raises(WeightsError, match=r"'medsam_vit_b.pth' among the stored weights has \d+ bytes, but 375049145"):
+        checkpoints.load_weights(small_network(), None, "medsam", "MedSAM", "")
+    table = tuple(replace(c, size=None) for c in known())
+    monkeypatch.setattr(weight_store, "known", lambda: table)
+    with pytest.raises(WeightsError, match=r"not what is published under this name.*nnKD_weights fetch medsam"):
+        checkpoints.load_weights(small_network(), None, "medsam", "MedSAM", "")
+    monkeypatch.setattr(checkpoints, "sha256", lambda _: find("medsam").sha256)
+    used, _ = checkpoints.load_weights(small_network(), None, "medsam", "MedSAM", "")
+    assert (used[0]["name"], used[0]["licence"]) == ("medsam_vit_b.pth", "Apache-2.0")
+
+
+def test_variants_have_their_own_published_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnKD_cache", str(tmp_path))
+    monkeypatch.setattr(SAMTeacher, "_build", lambda self, model: small_network())
+    context = TeacherContext(("liver",))
+    for model in ("vit_b", "vit_h"):
+        with pytest.raises(WeightsError, match=f"nnKD_weights fetch sam_{model}, or"):
+            SAMTeacher(context, model=model)
+    with pytest.raises(WeightsError, match="nnKD_weights fetch medsam, or"):
+        MedSAMTeacher(context)
 
 
 def test_weights_of_somebody_have_no_licence(checkpoint):
     assert [made(base, checkpoint).weights()[0]["licence"] for base in (SAMTeacher, MedSAMTeacher)] == ["", ""]
 
 
-def test_no_weights():
+def test_no_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnKD_cache", str(tmp_path))
     with pytest.raises(WeightsError, match=r"medsam teacher has no weights.*weights=FILE to a checkpoint of MedSAM"):
         checkpoints.load_weights(small_network(), None, "medsam", "MedSAM", "")
 
