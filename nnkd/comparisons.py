@@ -20,7 +20,7 @@ from nnkd.geometry import Grid
 from nnkd.metrics import LabelResult, Structures, compare
 from nnkd.scores import FolderScores
 
-CACHE_VERSION = 1  # raise when a metric's value changes
+CACHE_VERSION = 2  # raise when a metric's value changes
 EMPTY = "no label map"
 
 
@@ -31,14 +31,14 @@ class Settings:
     Attributes:
         spec: The dataset.
         labels: Integers of the evaluated labels by name.
-        definition: A name of `nnkd.metrics.DEFINITIONS`.
-        tolerance: Of the NSD, in mm.
+        definition: A name of `nnkd.surfaces.DEFINITIONS`.
+        tolerance: Of the NSD, in mm, by label.
     """
 
     spec: DatasetSpec
     labels: Mapping[str, Sequence[int]]
     definition: str
-    tolerance: float
+    tolerance: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _keys(settings: Settings, files: Files, case: str, folders: Mapping[str, Fol
     decisive = (
         CACHE_VERSION,
         settings.definition,
-        settings.tolerance,
+        sorted(settings.tolerance.items()),
         sorted(settings.labels.items()),
         sorted(settings.spec.values),  # other values make a file invalid
         settings.spec.ignore_label,

@@ -1,8 +1,7 @@
-"""How well a label map agrees with its reference: overlap and surface distances in mm, per label.
+"""How well a label map agrees with its reference: overlap, volumes, and surface distances in mm, per label.
 
-Surfaces are kept as sparse points and compared with a k-d tree, so that the cost follows the surface and not the
-volume, and one far false positive costs nothing. Each surface is found once per label map and shared by all metrics,
-and the reference's by all predictions. A new metric is one row of METRICS, a new definition one row of DEFINITIONS.
+Each surface is found once per label map and shared by all metrics, and the reference's by all predictions. A new metric
+is one row of METRICS; what a surface is stands in `nnkd.surfaces`.
 """
 
 from __future__ import annotations
@@ -13,87 +12,25 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from scipy.ndimage import find_objects
-from scipy.spatial import cKDTree
 
+from nnkd.surfaces import DEFINITIONS, Meetings, Surface
+
+LINE = 1 << 17  # voxels counted together: with their sums they stay in the processor's cache
 State = Literal["compared", "both_empty", "prediction_empty", "reference_empty"]
-Box = tuple[slice, slice, slice]
-
-
-@dataclass(frozen=True)
-class Surface:
-    """A mask's surface.
-
-    Attributes:
-        points: (n, 3) float64, mm from the array's first voxel, order (z, y, x).
-    """
-
-    points: np.ndarray
-
-    @cached_property
-    def tree(self) -> cKDTree:
-        """For nearest-point queries; unbalanced trees are built in half the time and asked only once."""
-        return cKDTree(self.points, leafsize=32, compact_nodes=False, balanced_tree=False)
-
-    def distances_to(self, other: Surface) -> np.ndarray:
-        """Distance from each point to the nearest one of another surface.
-
-        Returns:
-            (n,) float32, mm. Single precision, as in MONAI: it also hides the last bit by which 5 * 0.4 mm may
-            miss a tolerance of 2 mm.
-        """
-        return other.tree.query(self.points)[0].astype(np.float32)
-
-
-def voxel_surface(mask: np.ndarray, corner: Sequence[int], spacing: Sequence[float]) -> Surface:
-    """Centres of the voxels that have a face neighbour outside the mask; outside the image counts as outside.
-
-    Args:
-        mask: (Z, Y, X) bool, cut to the mask's bounding box or larger.
-        corner: (z, y, x) of its first voxel in the whole array.
-        spacing: (z, y, x) in mm; an axis of spacing 0 is no axis (2D images).
-    """
-    inner = mask.copy()
-    for axis in range(3):
-        if spacing[axis] == 0:
-            continue
-        now, before = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)
-        now[1:] &= before[:-1]
-        now[:-1] &= before[1:]
-        now[0] = now[-1] = False
-    return Surface((np.argwhere(mask & ~inner) + np.asarray(corner)) * np.asarray(spacing, dtype=np.float64))
-
-
-@dataclass(frozen=True)
-class Definition:
-    """What is called the surface of a mask.
-
-    Attributes:
-        text: For outputs and readers.
-        surface: From (mask, corner, spacing).
-    """
-
-    text: str
-    surface: Callable[[np.ndarray, Sequence[int], Sequence[float]], Surface]
-
-
-DEFINITIONS: Mapping[str, Definition] = {
-    "monai": Definition(
-        "surface = centres of the mask's voxels that touch its outside by a face; HD = larger of the two directed "
-        "maxima; HD95 = larger of the two directed 95th percentiles (linear interpolation); NSD = share of both "
-        "surfaces within the tolerance. The values are those of MONAI's compute_hausdorff_distance and "
-        "compute_surface_dice",
-        voxel_surface,
-    ),
-}
+EMPTY_MASKS = (
+    "in neither file: not counted; in exactly one: DSC and NSD 0, HD, HD95 and ASSD the image's diagonal, VD as it is, "
+    "RVD -1 where the prediction is empty and not counted where the reference is"
+)
 
 
 class Structures:
-    """All labels of one label map: where they lie, their masks and surfaces, each found once.
+    """All labels of one label map: their surfaces, each found once.
 
     Attributes:
+        label_map: (Z, Y, X) non-negative integers, 0 where it is ignored.
         labels: The integers of each label or region, by name.
-        shape: (Z, Y, X) voxels.
+        definition: What a surface is.
+        voxel_volume: In ml; thousandths of a pixel for formats without spacing.
     """
 
     def __init__(
@@ -105,7 +42,7 @@ class Structures:
         ignored: np.ndarray | None = None,
         definition: str = "monai",
     ):
-        """Find where the labels lie.
+        """Nothing is computed yet.
 
         Args:
             label_map: (Z, Y, X) non-negative integers.
@@ -114,47 +51,28 @@ class Structures:
             ignored: bool (Z, Y, X), voxels to leave out; None: none.
             definition: A name of DEFINITIONS.
         """
-        self._map = np.where(ignored, 0, label_map) if ignored is not None else label_map
+        self.label_map = np.where(ignored, 0, label_map) if ignored is not None else label_map
         self.labels = labels
-        self.shape: tuple[int, ...] = label_map.shape
+        self.definition = DEFINITIONS[definition]
+        self.voxel_volume = float(np.prod(spacing)) / 1000
         self._flat = label_map.shape[0] == 1
         self._spacing = (0.0, *spacing[1:]) if self._flat else tuple(spacing)
-        self._definition = DEFINITIONS[definition]
-        self._found = find_objects(self._map)
         self._surfaces: dict[str, Surface] = {}
 
     @property
     def diagonal(self) -> float:
         """Of the image, in mm: what a distance costs when one of the two masks is empty."""
-        return float(np.linalg.norm(np.multiply(self.shape, self._spacing)))
+        return float(np.linalg.norm(np.multiply(self.label_map.shape, self._spacing)))
 
-    def box(self, name: str) -> Box | None:
-        """Bounding box of a label; None where it is empty."""
-        boxes = [self._found[v - 1] for v in self.labels[name] if 0 < v <= len(self._found)]
-        return join_boxes([box for box in boxes if box is not None])
-
-    def mask(self, name: str, box: Box) -> np.ndarray:
-        """bool mask of a label within a box."""
-        part, values = self._map[box], self.labels[name]
-        mask = part == values[0]
-        for value in values[1:]:
-            mask |= part == value
-        return mask
+    @cached_property
+    def _meetings(self) -> Meetings:
+        return self.definition.meetings(self.label_map, self._flat)
 
     def surface(self, name: str) -> Surface:
-        """Surface of a label that is not empty."""
+        """Surface of a label."""
         if name not in self._surfaces:
-            box = self.box(name)
-            corner = [side.start for side in box]
-            self._surfaces[name] = self._definition.surface(self.mask(name, box), corner, self._spacing)
+            self._surfaces[name] = self.definition.surface(self._meetings, self.labels[name], self._spacing)
         return self._surfaces[name]
-
-
-def join_boxes(boxes: Sequence[Box]) -> Box | None:
-    """The smallest box around some boxes; None of none."""
-    if not boxes:
-        return None
-    return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True))
 
 
 @dataclass(frozen=True)
@@ -176,38 +94,81 @@ class Counts:
         return "reference_empty" if self.TP + self.FN == 0 else "compared"
 
 
+def count_voxels(prediction: Structures, reference: Structures, voxels: int) -> dict[str, Counts]:
+    """Voxels of all labels of the reference, from one walk through both label maps.
+
+    Args:
+        prediction: On the reference's grid.
+        reference: What it is compared with.
+        voxels: How many there are in all.
+
+    Returns:
+        By label name.
+    """
+    integers = sorted({value for values in reference.labels.values() for value in values})
+    predicted, true = prediction.label_map.reshape(-1), reference.label_map.reshape(-1)
+    size = max(int(predicted.max(initial=0)), int(true.max(initial=0)), *integers, 0) + 1
+    index = np.zeros(size, dtype=np.intp)
+    index[integers] = np.arange(1, len(integers) + 1)
+    n = len(integers) + 1
+    table = np.zeros(n * n, dtype=np.int64)
+    for start in range(0, true.size, LINE):
+        p, r = predicted[start : start + LINE], true[start : start + LINE]
+        here = np.flatnonzero((p | r) != 0)  # of bool: several times faster than of integers
+        table += np.bincount(index[p[here]] * n + index[r[here]], minlength=n * n)
+    table = table.reshape(n, n)
+    found = {}
+    for name, values in reference.labels.items():
+        own = index[list(values)]
+        both, n_pred, n_ref = (int(t.sum()) for t in (table[np.ix_(own, own)], table[own], table[:, own]))
+        found[name] = Counts(both, n_pred - both, n_ref - both, voxels - n_pred - n_ref + both)
+    return found
+
+
 class Comparison:
     """One label of a prediction beside its reference: what metric functions are given.
 
     Attributes:
+        counts: Voxels.
         tolerance: Of the NSD, in mm.
     """
 
-    def __init__(self, prediction: Structures, reference: Structures, name: str, voxels: int, tolerance: float):
-        self._prediction, self._reference, self._name, self._voxels = prediction, reference, name, voxels
-        self.tolerance = tolerance
+    def __init__(self, prediction: Structures, reference: Structures, name: str, counts: Counts, tolerance: float):
+        self._prediction, self._reference, self._name = prediction, reference, name
+        self.counts, self.tolerance = counts, tolerance
 
     @cached_property
-    def counts(self) -> Counts:
-        """Voxel counts."""
-        boxes = [self._prediction.box(self._name), self._reference.box(self._name)]
-        box = join_boxes([b for b in boxes if b is not None])
-        if box is None:
-            return Counts(0, 0, 0, self._voxels)
-        predicted, true = self._prediction.mask(self._name, box), self._reference.mask(self._name, box)
-        both, n_pred, n_ref = (int(np.count_nonzero(m)) for m in (predicted & true, predicted, true))
-        return Counts(both, n_pred - both, n_ref - both, self._voxels - n_pred - n_ref + both)
+    def surfaces(self) -> tuple[Surface, Surface]:
+        """The prediction's and the reference's."""
+        return self._prediction.surface(self._name), self._reference.surface(self._name)
 
     @cached_property
     def distances(self) -> tuple[np.ndarray, np.ndarray]:
-        """Prediction to reference and reference to prediction, float32, mm; neither mask is empty."""
-        predicted, true = self._prediction.surface(self._name), self._reference.surface(self._name)
-        return predicted.distances_to(true), true.distances_to(predicted)
+        """Prediction to reference and reference to prediction, mm, in the definition's precision; neither is empty."""
+        predicted, true = self.surfaces
+        precision = self._reference.definition.precision
+        return predicted.distances_to(true).astype(precision), true.distances_to(predicted).astype(precision)
+
+    def percentile(self, per_cent: float) -> float:
+        """Larger of the two directed percentiles, mm."""
+        rule = self._reference.definition.percentile
+        pairs = zip(self.distances, self.surfaces, strict=True)
+        return max(rule(distances, surface.areas, per_cent) for distances, surface in pairs)
+
+    @property
+    def area(self) -> float:
+        """Of both surfaces."""
+        return float(sum(surface.areas.sum() for surface in self.surfaces))
 
     @property
     def diagonal(self) -> float:
         """Of the image, in mm."""
         return self._reference.diagonal
+
+    @property
+    def voxel_volume(self) -> float:
+        """In ml."""
+        return self._reference.voxel_volume
 
 
 def dice(comparison: Comparison) -> float:
@@ -223,14 +184,33 @@ def hausdorff(comparison: Comparison) -> float:
 
 def hausdorff_95(comparison: Comparison) -> float:
     """Larger of the two directed 95th percentiles of surface distance, mm."""
-    return float(max(np.percentile(d.astype(np.float64), 95) for d in comparison.distances))
+    return comparison.percentile(95)
 
 
 def surface_dice(comparison: Comparison) -> float:
     """Normalised surface distance: share of both surfaces within the tolerance, in [0, 1]."""
-    tolerance = np.float32(comparison.tolerance)
-    near = sum(int(np.count_nonzero(d <= tolerance)) for d in comparison.distances)
-    return near / sum(d.size for d in comparison.distances)
+    near = 0.0
+    for distances, surface in zip(comparison.distances, comparison.surfaces, strict=True):
+        near += float(surface.areas[distances <= distances.dtype.type(comparison.tolerance)].sum())
+    return near / comparison.area
+
+
+def mean_surface_distance(comparison: Comparison) -> float:
+    """Average symmetric surface distance: mean over both surfaces together, mm."""
+    pairs = zip(comparison.distances, comparison.surfaces, strict=True)
+    return float(sum(np.dot(distances, surface.areas) for distances, surface in pairs)) / comparison.area
+
+
+def volume_difference(comparison: Comparison) -> float:
+    """Prediction minus reference, ml."""
+    return (comparison.counts.FP - comparison.counts.FN) * comparison.voxel_volume
+
+
+def relative_volume_difference(comparison: Comparison) -> float | None:
+    """The same by the reference's volume: -1 for an empty prediction; None for an empty reference."""
+    counts = comparison.counts
+    true = counts.TP + counts.FN
+    return (counts.FP - counts.FN) / true if true else None
 
 
 @dataclass(frozen=True)
@@ -239,17 +219,17 @@ class Metric:
 
     Attributes:
         title: What it stands for.
-        unit: "mm", or "" for shares.
-        higher_is_better: Which way to rank.
+        unit: "mm", "ml", or "" for shares.
+        higher_is_better: Which way to rank; None: neither, so it is not ranked.
         value: Where both masks hold something.
-        worst: Where exactly one of them is empty.
+        worst: Where exactly one of them is empty; None: not counted.
     """
 
     title: str
     unit: str
-    higher_is_better: bool
-    value: Callable[[Comparison], float]
-    worst: Callable[[Comparison], float]
+    higher_is_better: bool | None
+    value: Callable[[Comparison], float | None]
+    worst: Callable[[Comparison], float | None]
 
 
 def _zero(_: Comparison) -> float:
@@ -260,12 +240,24 @@ def _diagonal(comparison: Comparison) -> float:
     return comparison.diagonal
 
 
+# Volume differences have a sign, which shows whether masks are too large or too small; errors of opposite sign
+# cancel in a mean. Without it they could not be ranked either: an empty mask costs less than one that is too large.
 METRICS: Mapping[str, Metric] = {
     "DSC": Metric("Dice similarity coefficient", "", True, dice, _zero),
     "HD": Metric("Hausdorff distance", "mm", False, hausdorff, _diagonal),
     "HD95": Metric("95th percentile of the Hausdorff distance", "mm", False, hausdorff_95, _diagonal),
     "NSD": Metric("normalised surface distance", "", True, surface_dice, _zero),
+    "ASSD": Metric("average symmetric surface distance", "mm", False, mean_surface_distance, _diagonal),
+    "VD": Metric("volume difference, prediction minus reference", "ml", None, volume_difference, volume_difference),
+    "RVD": Metric(
+        "volume difference as a share of the reference's volume",
+        "",
+        None,
+        relative_volume_difference,
+        relative_volume_difference,
+    ),
 }
+RANKED = tuple(name for name, metric in METRICS.items() if metric.higher_is_better is not None)
 
 
 @dataclass(frozen=True)
@@ -275,12 +267,12 @@ class LabelResult:
     Attributes:
         state: Whether both, one or none of the masks was empty.
         counts: Voxels.
-        values: By metric; empty where both masks are (not counted in any mean).
+        values: By metric; None where it is not counted. Empty where both masks are (not counted in any mean).
     """
 
     state: State
     counts: Counts
-    values: Mapping[str, float]
+    values: Mapping[str, float | None]
 
     def to_json(self) -> dict[str, Any]:
         """For the cache."""
@@ -294,32 +286,33 @@ class LabelResult:
 
 
 def compare(
-    prediction: Structures, reference: Structures, *, tolerance: float, voxels: int | None = None
+    prediction: Structures,
+    reference: Structures,
+    *,
+    tolerance: float | Mapping[str, float],
+    voxels: int | None = None,
 ) -> dict[str, LabelResult]:
     """All metrics of all labels of the reference.
 
-    Both masks empty: no values, not counted. Exactly one empty: DSC and NSD 0, distances the image's diagonal, so
-    that leaving an organ out never improves a mean.
+    Empty masks are treated as EMPTY_MASKS says, so that leaving an organ out never improves a mean that is ranked.
 
     Args:
-        prediction: On the reference's grid, with the same voxels ignored.
+        prediction: On the reference's grid, with the same voxels ignored and the same definition.
         reference: What it is compared with.
-        tolerance: Of the NSD, in mm.
+        tolerance: Of the NSD, in mm: for all labels, or by label.
         voxels: How many voxels are not ignored; None: all of them.
 
     Returns:
         By label name.
     """
     results = {}
-    size = int(np.prod(reference.shape)) if voxels is None else voxels
-    for name in reference.labels:
-        comparison = Comparison(prediction, reference, name, size, tolerance)
-        state = comparison.counts.state
-        values: dict[str, float] = {}
-        if state != "both_empty":
-            values = {
-                key: metric.value(comparison) if state == "compared" else metric.worst(comparison)
-                for key, metric in METRICS.items()
-            }
-        results[name] = LabelResult(state, comparison.counts, values)
+    size = reference.label_map.size if voxels is None else voxels
+    for name, counts in count_voxels(prediction, reference, size).items():
+        near = tolerance[name] if isinstance(tolerance, Mapping) else tolerance
+        comparison = Comparison(prediction, reference, name, counts, near)
+        values: dict[str, float | None] = {}
+        if counts.state != "both_empty":
+            compared = counts.state == "compared"
+            values = {key: (m.value if compared else m.worst)(comparison) for key, m in METRICS.items()}
+        results[name] = LabelResult(counts.state, counts, values)
     return results

@@ -20,7 +20,7 @@ from nnkd.plots import box_plot, difference_plot
 from nnkd.predictions import Manifest
 from nnkd.scores import COMMON, DIGITS, FLAGS, OVERALL, Cell, Difference, FolderScores, Scores, verdict
 
-TABLES = ("DSC", "HD", "HD95", "NSD")
+TABLES = ("DSC", "HD", "HD95", "NSD", "ASSD", "VD", "RVD")
 PLOTS = ("DSC", "HD")
 MOST_PLOTTED = 24  # labels; beyond, a page of small plots says less than the tables
 MOST_ROWS = 15  # pairs in a difference plot
@@ -128,15 +128,22 @@ def _table(scores: Scores, metric: str, unit: str) -> dict[str, Any]:
     turned = len(columns) > WIDEST_TABLE and len(names) <= WIDEST_TABLE
     if turned:
         cells = [list(row) for row in zip(*cells, strict=True)]
-    better = "higher" if METRICS[metric].higher_is_better else "lower"
     return {
         "metric": metric,
         "title": METRICS[metric].title,
-        "quantity": f"{unit}, {better} is better" if METRICS[metric].unit else f"{better} is better",
+        "quantity": _quantity(metric, unit),
         "corner": "Label" if turned else "Folder",
         "heads": names if turned else columns,
         "rows": list(zip(columns if turned else names, cells, strict=True)),
     }
+
+
+def _quantity(metric: str, unit: str) -> str:
+    """Unit, and which way to read a table."""
+    better = {True: "higher is better", False: "lower is better", None: "not ranked"}[METRICS[metric].higher_is_better]
+    if METRICS[metric].unit == "ml" and unit != "mm":
+        return f"thousands of pixels, {better}"
+    return ", ".join(part for part in ({"mm": unit}.get(METRICS[metric].unit, METRICS[metric].unit), better) if part)
 
 
 def _notes(scores: Scores) -> list[str]:

@@ -15,16 +15,17 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from nnkd.metrics import METRICS, LabelResult
+from nnkd.metrics import EMPTY_MASKS, METRICS, RANKED, LabelResult
 from nnkd.predictions import Manifest
 from nnkd.statistics import Bootstrap, Estimate, mean, paired_difference, ranks
+from nnkd.surfaces import DEFINITIONS
 
 OVERALL, COMMON = "Overall", "Common labels"
-DIGITS: Mapping[str, int] = {"DSC": 3, "NSD": 3, "HD": 2, "HD95": 2}
+DIGITS: Mapping[str, int] = {"DSC": 3, "NSD": 3, "HD": 2, "HD95": 2, "ASSD": 2, "VD": 2, "RVD": 3}
 FLAGS: Mapping[str, str] = {
     "missing_prediction": "no label map for this case: counted as empty",
     "prediction_empty": "in the reference, but not in the prediction: DSC and NSD 0, distances = image diagonal",
-    "reference_empty": "in the prediction, but not in the reference: DSC and NSD 0, distances = image diagonal",
+    "reference_empty": "in the prediction, but not in the reference: DSC and NSD 0, distances = image diagonal, no RVD",
     "both_empty": "in neither: not counted",
     "not_answered": "the folder does not answer for this label: not counted, the mean is marked",
     "failed": "the two files could not be compared: not counted, the mean is marked",
@@ -78,9 +79,10 @@ class FolderScores:
     def values(self, label: str, metric: str, cases: Iterable[str] | None = None) -> dict[str, float]:
         """Counted values of a label by case."""
         return {
-            case: self.results[case][label].values[metric]
+            case: value
             for case in (self.results if cases is None else cases)
             if self.flag(case, label) not in ("failed", "not_answered", "both_empty")
+            and (value := self.results[case][label].values[metric]) is not None
         }
 
 
@@ -157,7 +159,7 @@ class Scores:
         """Cells by folder and column."""
         if metric not in self._tables:
             rows = {f.name: {c: self._cell(f, c, metric) for c in self.columns()} for f in self.folders}
-            for column in self.columns():
+            for column in self.columns() if metric in RANKED else ():
                 self._rank(rows, column, metric)
             self._tables[metric] = rows
         return self._tables[metric]
@@ -269,7 +271,7 @@ def metrics_frame(scores: Scores, definition: str) -> pd.DataFrame:
                     value = folder.results[case][label].values[name] if counted else None
                     rows.append((folder.name, case, label, name, value, metric.unit, flag, definition))
     columns = ["folder", "case", "label", "metric", "value", "unit", "flag", "definition"]
-    return pd.DataFrame(rows, columns=columns)
+    return with_rules(pd.DataFrame(rows, columns=columns))
 
 
 def means_frame(scores: Scores, definition: str) -> pd.DataFrame:
@@ -292,7 +294,7 @@ def means_frame(scores: Scores, definition: str) -> pd.DataFrame:
         "note",
         "definition",
     ]
-    return pd.DataFrame(rows, columns=columns)
+    return with_rules(pd.DataFrame(rows, columns=columns))
 
 
 def comparison_frame(scores: Scores, definition: str) -> pd.DataFrame:
@@ -303,7 +305,13 @@ def comparison_frame(scores: Scores, definition: str) -> pd.DataFrame:
         for d in scores.differences(name)
     ]
     columns = ["first", "second", "label", "metric", "difference", "low", "high", "cases", "participants"]
-    return pd.DataFrame(rows, columns=[*columns, "unit", "definition"])
+    return with_rules(pd.DataFrame(rows, columns=[*columns, "unit", "definition"]))
+
+
+def with_rules(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same with how percentiles are found and empty masks are treated, beside the column "definition"."""
+    rules = frame["definition"].map({name: definition.percentile_rule for name, definition in DEFINITIONS.items()})
+    return frame.assign(percentile_rule=rules, empty_masks=EMPTY_MASKS)
 
 
 def _numbers(estimate: Estimate | None) -> tuple[Any, ...]:
@@ -313,8 +321,10 @@ def _numbers(estimate: Estimate | None) -> tuple[Any, ...]:
 
 
 def verdict(difference: Difference) -> Literal["better", "worse", "unclear"]:
-    """What the interval says of the first folder: unclear if it holds 0 or there is none."""
+    """What the interval says of the first folder: unclear if it holds 0, there is none, or the metric is not ranked."""
     estimate = difference.estimate
-    if estimate.low is None or estimate.high is None or estimate.low <= 0 <= estimate.high:
+    if difference.metric not in RANKED or estimate.low is None or estimate.high is None:
+        return "unclear"
+    if estimate.low <= 0 <= estimate.high:
         return "unclear"
     return "better" if (estimate.value > 0) == METRICS[difference.metric].higher_is_better else "worse"

@@ -19,7 +19,9 @@ def setting(tmp_path):
     dataset = toy_dataset(tmp_path / "Dataset702_Cohort", training=0, test=2, shape=(8, 12, 10))
     references = {case: dataset.label_file(case, "Ts") for case in dataset.images("Ts").cases()}
     files = Files(list(references), references, {"one": references}, tmp_path / "cache")
-    return Settings(dataset.spec, dataset.spec.labels, "monai", 2.0), files
+    return Settings(
+        dataset.spec, dataset.spec.labels, "monai", dict.fromkeys((*dataset.spec.labels, "both"), 2.0)
+    ), files
 
 
 def run(settings, files, **more):
@@ -37,7 +39,7 @@ def test_the_cache_answers_only_for_the_same_settings_and_files(setting):
     swapped = dict(zip(files.cases, reversed(files.references.values()), strict=True))
     spec = settings.spec
     for other, place in (
-        (replace(settings, tolerance=3.0), files),
+        (replace(settings, tolerance={**settings.tolerance, "liver": 3.0}), files),
         (replace(settings, labels={"both": (1, 2)}), files),
         (replace(settings, spec=replace(spec, json={**spec.json, "labels": {**spec.json["labels"], "x": 9}})), files),
         (settings, replace(files, predictions={"one": swapped})),

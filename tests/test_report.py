@@ -18,6 +18,7 @@ from nnkd.statistics import Bootstrap
 JSON = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "spleen": 2}, "file_ending": ".nii.gz"}
 FACTS = {
     "dataset": "Dataset701_Toy", "reference": "labelsTs", "definition": "monai", "definition_text": "voxels",
+    "percentile_rule": "linear", "empty_masks": "the worst", "tolerance_mm_by_label": {"spleen": 3.0},
     "tolerance_mm": 2.0, "unit": "mm", "bootstrap_resamples": 20, "seed": 0, "cases": 3, "participants": 3,
     "common_cases_only": False, "versions": {"nnkd": "0"},
 }  # fmt: skip

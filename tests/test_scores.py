@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nnkd.metrics import METRICS, Counts, LabelResult
+from nnkd.metrics import METRICS, RANKED, Counts, LabelResult
 from nnkd.predictions import CaseRecord, Manifest
 from nnkd.scores import (
     COMMON,
@@ -28,7 +28,8 @@ def result(value: float | None) -> LabelResult:
     """DSC and NSD as given and distances that fall with them; None: in neither file."""
     if value is None:
         return LabelResult("both_empty", Counts(0, 0, 0, 9), {})
-    values = {"DSC": value, "NSD": value, "HD": 10 - 10 * value, "HD95": 5 - 5 * value}
+    distances = {"HD": 10 - 10 * value, "HD95": 5 - 5 * value, "ASSD": 2 - 2 * value}
+    values = {"DSC": value, "NSD": value, **distances, "VD": 10 - 10 * value, "RVD": 1 - value}
     return LabelResult("compared", Counts(1, 1, 1, 9), values)
 
 
@@ -52,7 +53,7 @@ POOR = {"a": (0.5, 0.5), "b": (0.5, 0.5), "c": (0.5, None)}
 
 def test_means_ranks_and_best():
     found = scores(folder("poor", POOR), folder("good", GOOD))
-    for metric in METRICS:
+    for metric in RANKED:
         table = found.table(metric)
         assert [table[name][OVERALL].rank for name in ("poor", "good")] == [2, 1]
     assert found.table("DSC")["good"][OVERALL].estimate.value == pytest.approx(0.85)

@@ -17,8 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = command.parser(
-        "Compare prediction folders with references: DSC, HD, HD95 and NSD per case and label, in mm. Writes a "
-        "summary.json in nnU-Net's layout per folder, CSV files and one HTML report that needs no network.",
+        "Compare prediction folders with references: DSC, HD, HD95, NSD, ASSD and volume difference per case and "
+        "label, in mm and ml. Writes a summary.json in nnU-Net's layout per folder, CSV files and one HTML report "
+        "that needs no network.",
         "nnKD_evaluate -d 701 -i teachersTs/atlas student -ref labelsTs -o evaluation",
     )
     parser.add_argument("-i", type=Path, nargs="+", required=True, metavar="PRED", help="folders of label maps")
@@ -28,9 +29,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", type=Path, help="folder to write to (default, for one PRED: 'evaluation' beside it)")
     parser.add_argument("--names", nargs="+", help="what to call the folders (default: their manifests' names)")
     parser.add_argument("--labels", nargs="+", help="labels to evaluate (default: all of dataset.json)")
-    parser.add_argument("--tolerance", type=float, default=2.0, metavar="MM", help="of the NSD (default: 2)")
     parser.add_argument(
-        "--definition", default="monai", help="what a surface and its distances are (default and only one: monai)"
+        "--tolerance",
+        type=_tolerance,
+        nargs="+",
+        default=[],
+        metavar="MM",
+        help="of the NSD in mm, and of single labels as LABEL=MM (default: 2)",
+    )
+    parser.add_argument(
+        "--definition",
+        default="monai",
+        help="what a surface and its distances are: monai (voxels; default) or surfel (surface-distance's areas)",
     )
     parser.add_argument(
         "--bootstrap", type=int, default=1000, metavar="N", help="resamples of participants; 0: none (default: 1000)"
@@ -51,10 +61,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _tolerance(text: str) -> tuple[str, float]:
+    """Label ("" for all of them) and distance in mm."""
+    label, equals, value = text.rpartition("=")
+    if equals and not label:
+        raise argparse.ArgumentTypeError(f"'{text}' names no label. Write MM or LABEL=MM.")
+    try:
+        return label, float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{value}' is no number. Write MM or LABEL=MM, such as 2 or liver=3.") from None
+
+
 def _evaluate(arguments: argparse.Namespace) -> StepReport:
     from nnkd.statistics import Bootstrap
     from nnkd.steps.evaluate import Request, evaluate
 
+    tolerances = dict(arguments.tolerance)
     return evaluate(
         Request(
             predictions=arguments.i,
@@ -64,7 +86,8 @@ def _evaluate(arguments: argparse.Namespace) -> StepReport:
             output=arguments.o,
             names=arguments.names,
             labels=arguments.labels,
-            tolerance=arguments.tolerance,
+            tolerance=tolerances.pop("", 2.0),
+            tolerances=tolerances,
             definition=arguments.definition,
             bootstrap=Bootstrap(arguments.bootstrap, arguments.seed),
             participants=arguments.participants,

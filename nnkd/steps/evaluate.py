@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from nnkd.dataset import DatasetSpec
 from nnkd.error_ranking import FolderRanking, rank_folders, ranking_json, rankings_frame, volumes_frame
 from nnkd.errors import DatasetError, FolderError, PredictionError, SettingError
 from nnkd.files import atomic, read_json, remove_leftovers, write_json
-from nnkd.metrics import DEFINITIONS
+from nnkd.metrics import EMPTY_MASKS
 from nnkd.participants import participants_of_cases
 from nnkd.predictions import Manifest, PredictionFolder, label_map_files, versions
 from nnkd.report import Evaluation, write_report
 from nnkd.scores import COMMON, OVERALL, FolderScores, Scores, comparison_frame, means_frame, metrics_frame
 from nnkd.statistics import Bootstrap, Estimate
 from nnkd.summary import summary
+from nnkd.surfaces import DEFINITIONS
 from nnkd.types import Failure, StepReport
 from nnkd.uncertainty_section import section
 
@@ -43,7 +44,8 @@ class Request:
         names: Of the folders in tables; None: what their manifests or the folders are called.
         labels: Those to evaluate; None: all.
         tolerance: Of the NSD, in mm.
-        definition: Of surfaces, a name of `nnkd.metrics.DEFINITIONS`.
+        tolerances: The same for single labels, where it differs.
+        definition: Of surfaces, a name of `nnkd.surfaces.DEFINITIONS`.
         bootstrap: Resamples and seed.
         participants: Folder with participants.tsv or cases.tsv; None: dataset.json's.
         images: Folder of images for the overlays; None: the dataset's.
@@ -60,6 +62,7 @@ class Request:
     names: Sequence[str] | None = None
     labels: Sequence[str] | None = None
     tolerance: float = 2.0
+    tolerances: Mapping[str, float] = field(default_factory=dict)
     definition: str = "monai"
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     participants: Path | None = None
@@ -91,7 +94,7 @@ def evaluate(request: Request) -> StepReport:
     folders, found = _folders(request, spec)
     cases = _cases(request, references, found)
     people = participants_of_cases(request.participants or json_file.parent, cases)
-    settings = Settings(spec, labels, request.definition, request.tolerance)
+    settings = Settings(spec, labels, request.definition, _tolerances(request, spec, labels))
     files = Files(cases, references, found, output / CACHE)
     compared = compare_cases(settings, files, folders, _workers(request, references), request.overwrite)
     person_of = {case: person.identifier for case, person in people.items()}
@@ -116,14 +119,22 @@ def evaluate(request: Request) -> StepReport:
 
 
 def _check_settings(request: Request) -> None:
-    if not (np.isfinite(request.tolerance) and request.tolerance >= 0):
-        raise SettingError(f"--tolerance is {request.tolerance}, but a distance in mm of 0 or more is expected.")
+    for tolerance in (request.tolerance, *request.tolerances.values()):
+        if not (np.isfinite(tolerance) and tolerance >= 0):
+            raise SettingError(f"--tolerance is {tolerance}, but a distance in mm of 0 or more is expected.")
     if request.bootstrap.resamples < 0:
         raise SettingError(f"--bootstrap is {request.bootstrap.resamples}, but a number of 0 or more is expected.")
     if request.definition not in DEFINITIONS:
         raise SettingError(f"There is no definition '{request.definition}'. There are: {', '.join(DEFINITIONS)}.")
     if request.workers is not None and request.workers < 1:
         raise SettingError(f"-np is {request.workers}, but at least one process is needed.")
+
+
+def _tolerances(request: Request, spec: DatasetSpec, labels: Iterable[str]) -> dict[str, float]:
+    """Of the NSD, in mm, by evaluated label."""
+    for label in request.tolerances:
+        spec.check_label(label)
+    return {label: request.tolerances.get(label, request.tolerance) for label in labels}
 
 
 def _dataset_json(request: Request) -> Path:
@@ -236,7 +247,10 @@ def _facts(request: Request, spec: DatasetSpec, scores: Scores, flat: bool) -> d
         "reference": request.reference.resolve().name,
         "definition": request.definition,
         "definition_text": DEFINITIONS[request.definition].text,
+        "percentile_rule": DEFINITIONS[request.definition].percentile_rule,
+        "empty_masks": EMPTY_MASKS,
         "tolerance_mm": request.tolerance,
+        "tolerance_mm_by_label": dict(request.tolerances),
         "unit": "pixels (the files have no spacing)" if flat else "mm",
         "bootstrap_resamples": request.bootstrap.resamples,
         "seed": request.bootstrap.seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
 import os
@@ -22,10 +23,11 @@ from nnkd.cli.evaluate import main
 from nnkd.dataset import RawDataset
 from nnkd.errors import FolderError, NnkdError, PredictionError, SettingError, UnknownNameError
 from nnkd.files import read_json
-from nnkd.metrics import METRICS
+from nnkd.metrics import EMPTY_MASKS, METRICS, RANKED
 from nnkd.predictions import PredictionFolder
 from nnkd.statistics import Bootstrap
 from nnkd.steps.evaluate import Request, evaluate
+from nnkd.surfaces import DEFINITIONS
 from nnkd.uncertainty import MAPS, UncertaintyFolder
 
 
@@ -101,7 +103,7 @@ def test_missing_an_organ_never_improves_a_mean(cohort, how, unreported):
         del manifest["cases"]["toy_002"]
         folder.manifest_file.write_text(json.dumps(manifest))
     after = evaluate(ask(cohort, "bad", resamples=0))
-    for metric, column in itertools.product(METRICS, ("liver", "Overall")):
+    for metric, column in itertools.product(RANKED, ("liver", "Overall")):
         sign = 1 if METRICS[metric].higher_is_better else -1
         old, new = (sign * overall(r, "bad", metric, column).estimate.value for r in (before, after))
         assert new <= old
@@ -199,10 +201,35 @@ def test_all_outputs_name_the_definition_and_no_path(cohort):
         "comparison.csv", "means.csv", "metrics.csv", "report.html", "summary.json", "summary.json",
     ]  # fmt: skip
     for file in outputs:
-        text = file.read_text(encoding="utf-8")
+        text = html.unescape(file.read_text(encoding="utf-8"))
         assert "monai" in text
+        assert DEFINITIONS["monai"].percentile_rule in text
+        assert EMPTY_MASKS[1:] in text
         assert str(cohort.folder.parent) not in text
         assert str(Path.home()) + os.sep not in text
+
+
+def test_definition_and_tolerances_by_label_are_options_of_the_command(cohort, unreported):
+    toy_teacher(cohort, "one", shift=2, split="Ts")
+    folders = ["-i", str(cohort.teachers_folder("Ts") / "one"), "-ref", str(cohort.folder / "labelsTs")]
+    means = {}
+    for name, more in {"monai": [], "surfel": ["--definition", "surfel"], "wide": ["--tolerance", "2", "liver=9"]}.items():
+        assert main([*folders, "-o", str(cohort.folder / name), "--bootstrap", "0", *more]) == 0
+        frame = pd.read_csv(cohort.folder / name / "means.csv").query("metric == 'NSD'")
+        means[name] = frame.set_index("label")["mean"]
+        assert set(frame.definition) == {"surfel" if name == "surfel" else "monai"}
+    assert (means["surfel"] != means["monai"]).all()
+    assert means["wide"]["liver"] == 1 > means["monai"]["liver"]
+    assert means["wide"]["spleen"] == means["monai"]["spleen"]
+    facts = read_json(cohort.folder / "wide" / "one" / "summary.json")["nnkd"]
+    assert (facts["tolerance_mm"], facts["tolerance_mm_by_label"]) == (2.0, {"liver": 9.0})
+
+
+@pytest.mark.parametrize("text", ["wide", "liver=x", "=3"])
+def test_a_tolerance_that_is_none_is_refused(text, capsys):
+    with pytest.raises(SystemExit):
+        main(["-i", "a", "-ref", "b", "--tolerance", text])
+    assert "Write MM or LABEL=MM" in capsys.readouterr().err
 
 
 def test_summary_json_is_nnunets(cohort, unreported):
@@ -380,7 +407,9 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(cohort, tmp_path):
         (["other"], {}, PredictionError, r"'liver' is \[2\] in the manifest of 'other', but \[1\]"),
         (["one"], {"labels": ["livre"]}, UnknownNameError, "has no label 'livre'; it has liver, spleen"),
         (["one"], {"tolerance": -1.0}, SettingError, "--tolerance is -1"),
-        (["one"], {"definition": "surfels"}, SettingError, "There are: monai"),
+        (["one"], {"tolerances": {"livre": 1.0}}, UnknownNameError, "has no label 'livre'; it has liver, spleen"),
+        (["one"], {"tolerances": {"liver": float("nan")}}, SettingError, "--tolerance is nan"),
+        (["one"], {"definition": "surfels"}, SettingError, "There are: monai, surfel"),
         (["one"], {"workers": 0}, SettingError, "-np is 0"),
         (["one"], {"names": ["a", "b"]}, SettingError, "2 names for 1 folder"),
         (["one", "one"], {}, SettingError, "'one' cannot name one folder"),
