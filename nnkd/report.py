@@ -41,6 +41,7 @@ class Evaluation:
         predictions: Label map by folder's name and case.
         images: Folders where the cases' images may be.
         uncertainty: What `nnkd.uncertainty_section` made; None without maps.
+        fairness: What `nnkd.fairness_section` made; None where it was not asked for.
     """
 
     scores: Scores
@@ -51,6 +52,7 @@ class Evaluation:
     predictions: Mapping[str, Mapping[str, Path]]
     images: Sequence[Path]
     uncertainty: Mapping[str, Any] | None = None
+    fairness: Mapping[str, Any] | None = None
 
 
 def write_report(evaluation: Evaluation, file: Path) -> None:
@@ -78,6 +80,7 @@ def render(evaluation: Evaluation) -> str:
         differences=_differences(scores, str(evaluation.facts["unit"])),
         overlays=_overlays(evaluation),
         uncertainty=evaluation.uncertainty,
+        fairness=evaluation.fairness,
         best=scores.best().name,
         flags=flags[:MOST_FLAGS],
         more_flags=max(0, len(flags) - MOST_FLAGS),

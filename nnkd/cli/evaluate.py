@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnkd.cli import command
 from nnkd.types import StepReport
+
+if TYPE_CHECKING:
+    from nnkd.fairness_groups import GroupOptions
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,8 +54,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--participants",
         type=Path,
-        metavar="FOLDER",
-        help="folder with participants.tsv or cases.tsv (default: dataset.json's); without, each case is a person",
+        metavar="PATH",
+        help="participants.tsv, or the folder it or cases.tsv is in (default: dataset.json's; without, each case is a "
+        "person). When given, groups of participants are compared: fairness.json and a section of the report",
+    )
+    parser.add_argument(
+        "--attributes", nargs="+", metavar="COLUMN", help="columns to compare groups by (default: sex age bmi)"
+    )
+    parser.add_argument(
+        "--bins", type=_json, metavar="JSON",
+        help="edges of groups by column, as the samplers have them, such as '{\"age\": [null, 65, null]}' (default: "
+        "paper 1's)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--smallest_group", type=int, metavar="N", help="people in the smallest group that is shown (default: 5)"
     )
     parser.add_argument("--images", type=Path, help="folder of images for the overlays (default: the dataset's)")
     parser.add_argument(
@@ -72,6 +89,24 @@ def _tolerance(text: str) -> tuple[str, float]:
         raise argparse.ArgumentTypeError(f"'{value}' is no number. Write MM or LABEL=MM, such as 2 or liver=3.") from None
 
 
+def _json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no JSON; write such as '{{\"age\": [null, 65, null]}}'") from None
+
+
+def _groups(arguments: argparse.Namespace) -> GroupOptions | None:
+    """How to compare groups, where one of the options for it was given."""
+    from nnkd.fairness_groups import ATTRIBUTES, SMALLEST, GroupOptions, bins_of
+
+    wishes = (arguments.participants, arguments.attributes, arguments.bins, arguments.smallest_group)
+    if all(wish is None for wish in wishes):
+        return None
+    smallest = SMALLEST if arguments.smallest_group is None else arguments.smallest_group
+    return GroupOptions(tuple(arguments.attributes or ATTRIBUTES), bins_of(arguments.bins), smallest)
+
+
 def _evaluate(arguments: argparse.Namespace) -> StepReport:
     from nnkd.statistics import Bootstrap
     from nnkd.steps.evaluate import Request, evaluate
@@ -91,6 +126,7 @@ def _evaluate(arguments: argparse.Namespace) -> StepReport:
             definition=arguments.definition,
             bootstrap=Bootstrap(arguments.bootstrap, arguments.seed),
             participants=arguments.participants,
+            groups=_groups(arguments),
             images=arguments.images,
             common_cases=arguments.chill,
             workers=arguments.np,

@@ -15,6 +15,9 @@ from nnkd.comparisons import Files, Settings, compare_cases
 from nnkd.dataset import DatasetSpec
 from nnkd.error_ranking import FolderRanking, rank_folders, ranking_json, rankings_frame, volumes_frame
 from nnkd.errors import DatasetError, FolderError, PredictionError, SettingError
+from nnkd.fairness_cohort import EvaluatedPeople, read_people
+from nnkd.fairness_groups import GroupOptions
+from nnkd.fairness_report import report_fairness
 from nnkd.files import atomic, read_json, remove_leftovers, write_json
 from nnkd.metrics import EMPTY_MASKS
 from nnkd.participants import participants_of_cases
@@ -47,7 +50,8 @@ class Request:
         tolerances: The same for single labels, where it differs.
         definition: Of surfaces, a name of `nnkd.surfaces.DEFINITIONS`.
         bootstrap: Resamples and seed.
-        participants: Folder with participants.tsv or cases.tsv; None: dataset.json's.
+        participants: Folder with participants.tsv or cases.tsv, or participants.tsv itself; None: dataset.json's.
+        groups: How participants are put into groups, to compare them; None: not at all.
         images: Folder of images for the overlays; None: the dataset's.
         common_cases: Evaluate only cases that every folder has, instead of counting missing ones as empty.
         workers: Processes; None: one for small sets, else up to eight.
@@ -66,6 +70,7 @@ class Request:
     definition: str = "monai"
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     participants: Path | None = None
+    groups: GroupOptions | None = None
     images: Path | None = None
     common_cases: bool = False
     workers: int | None = None
@@ -76,11 +81,12 @@ def evaluate(request: Request) -> StepReport:
     """Compare folders with their reference and write what came of it.
 
     Writes NAME/summary.json for each folder, metrics.csv, means.csv, comparison.csv and report.html; where folders have
-    maps of uncertainty, uncertainty.csv and volumes.csv too. Compared cases are kept in .cache, by the content of both
-    files and the settings, so that a killed run continues.
+    maps of uncertainty, uncertainty.csv and volumes.csv too; with groups, fairness.json and fairness*.csv. Compared
+    cases are kept in .cache, by the content of both files and the settings, so that a killed run continues.
 
     Returns:
-        A StepReport: the table as lines, failures by folder and case, the `Scores` as data["scores"].
+        A StepReport: the table as lines, failures by folder and case, the `Scores` as data["scores"], `Fairness`
+        or None as data["fairness"].
 
     Raises:
         NnkdError: If a folder, dataset.json, a label or a setting is not as expected; before anything is compared.
@@ -93,11 +99,11 @@ def evaluate(request: Request) -> StepReport:
     output = _output(request)
     folders, found = _folders(request, spec)
     cases = _cases(request, references, found)
-    people = participants_of_cases(request.participants or json_file.parent, cases)
+    people = _people(request, json_file, cases)
     settings = Settings(spec, labels, request.definition, _tolerances(request, spec, labels))
     files = Files(cases, references, found, output / CACHE)
     compared = compare_cases(settings, files, folders, _workers(request, references), request.overwrite)
-    person_of = {case: person.identifier for case, person in people.items()}
+    person_of = {case: person.identifier for case, person in people.by_case.items()}
     scores = Scores(folders, list(labels), cases, person_of, request.bootstrap)
     if not any(folder.results for folder in folders):
         raise PredictionError(f"No case could be compared. The first: {next(iter(folders[0].failures.values()))}")
@@ -106,16 +112,24 @@ def evaluate(request: Request) -> StepReport:
     rankings = rank_folders(evaluated, spec, labels, {case: references[case] for case in cases}, found)
     _write_tables(scores, spec, request, facts, output)
     _write_rankings(rankings, person_of, request, output)
+    fair = report_fairness(scores, people, request.groups, request.bootstrap, facts, output)
     images, uncertain = _image_folders(request, json_file), section(rankings, person_of, request.bootstrap)
-    evaluation = Evaluation(scores, spec, facts, request.reference, references, found, images, uncertain)
+    evaluation = Evaluation(scores, spec, facts, request.reference, references, found, images, uncertain, fair.section)
     write_report(evaluation, output / "report.html")
-    report = StepReport(
-        done=compared.now, skipped=compared.earlier, lines=_lines(scores, facts, output), data={"scores": scores}
-    )
+    report = StepReport(done=compared.now, skipped=compared.earlier)
+    report.lines.extend([*_lines(scores, facts, output), *fair.lines])
+    report.data = {"scores": scores, "fairness": fair.fairness}
     report.failures.extend(_failures(folders))
+    report.failures.extend(Failure("participants", problem) for problem in fair.problems)
     for name, ranking in rankings.items():
         report.failures.extend(Failure(f"{name}/{case}", reason) for case, reason in ranking.failures.items())
     return report
+
+
+def _people(request: Request, json_file: Path, cases: Sequence[str]) -> EvaluatedPeople:
+    if request.groups is not None:
+        return read_people(request.participants, json_file.parent, cases)
+    return EvaluatedPeople(participants_of_cases(request.participants or json_file.parent, cases))
 
 
 def _check_settings(request: Request) -> None:
