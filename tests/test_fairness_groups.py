@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -21,7 +23,7 @@ def person(number, sex=None, age=None, bmi=None, **attributes) -> Participant:
 
 def one(sizes, slices=None) -> Partition:
     ends = np.cumsum([0, *sizes])
-    members = tuple(np.arange(a, b) for a, b in zip(ends, ends[1:], strict=False))
+    members = tuple(np.arange(a, b) for a, b in pairwise(ends))
     names = tuple(f"g{i}" for i in range(len(sizes)))
     return Partition("age", names, members, slices or (tuple(range(len(sizes))),), True)
 

@@ -16,13 +16,13 @@ from nnkd.group_statistics import (
     equity_scaled,
     figure,
     gap,
+    group_tests,
     holm,
     means,
     person_means,
     spread,
     spread_by_chance,
     stars,
-    group_tests,
     wilcoxon,
 )
 from nnkd.statistics import Bootstrap

@@ -86,7 +86,9 @@ def _tolerance(text: str) -> tuple[str, float]:
     try:
         return label, float(value)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"'{value}' is no number. Write MM or LABEL=MM, such as 2 or liver=3.") from None
+        raise argparse.ArgumentTypeError(
+            f"'{value}' is no number. Write MM or LABEL=MM, such as 2 or liver=3."
+        ) from None
 
 
 def _json(text: str) -> object:
