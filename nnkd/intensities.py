@@ -121,6 +121,25 @@ def is_ct(modality: str) -> bool:
     return "CT" in re.split(r"[^A-Z]+", modality.upper())
 
 
+MODALITIES: dict[str, tuple[str, ...]] = {
+    "ct": ("CT", "CBCT", "CTA", "CECT", "NCCT"),
+    "mri": (
+        "MR", "MRI", "MRA", "CMR", "T1", "T2", "T1W", "T2W", "T1C", "T1CE", "T1GD", "T1N", "T2F", "T2STAR", "FLAIR",
+        "DWI", "ADC", "PD", "PDW", "STIR", "SWI", "DCE", "LGE", "BSSFP", "CINE", "DIXON",
+    ),
+    "pet": ("PET", "FDG", "SUV"),
+    "us": ("US", "ULTRASOUND", "SONOGRAPHY"),
+}  # fmt: skip
+
+
+def kind_of_image(modality: str) -> str:
+    """What an image is by its channel's name: "ct", "mri", "pet" or "us"; empty where the name does not say, or says
+    two things."""
+    words = set(re.split(r"[^A-Z0-9]+", modality.upper()))
+    found = [kind for kind, names in MODALITIES.items() if words & set(names)]
+    return found[0] if len(found) == 1 else ""
+
+
 def is_colour(channel_names: Sequence[str]) -> bool:
     """Whether channels are red, green and blue, by their names."""
     return [name.lower() for name in channel_names] in (["r", "g", "b"], ["red", "green", "blue"])
