@@ -42,6 +42,8 @@ class Evaluation:
         images: Folders where the cases' images may be.
         uncertainty: What `nnkd.uncertainty_section` made; None without maps.
         fairness: What `nnkd.fairness_section` made; None where it was not asked for.
+        ranking: What `nnkd.method_ranking` made, likewise.
+        raters: What `nnkd.raters` made; None where there is one reference.
     """
 
     scores: Scores
@@ -53,6 +55,8 @@ class Evaluation:
     images: Sequence[Path]
     uncertainty: Mapping[str, Any] | None = None
     fairness: Mapping[str, Any] | None = None
+    ranking: Mapping[str, Any] | None = None
+    raters: Mapping[str, Any] | None = None
 
 
 def write_report(evaluation: Evaluation, file: Path) -> None:
@@ -80,6 +84,8 @@ def render(evaluation: Evaluation) -> str:
         differences=_differences(scores, str(evaluation.facts["unit"])),
         overlays=_overlays(evaluation),
         uncertainty=evaluation.uncertainty,
+        ranking=evaluation.ranking,
+        raters=evaluation.raters,
         fairness=evaluation.fairness,
         best=scores.best().name,
         flags=flags[:MOST_FLAGS],

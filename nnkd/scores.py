@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
+from nnkd.files import atomic
 from nnkd.metrics import EMPTY_MASKS, METRICS, RANKED, LabelResult
 from nnkd.predictions import Manifest
 from nnkd.statistics import Bootstrap, Estimate, mean, paired_difference, ranks
@@ -119,6 +121,7 @@ class Scores:
         folders: In the order given.
         labels: Names.
         cases: Evaluated ones.
+        bootstrap: How intervals are made.
     """
 
     def __init__(
@@ -130,7 +133,7 @@ class Scores:
         bootstrap: Bootstrap,
     ):
         self.folders, self.labels, self.cases = list(folders), list(labels), list(cases)
-        self._person_of, self._bootstrap = person_of, bootstrap
+        self._person_of, self.bootstrap = person_of, bootstrap
         self._tables: dict[str, dict[str, dict[str, Cell]]] = {}
         self._differences: dict[str, list[Difference]] = {}
 
@@ -174,7 +177,7 @@ class Scores:
             answered = len(labels) - len(never)
             return Cell(None, f"incomplete: {answered} of {len(labels)} labels" if answered else "not answered")
         values = [folder.values(label, metric, self.cases) for label in labels]
-        estimate = mean(values, self._person_of, self._bootstrap)
+        estimate = mean(values, self._person_of, self.bootstrap)
         if estimate is None:
             return Cell(None, "in no case")
         return Cell(estimate, self._gaps(folder, labels))
@@ -240,7 +243,7 @@ class Scores:
             ]  # fmt: skip
             for values, folder in zip(pairs, (first, second), strict=True):
                 values.append(folder.values(label, metric, both))
-        return paired_difference(*pairs, self._person_of, self._bootstrap)
+        return paired_difference(*pairs, self._person_of, self.bootstrap)
 
     def flags(self, folder: FolderScores) -> list[tuple[str, str, str]]:
         """(case, label, flag) of everything worth a look; what is in neither file is not."""
@@ -312,6 +315,15 @@ def with_rules(frame: pd.DataFrame) -> pd.DataFrame:
     """The same with how percentiles are found and empty masks are treated, beside the column "definition"."""
     rules = frame["definition"].map({name: definition.percentile_rule for name, definition in DEFINITIONS.items()})
     return frame.assign(percentile_rule=rules, empty_masks=EMPTY_MASKS)
+
+
+def write_frame(frame: pd.DataFrame | None, file: Path) -> None:
+    """Write a table atomically; None: remove what an earlier run left."""
+    if frame is None:
+        file.unlink(missing_ok=True)
+        return
+    with atomic(file) as temporary:
+        frame.to_csv(temporary, index=False)
 
 
 def _numbers(estimate: Estimate | None) -> tuple[Any, ...]:

@@ -7,11 +7,13 @@ empty there, so that its Dice is 0. Our own follow `nnkd.scores`. File names are
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nnkd.dataset import DatasetSpec
+from nnkd.files import read_json, write_json
 from nnkd.metrics import METRICS, Counts
 from nnkd.scores import OVERALL, Cell, FolderScores, Scores
 
@@ -61,6 +63,14 @@ def summary(scores: Scores, folder: FolderScores, spec: DatasetSpec, reference: 
             "flags": [{"case": c, "label": label, "flag": flag} for c, label, flag in scores.flags(folder)],
         },
     }
+
+
+def add_to_summary(folder: Path, key: str, content: Any) -> None:
+    """Put something into the block "nnkd" of a folder's summary.json."""
+    file = folder / "summary.json"
+    whole = read_json(file)
+    whole["nnkd"][key] = content
+    write_json(file, whole)
 
 
 def _case(folder: FolderScores, case: str, keys: Mapping[str, str], ending: str, reference: str) -> dict[str, Any]:

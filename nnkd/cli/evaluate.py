@@ -28,7 +28,13 @@ def _parser() -> argparse.ArgumentParser:
         "nnKD_evaluate -d 701 -i teachersTs/atlas student -ref labelsTs -o evaluation",
     )
     parser.add_argument("-i", type=Path, nargs="+", required=True, metavar="PRED", help="folders of label maps")
-    parser.add_argument("-ref", type=Path, required=True, help="folder of reference label maps")
+    parser.add_argument(
+        "-ref",
+        type=Path,
+        action="append",
+        required=True,
+        help="folder of reference label maps; a second -ref adds how well two raters agree",
+    )
     parser.add_argument("-d", metavar="DATASET", help="dataset id or name, to find dataset.json")
     parser.add_argument("-djfile", type=Path, help="dataset.json itself (default: -d's, else the one beside -ref)")
     parser.add_argument("-o", type=Path, help="folder to write to (default, for one PRED: 'evaluation' beside it)")
@@ -69,6 +75,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--smallest_group", type=int, metavar="N", help="people in the smallest group that is shown (default: 5)"
     )
+    parser.add_argument(
+        "--rank",
+        nargs="*",
+        metavar="METRIC",
+        help="rank the folders by modality and metric and average the places (default: DSC NSD; also seconds)",
+    )
+    parser.add_argument(
+        "--modality",
+        metavar="COLUMN",
+        help="of participants.tsv, to rank within (default: 'modality' where it exists, else dataset.json's channels)",
+    )
     parser.add_argument("--images", type=Path, help="folder of images for the overlays (default: the dataset's)")
     parser.add_argument(
         "--chill", action="store_true", help="only cases that all folders have; else missing ones count as empty"
@@ -95,29 +112,38 @@ def _json(text: str) -> object:
     try:
         return json.loads(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is no JSON; write such as '{{\"age\": [null, 65, null]}}'") from None
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is no JSON; write such as '{{\"age\": [null, 65, null]}}'"
+        ) from None
 
 
 def _groups(arguments: argparse.Namespace) -> GroupOptions | None:
     """How to compare groups, where one of the options for it was given."""
     from nnkd.fairness_groups import ATTRIBUTES, SMALLEST, GroupOptions, bins_of
+    from nnkd.participants import CASES_FILE, PARTICIPANTS_FILE
 
-    wishes = (arguments.participants, arguments.attributes, arguments.bins, arguments.smallest_group)
-    if all(wish is None for wish in wishes):
+    place = arguments.participants
+    if place is not None and (place / CASES_FILE).is_file() and not (place / PARTICIPANTS_FILE).is_file():
+        place = None  # it only says whose case is whose
+    if all(wish is None for wish in (place, arguments.attributes, arguments.bins, arguments.smallest_group)):
         return None
     smallest = SMALLEST if arguments.smallest_group is None else arguments.smallest_group
     return GroupOptions(tuple(arguments.attributes or ATTRIBUTES), bins_of(arguments.bins), smallest)
 
 
 def _evaluate(arguments: argparse.Namespace) -> StepReport:
+    from nnkd.errors import SettingError
     from nnkd.statistics import Bootstrap
     from nnkd.steps.evaluate import Request, evaluate
 
+    if len(arguments.ref) > 2:
+        raise SettingError(f"-ref was given {len(arguments.ref)} times, but only two references can be compared.")
     tolerances = dict(arguments.tolerance)
     return evaluate(
         Request(
             predictions=arguments.i,
-            reference=arguments.ref,
+            reference=arguments.ref[0],
+            second_reference=arguments.ref[1] if len(arguments.ref) == 2 else None,
             dataset=arguments.d,
             dataset_json=arguments.djfile,
             output=arguments.o,
@@ -129,6 +155,8 @@ def _evaluate(arguments: argparse.Namespace) -> StepReport:
             bootstrap=Bootstrap(arguments.bootstrap, arguments.seed),
             participants=arguments.participants,
             groups=_groups(arguments),
+            rank=arguments.rank,
+            modality=arguments.modality,
             images=arguments.images,
             common_cases=arguments.chill,
             workers=arguments.np,

@@ -18,14 +18,24 @@ from nnkd.errors import DatasetError, FolderError, PredictionError, SettingError
 from nnkd.fairness_cohort import EvaluatedPeople, read_people
 from nnkd.fairness_groups import GroupOptions
 from nnkd.fairness_report import report_fairness
-from nnkd.files import atomic, read_json, remove_leftovers, write_json
+from nnkd.files import remove_leftovers, write_json
+from nnkd.method_ranking import (
+    DEFAULT,
+    MethodRanking,
+    check_ranking,
+    modalities_of_cases,
+    rank_methods,
+    ranking_frame,
+    ranking_section,
+)
 from nnkd.metrics import EMPTY_MASKS
 from nnkd.participants import participants_of_cases
 from nnkd.predictions import Manifest, PredictionFolder, label_map_files, versions
+from nnkd.raters import Raters, compare_raters, rater_names, raters_frame, raters_json, raters_section
 from nnkd.report import Evaluation, write_report
-from nnkd.scores import COMMON, OVERALL, FolderScores, Scores, comparison_frame, means_frame, metrics_frame
+from nnkd.scores import COMMON, OVERALL, FolderScores, Scores, comparison_frame, means_frame, metrics_frame, write_frame
 from nnkd.statistics import Bootstrap, Estimate
-from nnkd.summary import summary
+from nnkd.summary import add_to_summary, summary
 from nnkd.surfaces import DEFINITIONS
 from nnkd.types import Failure, StepReport
 from nnkd.uncertainty_section import section
@@ -41,6 +51,7 @@ class Request:
     Attributes:
         predictions: Folders of label maps, with or without manifest.
         reference: Folder of reference label maps.
+        second_reference: Another one of the same cases, for the agreement between raters; None: there is none.
         dataset: Id or name, to find dataset.json (and participants) with; None: beside the reference.
         dataset_json: dataset.json itself; wins over `dataset`.
         output: Folder to write to; None: "evaluation" beside the only prediction folder.
@@ -53,6 +64,8 @@ class Request:
         participants: Folder with participants.tsv or cases.tsv, or participants.tsv itself; None: dataset.json's.
         groups: How participants are put into groups, to compare them; None: not at all.
         images: Folder of images for the overlays; None: the dataset's.
+        rank: Metrics to rank the folders by, modality by modality; None: no ranking.
+        modality: Column of participants.tsv to rank within; None: see `nnkd.method_ranking.modalities_of_cases`.
         common_cases: Evaluate only cases that every folder has, instead of counting missing ones as empty.
         workers: Processes; None: one for small sets, else up to eight.
         overwrite: Compute anew what an earlier run left.
@@ -72,6 +85,9 @@ class Request:
     participants: Path | None = None
     groups: GroupOptions | None = None
     images: Path | None = None
+    second_reference: Path | None = None
+    rank: Sequence[str] | None = None
+    modality: str | None = None
     common_cases: bool = False
     workers: int | None = None
     overwrite: bool = False
@@ -81,8 +97,9 @@ def evaluate(request: Request) -> StepReport:
     """Compare folders with their reference and write what came of it.
 
     Writes NAME/summary.json for each folder, metrics.csv, means.csv, comparison.csv and report.html; where folders have
-    maps of uncertainty, uncertainty.csv and volumes.csv too; with groups, fairness.json and fairness*.csv. Compared
-    cases are kept in .cache, by the content of both files and the settings, so that a killed run continues.
+    maps of uncertainty, uncertainty.csv and volumes.csv too; with groups, fairness.json and fairness*.csv; ranking.csv
+    and raters.csv where asked for. Compared cases are kept in .cache, by the content of both files and the settings, so
+    that a killed run continues.
 
     Returns:
         A StepReport: the table as lines, failures by folder and case, the `Scores` as data["scores"], `Fairness`
@@ -96,10 +113,14 @@ def evaluate(request: Request) -> StepReport:
     spec = DatasetSpec.read(json_file)
     labels = {name: spec.labels[spec.check_label(name)] for name in (request.labels or spec.labels)}
     references = _label_maps(request.reference, spec, "-ref")
+    others = _label_maps(request.second_reference, spec, "-ref") if request.second_reference else None
     output = _output(request)
     folders, found = _folders(request, spec)
     cases = _cases(request, references, found)
+    if others is not None and not others.keys() & set(cases):
+        raise PredictionError("The two folders of -ref have no case in common. Check that both are of the same cases.")
     people = _people(request, json_file, cases)
+    modality_of = None if request.rank is None else modalities_of_cases(spec, people.by_case, request.modality)
     settings = Settings(spec, labels, request.definition, _tolerances(request, spec, labels))
     files = Files(cases, references, found, output / CACHE)
     compared = compare_cases(settings, files, folders, _workers(request, references), request.overwrite)
@@ -114,16 +135,36 @@ def evaluate(request: Request) -> StepReport:
     _write_rankings(rankings, person_of, request, output)
     fair = report_fairness(scores, people, request.groups, request.bootstrap, facts, output)
     images, uncertain = _image_folders(request, json_file), section(rankings, person_of, request.bootstrap)
-    evaluation = Evaluation(scores, spec, facts, request.reference, references, found, images, uncertain, fair.section)
+    methods = rank_methods(scores, request.rank or DEFAULT, modality_of) if modality_of is not None else None
+    raters = None if others is None else _raters(request, scores, settings, files, others, person_of)
+    _write_more(methods, raters, request, scores, output)
+    evaluation = Evaluation(
+        scores, spec, facts, request.reference, references, found, images, uncertain, fair.section,
+        methods and ranking_section(methods), raters and raters_section(raters, str(facts["unit"])),
+    )  # fmt: skip
     write_report(evaluation, output / "report.html")
     report = StepReport(done=compared.now, skipped=compared.earlier)
-    report.lines.extend([*_lines(scores, facts, output), *fair.lines])
-    report.data = {"scores": scores, "fairness": fair.fairness}
-    report.failures.extend(_failures(folders))
+    more = [line for part in (methods, raters) if part is not None for line in part.lines()]
+    report.lines.extend([*_lines(scores, facts, output), *more, *fair.lines])
+    report.data = {"scores": scores, "fairness": fair.fairness, "ranking": methods, "raters": raters}
+    report.failures.extend([*_failures(folders), *(raters.failures() if raters else ())])
     report.failures.extend(Failure("participants", problem) for problem in fair.problems)
     for name, ranking in rankings.items():
         report.failures.extend(Failure(f"{name}/{case}", reason) for case, reason in ranking.failures.items())
     return report
+
+
+def _raters(
+    request: Request,
+    scores: Scores,
+    settings: Settings,
+    files: Files,
+    others: Mapping[str, Path],
+    person_of: Mapping[str, str],
+) -> Raters:
+    names = rater_names(request.reference, request.second_reference)
+    references, workers = (files.references, others), _workers(request, files.references)
+    return compare_raters(scores, names, references, settings, files, person_of, workers, request.overwrite)
 
 
 def _people(request: Request, json_file: Path, cases: Sequence[str]) -> EvaluatedPeople:
@@ -140,6 +181,10 @@ def _check_settings(request: Request) -> None:
         raise SettingError(f"--bootstrap is {request.bootstrap.resamples}, but a number of 0 or more is expected.")
     if request.definition not in DEFINITIONS:
         raise SettingError(f"There is no definition '{request.definition}'. There are: {', '.join(DEFINITIONS)}.")
+    if request.rank is not None:
+        check_ranking(request.rank, len(request.predictions))
+    elif request.modality is not None:
+        raise SettingError("--modality says within what to rank, but there is no --rank. Add it, or leave both out.")
     if request.workers is not None and request.workers < 1:
         raise SettingError(f"-np is {request.workers}, but at least one process is needed.")
 
@@ -283,8 +328,7 @@ def _write_tables(scores: Scores, spec: DatasetSpec, request: Request, facts: Ma
         write_json(output / folder.name / "summary.json", content)
     frames = {"metrics": metrics_frame, "means": means_frame, "comparison": comparison_frame}
     for name, make in frames.items():
-        with atomic(output / f"{name}.csv") as temporary:
-            make(scores, request.definition).to_csv(temporary, index=False)
+        write_frame(make(scores, request.definition), output / f"{name}.csv")
 
 
 def _write_rankings(
@@ -292,16 +336,22 @@ def _write_rankings(
 ) -> None:
     """uncertainty.csv, volumes.csv and a key in summary.json; an earlier run's tables go where there are no maps."""
     for name, ranking in rankings.items():
-        file = output / name / "summary.json"
-        content = read_json(file)
-        content["nnkd"]["uncertainty"] = ranking_json(ranking, person_of, request.bootstrap)
-        write_json(file, content)
+        add_to_summary(output / name, "uncertainty", ranking_json(ranking, person_of, request.bootstrap))
     for name, make in {"uncertainty": rankings_frame, "volumes": volumes_frame}.items():
-        if not rankings:
-            (output / f"{name}.csv").unlink(missing_ok=True)
-            continue
-        with atomic(output / f"{name}.csv") as temporary:
-            make(rankings).to_csv(temporary, index=False)
+        write_frame(make(rankings) if rankings else None, output / f"{name}.csv")
+
+
+def _write_more(
+    methods: MethodRanking | None, raters: Raters | None, request: Request, scores: Scores, output: Path
+) -> None:
+    """ranking.csv, raters.csv and their keys in summary.json; an earlier run's tables go where none is asked for."""
+    write_frame(methods and ranking_frame(methods, request.definition), output / "ranking.csv")
+    write_frame(raters and raters_frame(raters, request.definition), output / "raters.csv")
+    for folder in scores.folders:
+        if methods is not None:
+            add_to_summary(output / folder.name, "ranking", methods.to_json(folder.name))
+        if raters is not None:
+            add_to_summary(output / folder.name, "raters", raters_json(raters, folder.name))
 
 
 def _image_folders(request: Request, json_file: Path) -> list[Path]:

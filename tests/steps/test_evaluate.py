@@ -213,16 +213,20 @@ def test_definition_and_tolerances_by_label_are_options_of_the_command(cohort, u
     toy_teacher(cohort, "one", shift=2, split="Ts")
     folders = ["-i", str(cohort.teachers_folder("Ts") / "one"), "-ref", str(cohort.folder / "labelsTs")]
     means = {}
-    for name, more in {"monai": [], "surfel": ["--definition", "surfel"], "wide": ["--tolerance", "2", "liver=9"]}.items():
+    for name, more in {
+        "monai": [],
+        "surfel": ["--definition", "surfel"],
+        "wide": ["--tolerance", "2", "spleen=40"],
+    }.items():
         assert main([*folders, "-o", str(cohort.folder / name), "--bootstrap", "0", *more]) == 0
         frame = pd.read_csv(cohort.folder / name / "means.csv").query("metric == 'NSD'")
         means[name] = frame.set_index("label")["mean"]
         assert set(frame.definition) == {"surfel" if name == "surfel" else "monai"}
-    assert (means["surfel"] != means["monai"]).all()
-    assert means["wide"]["liver"] == 1 > means["monai"]["liver"]
-    assert means["wide"]["spleen"] == means["monai"]["spleen"]
+    assert means["surfel"]["spleen"] != means["monai"]["spleen"]
+    assert means["wide"]["spleen"] == 1 > means["monai"]["spleen"]
+    assert means["wide"]["liver"] == means["monai"]["liver"]
     facts = read_json(cohort.folder / "wide" / "one" / "summary.json")["nnkd"]
-    assert (facts["tolerance_mm"], facts["tolerance_mm_by_label"]) == (2.0, {"liver": 9.0})
+    assert (facts["tolerance_mm"], facts["tolerance_mm_by_label"]) == (2.0, {"spleen": 40.0})
 
 
 @pytest.mark.parametrize("text", ["wide", "liver=x", "=3"])
@@ -230,6 +234,68 @@ def test_a_tolerance_that_is_none_is_refused(text, capsys):
     with pytest.raises(SystemExit):
         main(["-i", "a", "-ref", "b", "--tolerance", text])
     assert "Write MM or LABEL=MM" in capsys.readouterr().err
+
+
+def test_ranking_and_two_references(cohort, capsys):
+    for name, shift in (("near", 1), ("far", 3)):
+        toy_teacher(cohort, name, shift=shift, split="Ts")
+    other = toy_teacher(cohort, "second", shift=2, split="Ts").folder
+    other.rename(cohort.folder / "second")
+    (cohort.folder / "second" / "toy_004.nii.gz").unlink()
+    rows = ["participant_id\tscanner", *(f"toy_00{i}\t{'AB'[i % 2]}" for i in range(5))]
+    (cohort.folder / "participants.tsv").write_text("\n".join(rows) + "\n")
+    folders = [str(cohort.teachers_folder("Ts") / name) for name in ("near", "far")]
+    common = [
+        "-i",
+        *folders,
+        "-ref",
+        str(cohort.folder / "labelsTs"),
+        "-o",
+        str(cohort.folder / "e"),
+        "--bootstrap",
+        "0",
+    ]
+    more = ["-ref", str(cohort.folder / "second"), "--rank", "DSC", "ASSD", "--modality", "scanner"]
+    assert main([*common, *more]) == 0
+    said = capsys.readouterr().out
+    assert "mean place over A, B by DSC, ASSD" in said
+    assert "against labelsTs and second" in said
+    ranking = pd.read_csv(cohort.folder / "e" / "ranking.csv")
+    assert list(ranking[ranking.modality == "all"].folder) == ["near", "far"]
+    assert set(ranking.modality) == {"A", "B", "all"}
+    raters = pd.read_csv(cohort.folder / "e" / "raters.csv").query("metric == 'DSC' and label == 'Overall'")
+    assert set(raters.cases) == {4}
+    means = raters.set_index(["folder", "reference"])["mean"]
+    assert means["near", "labelsTs"] > means["second", "labelsTs"] > means["far", "labelsTs"]
+    assert means["far", "second"] > means["far", "labelsTs"]
+    facts = read_json(cohort.folder / "e" / "near" / "summary.json")["nnkd"]
+    assert (facts["ranking"]["place"], facts["ranking"]["of"]) == (1, 2)
+    assert facts["raters"]["references"] == ["labelsTs", "second"]
+    page = (cohort.folder / "e" / "report.html").read_text()
+    for title in ("<h2>Ranking</h2>", "<h2>Two references</h2>", "(inter-rater)"):
+        assert title in page
+    assert main(common) == 0
+    assert not (cohort.folder / "e" / "ranking.csv").exists()
+    assert not (cohort.folder / "e" / "raters.csv").exists()
+
+
+def test_what_cannot_be_ranked_or_has_no_second_reference_is_refused(cohort):
+    toy_teacher(cohort, "one", split="Ts")
+    toy_teacher(cohort, "two", split="Ts")
+    (cohort.folder / "others").mkdir()
+    shutil.copy(cohort.label_file("toy_000", "Ts"), cohort.folder / "others" / "somebody.nii.gz")
+    for names, more, error, words in (
+        (["one"], {"rank": []}, SettingError, "--rank compares several folders"),
+        (["one", "two"], {"rank": ["DICE"]}, SettingError, "'DICE', which is nothing to rank by"),
+        (["one", "two"], {"rank": [], "modality": "site"}, SettingError, "--modality is 'site', but no participant"),
+        (["one", "two"], {"modality": "site"}, SettingError, "there is no --rank"),
+        (["one"], {"second_reference": cohort.folder / "gone"}, FolderError, r"There is no folder .* \(-ref\)"),
+        (["one"], {"second_reference": cohort.folder / "others"}, PredictionError, "have no case in common"),
+    ):
+        with pytest.raises(error, match=words):
+            evaluate(replace(ask(cohort, *names), **more))
+    assert not (cohort.folder / "evaluation").exists()
+    assert main(["-i", "one", "-ref", "a", "-ref", "b", "-ref", "c"]) == 1
 
 
 def test_summary_json_is_nnunets(cohort, unreported):
