@@ -25,12 +25,12 @@ from nnkd.group_statistics import (
     equity_scaled,
     figure,
     gap,
+    group_tests,
     holm,
     means,
     person_means,
     spread,
     spread_by_chance,
-    group_tests,
     wilcoxon,
 )
 from nnkd.metrics import METRICS

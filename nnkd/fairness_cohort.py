@@ -1,4 +1,4 @@
-"""The evaluated people, read from participants.tsv and put into groups. What cannot be done is said; the rest goes on."""
+"""The evaluated people, put into groups by participants.tsv. What cannot be done is said; the rest goes on."""
 
 from __future__ import annotations
 

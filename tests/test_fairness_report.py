@@ -282,6 +282,15 @@ def test_wrong_options_stop_before_anything_is_compared(cohort, capsys, options,
     assert not (cohort / "new").exists()
 
 
+def test_a_folder_with_cases_alone_says_whose_case_is_whose(cohort, undrawn, tmp_path):
+    (tmp_path / "other").mkdir()
+    lines = ["case\tparticipant_id", *(f"toy_{i:03d}\tp{i // 2}" for i in range(CASES))]
+    (tmp_path / "other" / "cases.tsv").write_text("\n".join(lines) + "\n")
+    assert evaluate(cohort, "--participants", str(tmp_path / "other")) == 0
+    assert not (cohort / "out" / "fairness.json").exists()
+    assert pd.read_csv(cohort / "out" / "means.csv")["participants"].max() == CASES // 2
+
+
 def test_bins_and_columns_of_ones_own(cohort, undrawn):
     bins = '{"age": [null, 40, null]}'
     assert evaluate(cohort, "--attributes", "age", "clinic", "--bins", bins, "--participants", str(cohort)) == 0
