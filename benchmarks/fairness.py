@@ -51,7 +51,7 @@ class Student:
 
 STUDENTS = {
     "UNet": Student(UNET, ("-a", "mean")),
-    "HSNet": Student(HSNET, ("-a", "mean"), {"lr": 3e-4, "enlarge": 2}),
+    "HSNet": Student(HSNET, ("-a", "mean"), {"lr": 3e-4, "enlarge": 2, "iterations": 25}),
     "PUNet": Student(PUNET),
     "PUNet, stratified": Student(PUNET, ("-s", "stratified")),
     "PUNet, balanced_paper": Student(PUNET, ("-s", "balanced_paper")),

@@ -26,7 +26,7 @@ from nnkd.files import atomic
 from nnkd.phantom_body import LABELS
 from nnkd.phantoms import PhantomParticipant, draw_participant, draw_phantom
 
-SHAPE, SPACING = (8, 48, 48), (24.0, 8.0, 8.0)
+SHAPE, SPACING = (8, 40, 40), (24.0, 8.0, 8.0)  # holds all organs, not the skin of the heaviest
 ORGANS = ("liver", "kidney", "spleen")
 LEVELS = {"liver": (58.0, 48.0), "kidney": (35.0, 110.0), "spleen": (50.0, 62.0)}  # HU, and what all contrast adds
 GROUPS = {"sex": ("F", "M"), "age": ("20-30", "30-40", "40-50", "50-60"), "bmi": ("<21", "21-24", ">=24")}
