@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from nnkd.errors import SettingError
-from nnkd.intensities import UNCHANGED, WINDOWS, GreyScale, grey_scale, is_8bit, is_ct, to_uint8, windows_of
+from nnkd.intensities import (
+    UNCHANGED,
+    WINDOWS,
+    GreyScale,
+    grey_scale,
+    is_8bit,
+    is_ct,
+    kind_of_image,
+    to_uint8,
+    windows_of,
+)
 
 FINITE = arrays(np.float32, st.integers(1, 40), elements=st.floats(-3000, 3000, width=32))
 ANY = arrays(np.float32, st.integers(1, 40), elements=st.floats(width=32))
@@ -150,3 +160,14 @@ def test_wrong_files(tmp_path, content, message):
         file.write_bytes(content)
     with pytest.raises(SettingError, match=message):
         windows_of(["liver"], file)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("CT", "ct"), ("ct (portal venous)", "ct"), ("CBCT", "ct"), ("MRI", "mri"), ("T1w", "mri"), ("t2_flair", "mri"),
+        ("ADC", "mri"), ("FDG-PET", "pet"), ("ultrasound", "us"), ("PET-CT", ""), ("noNorm", ""), ("R", ""), ("", ""),
+    ],
+)  # fmt: skip
+def test_what_an_image_is_by_its_channels_name(name, kind):
+    assert kind_of_image(name) == kind
