@@ -373,9 +373,9 @@ def test_a_mask_goes_there_and_back(tmp_path, angle):
     )
     wanted = image > 210
     assert 2 * (found & wanted).sum() / (found.sum() + wanted.sum()) > 0.88
-    for axis in range(3):
+    for axis, half in enumerate((1.5, 0.5, 0.5)):  # mm, of SAT's voxels: what the nearest one may be off by
         centres = [np.mean(np.nonzero(mask)[axis]) * spacing[axis] for mask in (found, wanted)]
-        assert abs(centres[0] - centres[1]) < 0.2  # mm
+        assert abs(centres[0] - centres[1]) < half
 
 
 # --- names --------------------------------------------------------------------------------------------------------
