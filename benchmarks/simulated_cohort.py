@@ -29,6 +29,7 @@ from nnkd.phantoms import PhantomParticipant, draw_participant, draw_phantom
 SHAPE, SPACING = (8, 40, 40), (24.0, 8.0, 8.0)  # holds all organs, not the skin of the heaviest
 ORGANS = ("liver", "kidney", "spleen")
 LEVELS = {"liver": (58.0, 48.0), "kidney": (35.0, 110.0), "spleen": (50.0, 62.0)}  # HU, and what all contrast adds
+COMMON = 0.4
 GROUPS = {"sex": ("F", "M"), "age": ("20-30", "30-40", "40-50", "50-60"), "bmi": ("<21", "21-24", ">=24")}
 EDGES = {"age": (30, 40, 50), "bmi": (21, 24)}
 
@@ -101,7 +102,9 @@ def draw_scan(person: PhantomParticipant, rng: np.random.Generator) -> tuple[np.
     return image, label_map
 
 
-def ask(teacher: Teacher, person: PhantomParticipant, label_map: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def ask(
+    teacher: Teacher, person: PhantomParticipant, label_map: np.ndarray, rng: np.random.Generator, common: int = 0
+) -> np.ndarray:
     """A teacher's label map: each border displaced; where organs then overlap, the one that is deeper inside wins.
 
     Args:
@@ -109,15 +112,19 @@ def ask(teacher: Teacher, person: PhantomParticipant, label_map: np.ndarray, rng
         person: Whose scan.
         label_map: (Z, Y, X) uint8, the truth.
         rng: Decides what is left open.
+        common: Seed of what all teachers find hard in this scan: `COMMON` of the random displacement's variance.
 
     Returns:
         (Z, Y, X) uint8.
     """
-    trouble = teacher.trouble(person)
+    trouble, shared = teacher.trouble(person), np.random.default_rng(common)
     depths = [np.zeros(label_map.shape)]
     for value in range(1, len(ORGANS) + 1):
         mask = label_map == value
-        moved = teacher.wobble * trouble * _smooth_noise(mask.shape, rng) + teacher.shift * trouble
+        noise = np.sqrt(COMMON) * _smooth_noise(mask.shape, shared) + np.sqrt(1 - COMMON) * _smooth_noise(
+            mask.shape, rng
+        )
+        moved = trouble * (teacher.wobble * noise + teacher.shift)
         seen = rng.random(len(mask)) >= teacher.missed * trouble
         depths.append(np.where(seen[:, None, None], _depth(mask) + moved, -np.inf))
     return np.argmax(depths, axis=0).astype(np.uint8)
@@ -167,7 +174,7 @@ def write_cohort(folder: Path, number: int, seed: int) -> dict[str, PhantomParti
         _write(np.rint(image).astype(np.int16), folder / "images" / name)
         _write(label_map, folder / "labels" / name)
         for place, (teacher, manner) in enumerate(TEACHERS.items()):
-            answer = ask(manner, person, label_map, np.random.default_rng([seed, index, place]))
+            answer = ask(manner, person, label_map, np.random.default_rng([seed, index, place]), 10_000 * seed + index)
             _write(answer, folder / "teachers" / teacher / name)
     rows = ["\t".join(asdict(next(iter(people.values())))).replace("identifier", "participant_id")]
     rows += ["\t".join(map(str, asdict(person).values())) for person in people.values()]
