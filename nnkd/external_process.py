@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -133,17 +133,41 @@ def end_tree(child: subprocess.Popen) -> None:
             subprocess.run(command, check=False, capture_output=True)
             child.wait()
         return
+    below: dict[int, str] = {}
     if child.poll() is None:
-        _signal(child.pid, signal.SIGTERM)
+        below = _descendants(child.pid)
+        _signal(os.killpg, child.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(GRACE_S)
-    _signal(child.pid, signal.SIGKILL)  # what the child left behind is still in its group
+    _signal(os.killpg, child.pid, signal.SIGKILL)  # what the child left behind is still in its group
     child.wait()
+    for pid, begun in below.items():  # but torchrun's workers, say, have groups of their own
+        if _status(pid)[1] == begun:
+            _signal(os.kill, pid, signal.SIGKILL)
 
 
-def _signal(group: int, number: int) -> None:
+def _signal(send: Callable[[int, int], None], to: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, number)
+        send(to, number)
+
+
+def _status(pid: int) -> tuple[int, str]:
+    """A process's parent and when it began (so that its number is not taken for another's), on Linux; else nothing."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return 0, ""
+    return int(fields[1]), fields[19].decode()
+
+
+def _descendants(pid: int) -> dict[int, str]:
+    """When each process that a process started, and that these started, began."""
+    everything = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    parents = {number: _status(number) for number in everything}
+    found = {pid}
+    while more := {n for n, (parent, _) in parents.items() if parent in found} - found:
+        found |= more
+    return {number: parents[number][1] for number in found - {pid}}
 
 
 @contextlib.contextmanager

@@ -92,14 +92,17 @@ def test_a_program_that_is_not_there(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
-@pytest.mark.parametrize("ends", ["hangs", "returns"])
+@pytest.mark.parametrize("ends", ["hangs", "hangs in groups", "returns"])
 def test_what_a_program_started_ends_with_it(tmp_path, ends):
-    """A grandchild too; whether the program hangs, or ended and left it behind."""
+    """A grandchild too, even in a session of its own; whether the program hangs, or ended and left it behind."""
     file = tmp_path / "pid"
     child = SLEEPER.format(file=str(file))
-    if ends == "hangs":
-        with pytest.raises(ProgramError, match=r"ended after 1\.5 s"):
-            Program("Mine", timeout=1.5).run(python(PARENT.format(child=child)), tmp_path)
+    if ends.startswith("hangs"):
+        parent = PARENT.format(child=child)
+        if ends == "hangs in groups":
+            parent = parent.replace("])", "], start_new_session=True)")
+        with pytest.raises(ProgramError, match=r"ended after 2\.5 s"):
+            Program("Mine", timeout=2.5).run(python(parent), tmp_path)
     else:
         leave = PARENT.format(child=child).replace("run(", "Popen(")
         leave += f"; import pathlib, time\nwhile not pathlib.Path({str(file)!r}).exists(): time.sleep(.01)"

@@ -17,7 +17,7 @@ from nnkd.geometry import Orientation
 from nnkd.intensities import kind_of_image
 from nnkd.mask_files import grid_of
 from nnkd.nifti import NIFTI_ENDINGS
-from nnkd.types import Prompt, TeacherContext, Volume
+from nnkd.types import Prompt, TeacherContext, TextPrompt, Volume
 from nnkd_sat import results
 from nnkd_sat.geometry import Resampled, bring_back, grid_of_affine, locate, resample
 from nnkd_sat.names import prompts_of
@@ -40,7 +40,7 @@ class SATTeacher(ExternalTeacher):
 
     prompt = "text"
     devices = ("cuda", "cpu")
-    costs_only = frozenset({"timeout", "batch", "licence", "environment"})
+    costs_only = frozenset({"timeout", "batch", "licence"})
     no_network = "SAT's network lives in a checkout of SAT: nnkd does not build it."
 
     def __init__(
@@ -90,6 +90,7 @@ class SATTeacher(ExternalTeacher):
         self.modality, self.orientation, self.folder = modality, orientation, folder
         self._written: Mapping[str, Sequence[Result]] = {}
         self._weights: list[dict[str, str]] = []
+        self._asked = self.texts
         self._notes: dict[str, Any] = {}
         if folder is not None:
             self._written = _written(folder)
@@ -111,7 +112,7 @@ class SATTeacher(ExternalTeacher):
 
     def notes(self) -> Mapping[str, object]:
         """Texts by label; where SAT's crop began and what was not certain."""
-        return {"prompts": self.texts, **self._notes}
+        return {"prompts": self._asked, **self._notes}
 
     def inputs(self, case: str) -> Mapping[str, Path]:
         """The prompts, if they are a file; the masks, where a folder is read."""
@@ -123,7 +124,7 @@ class SATTeacher(ExternalTeacher):
 
     def predict(self, volume: Volume, prompts: Mapping[str, Prompt]) -> dict[str, np.ndarray]:
         """Run SAT, or find what it wrote; and undo its geometry."""
-        self._notes = {}
+        self._notes, self._asked = {}, self._texts(prompts)
         if volume.is_2d:
             raise DatasetError(f"'{volume.case}' is a 2D image, but SAT wants volumes. Leave it out.")
         if self.folder is None:
@@ -131,6 +132,18 @@ class SATTeacher(ExternalTeacher):
         result = self._only(volume)
         with private_folder() as folder:
             return self._taken_back(volume, self._seen(volume, folder), result)
+
+    def _texts(self, prompts: Mapping[str, Prompt]) -> dict[str, str]:
+        """Texts of the labels that are asked for; a prompt that is more than the label's name goes before the table."""
+        if not prompts:
+            return self.texts
+        said = {label: prompt.text for label, prompt in prompts.items() if isinstance(prompt, TextPrompt)}
+        return {
+            label: self.texts[label]
+            if text == label and label in self.texts
+            else prompts_of([label], {label: text})[label]
+            for label, text in said.items()
+        }
 
     # --- running it -----------------------------------------------------------------------------------------------
 
@@ -140,7 +153,7 @@ class SATTeacher(ExternalTeacher):
         resample(folder / "image.nii.gz", volume.case, self.orientation)  # fails before SAT is loaded
         line = {
             "image": str(folder / "image.nii.gz"),
-            "label": list(self.texts.values()),
+            "label": list(self._asked.values()),
             "modality": self._modality(volume),
             "dataset": DATASET,
             "orientation_code": self.orientation,
@@ -156,7 +169,7 @@ class SATTeacher(ExternalTeacher):
     def collect(self, volume: Volume, prompts: Mapping[str, Prompt], folder: Path) -> dict[str, np.ndarray]:
         """Read its masks."""
         found = results.find(folder / "results").get("image", [])
-        missing = [text for text in self.texts.values() if not found or text not in found[0].masks]
+        missing = [text for text in self._asked.values() if not found or text not in found[0].masks]
         if missing:
             raise ProgramError(
                 f"SAT ended without an error, but wrote no mask of {', '.join(missing[:3])} for '{volume.case}'. "
@@ -198,12 +211,12 @@ class SATTeacher(ExternalTeacher):
 
     def _taken_back(self, volume: Volume, file: Path, result: Result) -> dict[str, np.ndarray]:
         """Masks on the volume's grid; a label without a file is left out."""
-        there = {label: text for label, text in self.texts.items() if text in result.masks}
-        there |= {label: label.lower() for label in self.texts if label not in there and label.lower() in result.masks}
+        there = {label: text for label, text in self._asked.items() if text in result.masks}
+        there |= {label: label.lower() for label in self._asked if label not in there and label.lower() in result.masks}
         if not there:
             raise DatasetError(
                 f"SAT wrote {', '.join(list(result.masks)[:5]) or 'no mask'} for '{volume.case}', but "
-                f"{', '.join(self.texts.values())} were looked for. Set the option prompts."
+                f"{', '.join(self._asked.values())} were looked for. Set the option prompts."
             )
         _check_same_place(file, volume)
         masks = {label: result.mask(text) for label, text in there.items()}

@@ -22,7 +22,7 @@ from nnkd.dataset import RawDataset, write_dataset_json
 from nnkd.errors import DatasetError, GeometryError, NnkdError, ProgramError, SettingError
 from nnkd.predictions import PredictionFolder
 from nnkd.settings import parse_options
-from nnkd.types import TeacherContext
+from nnkd.types import TeacherContext, TextPrompt
 
 LABELS = {"background": 0, "liver": 1, "ivc": 2}
 BACKGROUND, BODY, LIVER, IVC = -100, 40, 200, 300
@@ -119,6 +119,17 @@ def scan(nnunet_folders) -> RawDataset:
     stored(body(), folder / "imagesTr" / "a_0000.nii.gz", order=(1, 2, 0), flips=(True, False, True))
     write_dataset_json(folder, ["CT"], LABELS, ".nii.gz", 1)
     return RawDataset(folder)
+
+
+def test_only_what_is_asked_for_is_answered(scan, sat):
+    """A text that is more than the label's name is what SAT is told."""
+    teacher = SATTeacher(TeacherContext(("liver", "ivc"), dataset=scan), **parse_options(SATTeacher, sat, "sat"))
+    volume, _, _ = scan.images().volume("a")
+    answer = teacher.predict(volume, {"ivc": TextPrompt("ivc")})
+    assert teacher.notes() == {"prompts": {"ivc": "inferior vena cava"}}
+    told = teacher.predict(volume, {"liver": TextPrompt("Inferior vena cava")})
+    assert np.array_equal(answer["ivc"], told["liver"])
+    assert (len(answer), len(told)) == (1, 1)
 
 
 def truth_of(dataset) -> np.ndarray:

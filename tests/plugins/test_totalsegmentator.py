@@ -142,11 +142,17 @@ def start(dataset, **options):
     return TotalSegmentatorTeacher(context(dataset), **given)
 
 
-def test_what_the_api_is_called_with(scan):
+def test_what_the_api_is_called_with(scan, tmp_path, monkeypatch):
     assert start(scan).options() == {
         "task": "total", "fast": True, "fastest": False, "roi_subset": None, "device": "cpu", "nr_thr_resamp": 1,
         "nr_thr_saving": 1,
     }  # fmt: skip
+    for name in (FAST, "Dataset298_TotalSegmentator_total_6mm_1559subj"):
+        (tmp_path / name / "trainer" / "fold_0").mkdir(parents=True)
+        (tmp_path / name / "trainer" / "fold_0" / models.CHECKPOINT).write_bytes(b"")
+    monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path))
+    wanted = start(scan, roi_subset="true", map='{"kidney": "kidney_left"}').options()["roi_subset"]
+    assert wanted == ["kidney_left", *list(class_map["total"].values())[9:14], "inferior_vena_cava"]
 
 
 def test_the_task_follows_the_channel(scan):
