@@ -46,8 +46,9 @@ nnKD_aggregate -d 701 --review 2
 # nnU-Net's plans; scans and votes on the training grid
 nnKD_plan_and_preprocess -d 701 -c 2d -npfp 2 -np 2
 
-# train a small student on the votes
-nnKD_train 701 2d all -tr nnUNetTrainerUNet -n quickstart --set epochs=EPOCHS {TRAINING} STUDENT_PRECISION-device DEVICE
+# train a small student on the votes, in batches of as many women as men
+nnKD_train 701 2d all -tr nnUNetTrainerUNet -n quickstart -s balanced \
+    --set epochs=EPOCHS {TRAINING} balanced.attributes=sex STUDENT_PRECISION-device DEVICE
 
 # the student segments the test scans
 nnKD_predict -i nnUNet_raw/{DATASET}/imagesTs -o student -d 701 -tr nnUNetTrainerUNet -p nnUNetPlans_quickstart \
