@@ -67,7 +67,7 @@ def resample(file: Path, case: str, code: str = "RAS", doubt: bool = False) -> R
             hangs on the last digits of its arithmetic.
 
     Raises:
-        DatasetError: If it is unreadable, no volume, or has no voxel above 0.
+        DatasetError: If it is unreadable, no volume, holds NaN, or has no voxel above 0.
     """
     import nibabel
     from nibabel import orientations
@@ -81,6 +81,11 @@ def resample(file: Path, case: str, code: str = "RAS", doubt: bool = False) -> R
         ) from error
     if data.ndim != 3:
         raise DatasetError(f"'{file.name}' of '{case}' has {data.ndim} axes, but SAT wants volumes of 3. Split it.")
+    if not np.isfinite(data).all():
+        raise DatasetError(
+            f"'{case}' has voxels without a number (NaN or infinite), so SAT's normalisation would leave nothing. "
+            f"Convert it again."
+        )
     turn = orientations.ornt_transform(
         orientations.io_orientation(image.affine), orientations.axcodes2ornt(tuple(code))
     )

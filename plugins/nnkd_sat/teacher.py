@@ -91,6 +91,7 @@ class SATTeacher(ExternalTeacher):
         self._written: Mapping[str, Sequence[Result]] = {}
         self._weights: list[dict[str, str]] = []
         self._asked = self.texts
+        self._commit = "" if repository is None else _commit(repository)
         self._notes: dict[str, Any] = {}
         if folder is not None:
             self._written = _written(folder)
@@ -111,8 +112,9 @@ class SATTeacher(ExternalTeacher):
         return self._weights
 
     def notes(self) -> Mapping[str, object]:
-        """Texts by label; where SAT's crop began and what was not certain."""
-        return {"prompts": self._asked, **self._notes}
+        """Texts by label; SAT's commit; where its crop began and what was not certain."""
+        commit = {"commit": self._commit} if self._commit else {}
+        return {"prompts": self._asked, **commit, **self._notes}
 
     def inputs(self, case: str) -> Mapping[str, Path]:
         """The prompts, if they are a file; the masks, where a folder is read."""
@@ -282,6 +284,16 @@ def _check_repository(repository: Path | None) -> None:
             f"The sat teacher's repository '{repository.name}' has no {SCRIPT}. Name a checkout of "
             f"github.com/zhaoziheng/SAT."
         )
+
+
+def _commit(repository: Path) -> str:
+    """What a checkout stands at, without asking git; empty if it does not say."""
+    try:
+        head = (repository / ".git" / "HEAD").read_text(encoding="utf-8").strip()
+        reference = head.removeprefix("ref: ")
+        return head if reference == head else (repository / ".git" / reference).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _hashed(option: str, file: Path | None, licence: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -95,8 +96,9 @@ class TotalSegmentatorTeacher(ExternalTeacher):
         return {} if self._map_file is None else {"map": self._map_file}
 
     def notes(self) -> Mapping[str, object]:
-        """Which structures each label was joined from."""
+        """TotalSegmentator's version, and which structures each label was joined from."""
         return {
+            "version": metadata.version("TotalSegmentator"),
             "task": self.task.name,
             "structures": {label: [self.task.classes[n] for n in ns] for label, ns in self.structures.items()},
         }

@@ -98,7 +98,7 @@ class Task:
             program = Program("TotalSegmentator's download", HOURS_S, inherit=("*",))
             try:
                 program.run(command(asked), folder)
-                failed = "" if not self.missing(weights) else "Its download brought other folders"
+                failed = "" if not self.missing(weights) else "A folder that is there, but not whole, must go first"
             except ProgramError as error:
                 failed = str(error).split(". ")[0]
             if failed:

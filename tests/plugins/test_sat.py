@@ -121,6 +121,16 @@ def scan(nnunet_folders) -> RawDataset:
     return RawDataset(folder)
 
 
+@pytest.mark.parametrize("head", ["5676be5\n", "ref: refs/heads/master\n"])
+def test_the_checkouts_commit_is_noted(scan, sat, tmp_path, head):
+    git = tmp_path / "SAT" / ".git"
+    (git / "refs" / "heads").mkdir(parents=True)
+    (git / "HEAD").write_text(head)
+    (git / "refs" / "heads" / "master").write_text("5676be5\n")
+    teacher = SATTeacher(TeacherContext(("liver",), dataset=scan), **parse_options(SATTeacher, sat, "sat"))
+    assert teacher.notes()["commit"] == "5676be5"
+
+
 def test_only_what_is_asked_for_is_answered(scan, sat):
     """A text that is more than the label's name is what SAT is told."""
     teacher = SATTeacher(TeacherContext(("liver", "ivc"), dataset=scan), **parse_options(SATTeacher, sat, "sat"))
@@ -272,6 +282,13 @@ def test_broken_results(scan, sat, tmp_path):
 def test_a_run_that_fails(scan, sat, how, says):
     with pytest.raises(ProgramError, match=says):
         ask(scan, **sat, environment=json.dumps({"HOW": json.dumps(how)}))
+
+
+def test_an_image_with_nan(tmp_path):
+    image = nibabel.Nifti1Image(np.full((4, 5, 6), np.nan, np.float32), np.eye(4))
+    nibabel.save(image, tmp_path / "x.nii")
+    with pytest.raises(DatasetError, match="without a number"):
+        resample(tmp_path / "x.nii", "x")
 
 
 def test_an_image_without_anything_above_0(scan, sat):
