@@ -85,7 +85,7 @@ STUDENTS = {
     "planned network on the 20": Student((), {"lr": 1e-2}, manual="twenty", trainer="nnUNetTrainerKD"),
 }
 VOLUMES = {"configuration": "3d_fullres", "plans": ""}
-IN_3D = {"batch_size": 2, "mirroring": "false", "rotation": 15}  # upright, as slices are
+IN_3D = {"batch_size": 2, "iterations": 20, "mirroring": "false", "rotation": 15}  # upright, as slices are
 STUDENTS |= {  # paper 1's three students, and 3D
     "PUNet": replace(_free("random_teacher"), trainer="nnUNetTrainerPUNet"),
     "HSNet: STAPLE": replace(_free("staple", lr=3e-4, enlarge=2), trainer="nnUNetTrainerHSNet"),
