@@ -54,3 +54,18 @@ def threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def limit_memory(device: str, limit: float) -> None:
+    """Let torch take at most so much of a GPU's memory in this process; more is an out-of-memory error.
+
+    Args:
+        device: "cuda", "cpu" or "mps"; only the first has such a limit.
+        limit: Bytes.
+    """
+    if device != "cuda":
+        return
+    import torch
+
+    whole = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, limit / whole))

@@ -14,6 +14,7 @@ from nnkd.dataset import DatasetSpec, ImageFolder
 from nnkd.errors import NnkdError
 from nnkd.files import atomic
 from nnkd.geometry import Grid, Orientation
+from nnkd.licences import announcement
 from nnkd.metrics import METRICS
 from nnkd.overlays import overlays_png
 from nnkd.plots import box_plot, difference_plot
@@ -124,6 +125,8 @@ def _licences(manifest: Manifest) -> list[str]:
     for model in manifest.lineage:
         weights = f", weights {model.weights_licence}" if model.weights_licence else ""
         said.append(f"{model.name}: {model.licence or 'not stated'}{weights}")
+    bound = announcement((model.model_dump() for model in manifest.lineage), f"'{manifest.name}'")
+    said += [bound] if bound else []
     return said or [f"weights {w.name}: {w.licence or 'not stated'}" for w in manifest.weights]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,11 +15,14 @@ from tqdm import tqdm
 
 from nnkd.devices import threads
 from nnkd.embeddings import MIB, EmbeddingCache
+from nnkd.errors import NnkdError
 from nnkd.intensities import GreyScale, Windows, grey_scale, windows_of
 from nnkd.interfaces import BoxTeacher
 from nnkd.slices import boxed_slices, empty_answers, join, picture
 from nnkd.types import Prompt, TeacherContext, Volume
 
+log = logging.getLogger("nnkd")
+FULL = torch.cuda.OutOfMemoryError  # torch.OutOfMemoryError, by the name that older versions have, too
 PATIENCE_S = 10.0  # a case that takes longer shows how far it is
 
 
@@ -28,7 +32,7 @@ class SliceTeacher(BoxTeacher):
 
     Attributes:
         windows: CT window by label, level and width in HU.
-        batch: Slices that are encoded at once.
+        batch: Slices that are encoded at once; halved when the GPU's memory is full.
     """
 
     channels = "colour"
@@ -68,10 +72,10 @@ class SliceTeacher(BoxTeacher):
         scales = self._scales(volume, prompts)
         slices = boxed_slices(prompts, scales, volume.shape)
         answers = empty_answers(prompts, volume.shape)
-        encoded = 0
+        encoded, batch = 0, self.batch  # the latter may shrink meanwhile
         with self._computing(), _progress(volume.case, len(slices)) as bar:
-            for start in range(0, len(slices), self.batch):
-                some = slices[start : start + self.batch]
+            for start in range(0, len(slices), batch):
+                some = slices[start : start + batch]
                 embeddings, fresh = self._embed([picture(volume, one) for one in some])
                 for one, embedding in zip(some, embeddings, strict=True):
                     join(answers, one, self._segment(embedding, np.asarray(one.boxes), volume.shape[1:]))
@@ -115,21 +119,58 @@ class SliceTeacher(BoxTeacher):
         found = [self._cache.get(image) for image in images]
         missing = [i for i, embedding in enumerate(found) if embedding is None]
         if missing:
-            for i, embedding in zip(missing, self._encode([images[i] for i in missing]), strict=True):
+            for i, embedding in zip(missing, self._encode_all([images[i] for i in missing]), strict=True):
                 self._cache.put(images[i], embedding)
                 found[i] = embedding
         return [embedding for embedding in found if embedding is not None], len(missing)
 
+    def _encode_all(self, images: Sequence[np.ndarray]) -> list[Tensor]:
+        """`_encode` in as few batches as the GPU's memory allows; a smaller batch that was needed once is kept."""
+        found: list[Tensor] = []
+        while len(found) < len(images):
+            some = images[len(found) : len(found) + max(1, self.batch)]
+            try:
+                found += list(self._encode(some))
+            except FULL as error:
+                if len(some) == 1:
+                    raise _too_large("A single slice", self.context.device) from error
+                self.batch = len(some) // 2
+                log.warning("The GPU's memory is full: from now on %d slice(s) are encoded at once.", self.batch)
+            else:
+                continue
+            _free()  # out of the handler: the error's traceback holds on to what was computed
+        return found
+
     def _segment(self, embedding: Tensor, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         if not len(boxes):
             return np.zeros((0, *shape), dtype=np.float32)
-        return self._decode(embedding.to(self.context.device), boxes, shape)
+        try:
+            return self._decode(embedding.to(self.context.device), boxes, shape)
+        except FULL as error:
+            if len(boxes) == 1:
+                raise _too_large("A single box", self.context.device) from error
+        _free()
+        half = len(boxes) // 2
+        return np.concatenate([self._segment(embedding, some, shape) for some in (boxes[:half], boxes[half:])])
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
         """No gradients, and as many threads as the user allows, for as long as it takes."""
         with threads(max(1, self.context.workers)), torch.inference_mode():
             yield
+
+
+def _too_large(what: str, device: str) -> NnkdError:
+    return NnkdError(
+        f"{what} needs more memory than {device} has left. Close what else computes there, raise --max_memory if it is "
+        f"set, or say -device cpu."
+    )
+
+
+def _free() -> None:
+    """Give back what torch keeps of a GPU's memory for later."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _progress(case: str, slices: int) -> tqdm:

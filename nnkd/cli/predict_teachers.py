@@ -45,14 +45,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="options, by alias; every teacher of one channel also has channel=NAME or INDEX",
     )  # fmt: skip
     _add_boxes(parser)
-    parser.add_argument("--dry_run", action="store_true", help="only say what would be done")
+    parser.add_argument("--dry_run", action="store_true", help="only say what would be done, how large it gets and "
+                        "how long it takes, measured on each teacher's first case")  # fmt: skip
+    parser.add_argument("--preview", type=int, default=0, metavar="N", help="only draw N cases, all teachers side by "
+                        "side, into the dataset's folder preview (with -o into OUT/preview)")  # fmt: skip
+    _add_resources(parser)
     parser.add_argument("--overwrite", action="store_true", help="start anew, also with other options than before")
     arguments = parser.parse_args(argv)
     if (arguments.i is None) != (arguments.o is None) or (arguments.test and arguments.i is not None):
         parser.error("-i and -o belong together, and --test goes without them")
     if arguments.np < 1:
         parser.error("-np must be at least 1")
+    if arguments.preview < 0 or (arguments.max_memory is not None and not arguments.max_memory > 0):
+        parser.error("--preview and --max_memory must be above 0")
+    if arguments.ray_address and arguments.executor != "ray":
+        parser.error("--ray_address goes with --executor ray")
     return command.run(_predict, arguments)
+
+
+def _add_resources(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--max_memory", type=float, metavar="GIB", help="refuse cases that take more, and take no more "
+                        "of a GPU's memory (default: no limit)")  # fmt: skip
+    parser.add_argument("--executor", choices=("here", "ray"), default="here", help="do the cases in this process, or "
+                        "on the nodes of a Ray cluster (default: here)")  # fmt: skip
+    parser.add_argument("--ray_address", metavar="ADDRESS", help="of the Ray cluster, such as auto or 10.0.0.1:6379; "
+                        "without it one is started on this machine")  # fmt: skip
 
 
 def _add_boxes(parser: argparse.ArgumentParser) -> None:
@@ -107,6 +124,11 @@ def _predict(arguments: argparse.Namespace) -> StepReport:
         ),
         overwrite=arguments.overwrite,
         dry_run=arguments.dry_run,
+        preview=arguments.preview,
+        preview_folder=None if arguments.o is None else arguments.o / "preview",
+        max_memory=arguments.max_memory,
+        executor=arguments.executor,
+        ray_address=arguments.ray_address,
     )
 
 

@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from toy import LABELS, toy_dataset, write_image
 
+from nnkd import previews
 from nnkd.cli.predict_teachers import main
 from nnkd.dataset import RawDataset, write_dataset_json
 from nnkd.errors import BrokenPluginError, NnkdError, PredictionError
@@ -38,6 +40,27 @@ class Slow(Threshold):
         return super().predict(volume, prompts)
 print("ready", flush=True)
 predict_teachers([job(Slow, dataset)], dataset, dataset.images())
+"""
+
+
+TOGETHER = """
+import os, sys, time
+sys.path.insert(0, {tests!r})
+from steps.test_predict_teachers import Threshold, job
+from nnkd.dataset import RawDataset
+from nnkd.steps.predict_teachers import predict_teachers
+from pathlib import Path
+dataset, log = RawDataset(Path(sys.argv[1])), Path(sys.argv[2])
+class Slow(Threshold):
+    def predict(self, volume, prompts):
+        with open(log, "a") as out:
+            out.write(volume.case + "\\n")
+        time.sleep(0.15)
+        return super().predict(volume, prompts)
+print("ready", flush=True)
+sys.stdin.readline()
+report = predict_teachers([job(Slow, dataset)], dataset, dataset.images())
+print(len(report.done), len(report.skipped), len(report.failures))
 """
 
 
@@ -214,6 +237,87 @@ def test_dry_run_writes_nothing(dataset):
     assert report.data["mine"]["bytes"] > 0
 
 
+def test_dry_run_measures_the_first_case_aside(dataset, tmp_path):
+    """Also boxes that a teacher of the same call is still to give."""
+    file = tmp_path / "boxes.json"
+    cases = dataset.images().cases()
+    file.write_text(
+        json.dumps({case: {"liver": [[z, 3, 4, 6, 9] for z in range(i + 1)]} for i, case in enumerate(cases)})
+    )
+    report = predict_teachers([job(Boxed, dataset)], dataset, dataset.images(), boxes_from=str(file), dry_run=True)
+    assert report.data["mine"]["slices"] == 1 + 2 + 3 + 4
+    assert report.data["mine"]["seconds"] > 0
+    assert "10 slices with boxes" in report.lines[0]
+    assert "toy_000 took" in report.lines[0]
+    jobs = [job(Threshold, dataset), job(Boxed, dataset, "boxed")]
+    report = predict_teachers(jobs, dataset, dataset.images(), boxes_from="mine", dry_run=True)
+    assert report.data["boxed"]["seconds"] > 0
+    assert not dataset.teachers_folder().exists()
+    predict_teachers([job(Threshold, dataset)], dataset, dataset.images(), cases=cases[:2])
+    report = predict_teachers([job(Threshold, dataset)], dataset, dataset.images(), dry_run=True)
+    assert "the 2 case(s) that are there took" in report.lines[0]
+
+
+def test_dry_run_says_why_there_is_no_estimate(dataset):
+    class Crashes(Threshold):
+        def predict(self, volume, prompts):
+            raise RuntimeError("no")
+
+    report = predict_teachers([job(Crashes, dataset)], dataset, dataset.images(), dry_run=True)
+    assert "time unknown: toy_000 failed (RuntimeError: no)" in report.lines[0]
+
+
+def test_dry_run_counts_the_weights_in_memory(dataset):
+    class Weighty(Threshold):
+        def __init__(self, context):
+            super().__init__(context)
+            self.network = torch.nn.Linear(1000, 250, bias=False)
+
+    report = predict_teachers([job(Weighty, dataset)], dataset, dataset.images(), dry_run=True)
+    assert report.data["mine"]["weights_bytes"] == 1_000_000
+    assert "1.0 MB of weights" in report.lines[0]
+
+
+def test_preview_draws_and_writes_nothing_else(dataset):
+    class Crashes(Threshold):
+        def predict(self, volume, prompts):
+            if volume.case == "toy_002":
+                raise RuntimeError("no")
+            return super().predict(volume, prompts)
+
+    before = set(dataset.folder.rglob("*"))
+    jobs = [job(Crashes, dataset), job(Boxed, dataset, "boxed")]
+    report = predict_teachers(jobs, dataset, dataset.images(), boxes_from="mine", preview=2)
+    folder = dataset.folder / "preview"
+    assert set(dataset.folder.rglob("*")) - before == {folder, folder / "toy_000.png"}
+    assert report.lines == ["preview/toy_000.png  mine, boxed"]
+    assert [f.case for f in report.failures] == ["mine/toy_002", "boxed/toy_002"]
+    assert (folder / "toy_000.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(NnkdError, match="two things"):
+        predict_teachers(jobs, dataset, dataset.images(), boxes_from="mine", preview=2, dry_run=True)
+
+
+@pytest.mark.parametrize(("number", "expected"), [(1, "a"), (2, "ac"), (3, "abc"), (4, "abcd"), (9, "abcd")])
+def test_previews_are_spread(number, expected):
+    assert "".join(previews.spread("abcd", number)) == expected
+
+
+def test_max_memory_refuses_what_cannot_fit(dataset):
+    report = predict_teachers([job(Threshold, dataset)], dataset, dataset.images(), max_memory=1e-6)
+    assert len(report.failures) == 4
+    assert "takes at least 0.00 GiB, but --max_memory is 1e-06" in report.failures[0].reason
+    assert len(predict_teachers([job(Threshold, dataset)], dataset, dataset.images(), max_memory=1.0).done) == 4
+
+
+def test_terms_of_weights_are_announced(dataset):
+    class Weighty(Threshold):
+        def weights(self):
+            return [{"name": "a.pth", "sha256": "0", "licence": "CC-BY-NC-4.0"}]
+
+    report = predict_teachers([job(Weighty, dataset)], dataset, dataset.images())
+    assert "NOT FOR COMMERCIAL USE: what mine writes inherits the terms of toy (CC-BY-NC-4.0)." in report.lines
+
+
 def test_boxes(dataset, tmp_path):
     with pytest.raises(NnkdError, match="--boxes-from"):
         predict_teachers([job(Boxed, dataset)], dataset, dataset.images())
@@ -283,6 +387,50 @@ def test_killed_and_restarted_equals_uninterrupted(tmp_path):
     assert left.skipped or left.done
     assert content(dataset.teachers_folder() / "mine") == whole
     assert PredictionFolder(dataset.teachers_folder() / "mine").cases() == dataset.images().cases()
+
+
+def test_processes_on_one_folder_do_every_case_once(tmp_path):
+    dataset = toy_dataset(tmp_path / "Dataset701_Toy", training=8)
+    script, log = TOGETHER.format(tests=str(Path(__file__).parents[1])), tmp_path / "log"
+    command = [sys.executable, "-c", script, str(dataset.folder), str(log)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(3)]
+    for process in processes:
+        process.stdout.readline()
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    end = time.monotonic() + 60
+    while not log.is_file() and time.monotonic() < end:
+        time.sleep(0.02)
+    processes[0].kill()  # its case is taken over
+    found = [process.communicate()[0] for process in processes]
+    cases = dataset.images().cases()
+    assert PredictionFolder(dataset.teachers_folder() / "mine").cases() == cases
+    counts = np.array([[int(number) for number in text.split()] for text in found[1:]])
+    assert (counts.sum(axis=1) == 8).all()
+    assert (counts[:, 2] == 0).all()
+    assert counts[:, 0].sum() in (7, 8)  # the killed one may have finished its first
+    started = log.read_text().split()
+    assert sorted(set(started)) == cases
+    assert len(started) <= 9
+    assert not (dataset.teachers_folder() / "mine" / ".claims").exists()
+
+
+def test_what_failed_elsewhere_is_not_tried_again(dataset):
+    tried = []
+
+    class Crashes(Threshold):
+        def predict(self, volume, prompts):
+            tried.append(volume.case)
+            if volume.case == "toy_000":  # another process fails at the last case meanwhile
+                self.folder.fail("toy_003", "no luck")
+            return super().predict(volume, prompts)
+
+    Crashes.folder = PredictionFolder(dataset.teachers_folder() / "mine")
+    report = predict_teachers([job(Crashes, dataset)], dataset, dataset.images())
+    assert tried == ["toy_000", "toy_001", "toy_002"]
+    assert [(f.case, f.reason) for f in report.failures] == [("toy_003", "no luck")]
 
 
 @pytest.mark.parametrize(
