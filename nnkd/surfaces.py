@@ -1,8 +1,8 @@
 """The surfaces of a label map's structures as sparse points, and the distances between two of them.
 
 A label map is walked through once, a few planes at a time: what is kept are the places where labels meet, and what
-meets there. From these every label's and every region's surface follows without the volume. Distances are found with a
-k-d tree. So cost and memory follow the surface, and one far false positive costs next to nothing.
+meets there. From these every label's and every region's surface follows without the volume. So cost and memory follow
+the surface, and one far false positive costs next to nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from itertools import product
 
 import numpy as np
 from scipy.spatial import cKDTree
+
+from nnkd.nearest import near_distances
 
 PIECE = 1 << 20  # voxels looked at together: more leave the processor's cache, fewer are mostly borders
 
@@ -50,8 +52,12 @@ class Surface:
         Returns:
             (n,) float64, mm; of whole steps, so that equal distances are equal to the last bit wherever they lie.
         """
-        steps = self.points - other.points[other.tree.query(self.places)[1]]
-        return np.sqrt(np.square(steps * np.asarray(self.spacing)).sum(axis=1))
+        distances = near_distances(self.points, other.points, self.spacing)
+        far = np.flatnonzero(np.isnan(distances))
+        if len(far):
+            steps = self.points[far] - other.points[other.tree.query(self.places[far])[1]]
+            distances[far] = np.sqrt(np.square(steps * np.asarray(self.spacing)).sum(axis=1))
+        return distances
 
 
 @dataclass(frozen=True)
