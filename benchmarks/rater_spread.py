@@ -33,7 +33,10 @@ from tables import read
 
 NAME = "Dataset712_Drive"
 RATERS = {"rater1": "ratersTr/1st_manual", "rater2": "ratersTr/2nd_manual"}
-STUDENTS = {"PUNet": ("nnUNetTrainerPUNet", "random_teacher"), "UNet": ("nnUNetTrainerUNet", "mean")}
+STUDENTS = {  # trainer, aggregator, recipe
+    "PUNet": ("nnUNetTrainerPUNet", "random_teacher", "raters"),
+    "UNet": ("nnUNetTrainerUNet", "mean", "raters_mean"),
+}
 TRAINING = {"iterations": 50, "val_iterations": 1, "oversample": 0.66, "precision": "bfloat16", "lr": 1e-3,
             "batch_size": 8, "patch_size": "96,96", "manual": "ignore", "mirroring": "false"}  # fmt: skip
 
@@ -115,12 +118,12 @@ def measure(probabilities: np.ndarray, raters: np.ndarray) -> dict[str, float]:
 
 def run(student: str, fold: int, held_out: list[str], work: Work, options: argparse.Namespace) -> None:
     """Train one student on one half, measure it on the other."""
-    trainer, aggregator = STUDENTS[student]
+    trainer, aggregator, recipe = STUDENTS[student]
     done = [row["case"] for row in read(options.out) if row["student"] == student and row["epochs"] == options.epochs]
     todo = [case for case in held_out if case not in done]
     if not todo:
         return
-    plans = work.train(NAME, "2d", trainer, f"raters_{options.epochs}", "-a", aggregator, "-t", *RATERS, fold=fold,
+    plans = work.train(NAME, "2d", trainer, f"{recipe}_{options.epochs}", "-a", aggregator, "-t", *RATERS, fold=fold,
                        **TRAINING, epochs=options.epochs)  # fmt: skip
     from nnkd.checkpoints import TrainedModel
     from nnkd.dataset import RawDataset
