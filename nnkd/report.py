@@ -125,7 +125,7 @@ def _licences(manifest: Manifest) -> list[str]:
     for model in manifest.lineage:
         weights = f", weights {model.weights_licence}" if model.weights_licence else ""
         said.append(f"{model.name}: {model.licence or 'not stated'}{weights}")
-    bound = announcement((model.model_dump() for model in manifest.lineage), f"'{manifest.name}'")
+    bound = announcement((model.model_dump() for model in manifest.lineage), manifest.name)
     said += [bound] if bound else []
     return said or [f"weights {w.name}: {w.licence or 'not stated'}" for w in manifest.weights]
 

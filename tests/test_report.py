@@ -98,7 +98,7 @@ def test_the_manifest_is_told(tmp_path):
     for said in (
         "atlases=8",
         "model: MIT, weights CC-BY-NC-4.0",
-        "NOT FOR COMMERCIAL USE: 'told' inherits the terms of model (CC-BY-NC-4.0).",
+        "NOT FOR COMMERCIAL USE: told inherits the terms of model (CC-BY-NC-4.0).",
         "used to make",
         "‡ made with the help of ground truth: told",
         "Nothing to report",
