@@ -1,8 +1,7 @@
 """Two references of the same cases: how well folders agree with each, and how well the two agree with each other.
 
-No folder can agree with both references better than these two allow: one that agrees with them as they do with each
-other is as good as can be told. All figures rest on the cases that both have, and on the labels that all folders answer
-for.
+A folder that agrees with each as well as they agree with each other cannot be told from a third rater. All figures rest
+on the cases that both references have, and on the labels that all folders answer for.
 """
 
 from __future__ import annotations
