@@ -234,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "nnKD_quickstart -o nnkd_quickstart",
     )
     parser.add_argument("-o", default="nnkd_quickstart", help="folder to work in (default: nnkd_quickstart)")
-    parser.add_argument("--epochs", type=int, default=25, help="epochs of 40 iterations (default: 25)")
+    parser.add_argument("--epochs", type=int, default=32, help="epochs of 40 iterations (default: 32)")
     parser.add_argument("-device", default=None, choices=("cuda", "cpu", "mps"), help="default: cuda if there is one")
     arguments = parser.parse_args(argv)
     if arguments.epochs < 1:
