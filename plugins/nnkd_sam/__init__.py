@@ -38,7 +38,7 @@ def nnkd_register_teachers():
         ),
         Entry(
             "medsam2",
-            "nnkd_sam.sam2:MedSAM2Teacher",
+            "nnkd_sam.medsam2:MedSAM2Teacher",
             "MedSAM2 (Hiera-T trained on medical images), slice by slice (2024) or as a film (2025)",
             source=PAPERS["medsam2"],
             **licences,

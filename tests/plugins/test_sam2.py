@@ -19,7 +19,8 @@ HAS_THOP = importlib.util.find_spec("thop") is not None
 needs_thop = pytest.mark.skipif(not HAS_THOP, reason='needs thop: pip install "nnkd[profile]"')
 
 from nnkd_sam import checkpoints, sam2  # noqa: E402
-from nnkd_sam.sam2 import MedSAM2Teacher, SAM2Teacher, build, fold, unfold  # noqa: E402
+from nnkd_sam.medsam2 import MedSAM2Teacher  # noqa: E402
+from nnkd_sam.sam2 import SAM2Teacher, build, fold, unfold  # noqa: E402
 
 SHAPE = (60, 40)
 BOXES = np.array([(0, 0, 60, 40), (10, 5, 40, 30), (59, 39, 60, 40)])

@@ -19,7 +19,7 @@ HAS_SAM2 = importlib.util.find_spec("sam2") is not None
 pytestmark = pytest.mark.skipif(not HAS_SAM2, reason='needs sam2: SAM2_BUILD_CUDA=0 pip install "nnkd[sam2]"')
 
 from nnkd_sam import sam2_video  # noqa: E402
-from nnkd_sam.sam2 import MedSAM2Teacher  # noqa: E402
+from nnkd_sam.medsam2 import MedSAM2Teacher  # noqa: E402
 from nnkd_sam.sam2_video import Film, build_video, key_boxes, largest_part, prepared  # noqa: E402
 
 SMALL = (
