@@ -58,8 +58,6 @@ def test_options_lose_their_absolute_paths():
         "folder": ".../masks",
         "map": {"a": ".../y"},
     }
-    command = (
-        "python /home/me/my_tool.py -i {image} -o {folder}/out/x.nii --from https://a.org/b/c.pt --in=/data/me/x"
-    )
+    command = "python /home/me/my_tool.py -i {image} -o {folder}/out/x.nii --from https://a.org/b/c.pt --in=/data/me/x"
     kept = "python .../my_tool.py -i {image} -o {folder}/out/x.nii --from https://a.org/b/c.pt --in=.../x"
     assert portable_options({"command": command}) == {"command": kept}
