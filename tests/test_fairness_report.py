@@ -230,7 +230,7 @@ def test_bad_input_is_one_sentence_and_the_rest_is_reported(cohort, capsys, undr
     said = capsys.readouterr()
     assert sentence in said.out + said.err
     assert "44 cases; mean overall" in said.out
-    assert "190" not in said.out + said.err
+    assert not re.search(r"(?<![\d.-])190(?!\d)", said.out + said.err)  # the folder may be called pytest-190
     content = read_json(cohort / "out" / "fairness.json")
     assert sentence in " ".join([*content["problems"], *content["notes"]])
     page = words((cohort / "out" / "report.html").read_text(encoding="utf-8")).replace("&#39;", "'")
