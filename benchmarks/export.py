@@ -29,6 +29,7 @@ import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+from process_memory import peak_above
 from scipy.ndimage import zoom
 
 from nnkd.export import label_map
@@ -83,16 +84,7 @@ def peak_of(name: str) -> None:
     """What that process does."""
     array = logits()
     importlib.import_module("nnunetv2.preprocessing.resampling.default_resampling")
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = _kibibytes("VmRSS")
-    EXPORTERS[name](array)
-    print((_kibibytes("VmHWM") - before) / 1024)
-
-
-def _kibibytes(name: str) -> int:
-    """From Linux; getrusage would count the parent's peak too."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+    print(peak_above(lambda: EXPORTERS[name](array)))
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ import surface_distance
 import torch
 from consensus import LABELS, organs, teacher
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+from process_memory import peak_above
 from timing import measure
 
 from nnkd.metrics import Structures, compare
@@ -137,16 +138,7 @@ def print_peak(shape: tuple[int, int, int], name: str, way: str) -> None:
 
     act(label_maps((16, 32, 32), 0))
     pair = label_maps(shape, PAIRS[name])
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = _kibibytes("VmRSS")
-    act(pair)
-    print((_kibibytes("VmHWM") - before) / 1024)
-
-
-def _kibibytes(name: str) -> int:
-    """From Linux; getrusage would count the parent's peak too."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+    print(peak_above(lambda: act(pair)))
 
 
 def main() -> None:

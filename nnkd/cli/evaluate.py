@@ -76,11 +76,9 @@ def _parser() -> argparse.ArgumentParser:
         "--smallest_group", type=int, metavar="N", help="people in the smallest group that is shown (default: 5)"
     )
     parser.add_argument(
-        "--rank",
-        nargs="*",
-        metavar="METRIC",
+        "--rank", nargs="*", metavar="METRIC",
         help="rank the folders by modality and metric and average the places (default: DSC NSD; also seconds)",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--modality",
         metavar="COLUMN",

@@ -28,6 +28,14 @@ FOLDS = (4, 2, 1)  # the feature maps' sides, in sides of the coarsest
 CHANNELS = (32, 64, 256)
 
 
+def missing_package(error: ImportError) -> BrokenPluginError:
+    """What to say without the package sam2."""
+    return BrokenPluginError(
+        f"sam2 and medsam2 need the package sam2 ({error}). Install it: SAM2_BUILD_CUDA=0 "
+        f'pip install "nnkd[sam2]", or pip install sam2.'
+    )
+
+
 def build(model: Model, version: Version = "2.0") -> nn.Module:
     """sam2's own network with random weights, on torch's default device.
 
@@ -37,10 +45,7 @@ def build(model: Model, version: Version = "2.0") -> nn.Module:
     try:
         from sam2.build_sam import build_sam2
     except ImportError as error:
-        raise BrokenPluginError(
-            f"sam2 and medsam2 need the package sam2 ({error}). Install it: SAM2_BUILD_CUDA=0 "
-            f'pip install "nnkd[sam2]", or pip install sam2.'
-        ) from error
+        raise missing_package(error) from error
     device = torch.get_default_device()
     with torch.device("cpu"):  # it asks for numbers while it is built, which "meta" has not
         return build_sam2(CONFIGURATIONS[version].format(model), None, device="cpu").to(device)

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nnkd.embeddings import EmbeddingCache
-from nnkd.errors import BrokenPluginError
 from nnkd.types import SliceBoxes
-from nnkd_sam.sam2 import CONFIGURATIONS, fold, unfold
+from nnkd_sam.sam2 import CONFIGURATIONS, fold, missing_package, unfold
 
 SIZE = 512  # pixels of a side, MedSAM2's
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -46,10 +45,7 @@ def build_video(more: Sequence[str] = ()) -> nn.Module:
         from sam2 import sam2_video_predictor
         from sam2.build_sam import build_sam2_video_predictor
     except ImportError as error:
-        raise BrokenPluginError(
-            f"medsam2 needs the package sam2 ({error}). Install it: SAM2_BUILD_CUDA=0 "
-            f'pip install "nnkd[sam2]", or pip install sam2.'
-        ) from error
+        raise missing_package(error) from error
     sam2_video_predictor.tqdm = partial(tqdm, disable=True)  # its bars have no switch; ours show where the scan is
     return build_sam2_video_predictor(
         CONFIGURATIONS["2.1"].format("hiera_t"), None, device="cpu", hydra_overrides_extra=[*SETTINGS, *more],
