@@ -1,18 +1,13 @@
-"""LiteMedSAM: image encoder, prompt encoder, mask decoder, and how slices and boxes are brought to its 256 pixels."""
+"""LiteMedSAM: image encoder, prompt encoder and mask decoder."""
 
 from __future__ import annotations
 
-from functools import lru_cache
-
-import numpy as np
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnkd.box_pixels import CHANNELS, GRID, SIZE
 from nnkd.errors import BrokenPluginError
 from nnkd_litemedsam.folded_decoder import FoldedDecoder
-from nnkd_litemedsam.tiny_vit import CHANNELS, GRID, SIZE, TinyViT
-
-SMALLEST = 1e-8  # divisor of a slice of one value
+from nnkd_litemedsam.tiny_vit import TinyViT
 
 
 class LiteMedSAM(nn.Module):
@@ -91,98 +86,3 @@ class LiteMedSAM(nn.Module):
             multimask_output=False,
         )
         return masks[:, 0]
-
-
-def scaled_shape(shape: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) once the longest side has 256 pixels; no side vanishes."""
-    factor = SIZE / max(shape)
-    return max(1, int(shape[0] * factor + 0.5)), max(1, int(shape[1] * factor + 0.5))
-
-
-def prepare(image: np.ndarray) -> np.ndarray:
-    """A slice as the image encoder wants it: longest side 256, its own lowest value 0 and highest 1, zeros behind.
-
-    Args:
-        image: (H, W, 3) uint8.
-
-    Returns:
-        (3, 256, 256) float32 in [0, 1]; what is right of or below the image is 0.
-    """
-    height, width = scaled_shape(image.shape[:2])
-    scaled = resize(image, (height, width)).astype(np.float32)
-    low, high = scaled.min(), scaled.max()
-    padded = np.zeros((3, SIZE, SIZE), dtype=np.float32)
-    padded[:, :height, :width] = np.moveaxis((scaled - low) / max(high - low, SMALLEST), -1, 0)
-    return padded
-
-
-def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resize: means over areas when shrinking (OpenCV's INTER_AREA, LiteMedSAM's own), linearly when enlarging.
-
-    Departs: LiteMedSAM enlarges with INTER_AREA too, which makes blocks of the old pixels. Linear pictures look more
-    like those it was trained on: in slices of 35 x 50 pixels (every fifth of one hippocampus scan) DSC .70 instead of
-    .39 for the anterior part, .72 instead of .65 for the posterior.
-
-    Args:
-        image: (H, W, C) uint8.
-        shape: (H, W) wanted; both larger, or both smaller, or equal.
-
-    Returns:
-        (H, W, C) uint8.
-    """
-    if image.shape[:2] == shape:
-        return image
-    rows, columns = _weights(image.shape[0], shape[0]), _weights(image.shape[1], shape[1])
-    values = np.einsum("hi,ijc->hjc", rows, image.astype(np.float32), optimize=True)
-    values = np.einsum("wj,hjc->hwc", columns, values, optimize=True)
-    return np.clip(np.floor(values + 0.5), 0, 255).astype(np.uint8)
-
-
-@lru_cache(maxsize=32)
-def _weights(before: int, after: int) -> np.ndarray:
-    """(after, before) float32: how much of each old pixel goes into each new one; rows sum to 1."""
-    weights = np.zeros((after, before))
-    scale = before / after
-    for new in range(after):
-        if scale >= 1:
-            first, last = new * scale, (new + 1) * scale
-            old = np.arange(before)
-            weights[new] = np.clip(np.minimum(old + 1, last) - np.maximum(old, first), 0, None)
-        else:
-            centre = min(max((new + 0.5) * scale - 0.5, 0), before - 1)
-            old = int(centre)
-            weights[new, old] += 1 - (centre - old)
-            weights[new, min(old + 1, before - 1)] += centre - old
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-def scaled_boxes(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Boxes in pixels of the slice -> corners as the model was trained on.
-
-    Args:
-        boxes: (n, 4) int, rows (y0, x0, y1, x1), upper bounds excluded.
-        shape: (H, W) of the slice.
-
-    Returns:
-        (n, 4) float32, rows (x0, y0, x1, y1) in whole pixels of the 256.
-    """
-    y0, x0, y1, x1 = np.asarray(boxes, dtype=np.int64).T
-    # Upper bounds stay excluded: with the last row and column inside instead, small slices, which are enlarged, lost
-    # up to a pixel of their own at two sides (aorta in a CT of 122 x 101 pixels: DSC .84 instead of .95).
-    corners = np.stack([x0, y0, x1, y1], axis=1)
-    return np.floor(corners * (SIZE / max(shape))).astype(np.float32)
-
-
-def enlarge(logits: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Logits of the padded 256 pixels -> probabilities on the slice.
-
-    Args:
-        logits: (n, 256, 256).
-        shape: (H, W) of the slice.
-
-    Returns:
-        (n, H, W) in [0, 1].
-    """
-    height, width = scaled_shape(shape)
-    cropped = logits[:, None, :height, :width].float()
-    return F.interpolate(cropped, shape, mode="bilinear", align_corners=False)[:, 0].sigmoid()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nnkd.box_pixels import SIZE, prepare, probabilities_of_logits, scaled_boxes
 from nnkd.errors import SettingError
 from nnkd.files import sha256
 from nnkd.intensities import Windows
@@ -17,8 +18,7 @@ from nnkd.profiles import Architecture
 from nnkd.slice_teacher import SliceTeacher
 from nnkd.types import TeacherContext
 from nnkd_litemedsam import weights as own_weights
-from nnkd_litemedsam.model import LiteMedSAM, enlarge, prepare, scaled_boxes
-from nnkd_litemedsam.tiny_vit import SIZE
+from nnkd_litemedsam.model import LiteMedSAM
 
 
 class LiteMedSAMTeacher(SliceTeacher):
@@ -100,7 +100,7 @@ class LiteMedSAMTeacher(SliceTeacher):
 
     def _decode(self, embedding: Tensor, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         corners = torch.from_numpy(scaled_boxes(boxes, shape)).to(self.context.device)
-        return enlarge(self.network.decode(embedding, corners), shape).cpu().numpy()
+        return probabilities_of_logits(self.network.decode(embedding, corners).cpu().numpy(), shape)
 
 
 def _dtype(precision: str) -> torch.dtype:

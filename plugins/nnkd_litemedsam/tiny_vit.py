@@ -12,11 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnkd.box_pixels import CHANNELS
 from nnkd_litemedsam.fused_layers import ROWS, by_rows, in_strips, linear
-
-SIZE = 256  # pixels of a side of the input
-CHANNELS = 256  # of the embedding
-GRID = 64  # pixels of a side of the embedding
 
 
 class ConvNorm(nn.Module):

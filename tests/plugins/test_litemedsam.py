@@ -1,4 +1,4 @@
-"""nnkd_litemedsam: geometry and errors with a small network of random weights; the real weights where they are."""
+"""nnkd_litemedsam: answers and errors with a small network of random weights; the real weights where they are."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from toy import REAL_DATA, needs_real_data
 
+from nnkd.box_pixels import prepare, scaled_boxes, scaled_shape
 from nnkd.errors import BrokenPluginError, NnkdError, SettingError, WeightsError
 from nnkd.files import sha256
 from nnkd.prompts import boxes_of
@@ -71,99 +72,6 @@ def test_the_folded_decoder_is_the_plain_one(number):
     assert network._folded is not None
     assert after.shape == before.shape == (number, 256, 256)
     assert torch.allclose(before, after, rtol=1e-4, atol=1e-4 * float(before.abs().max()))
-
-
-# --- geometry ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("shape", "scaled"),
-    [((256, 256), (256, 256)), ((35, 50), (179, 256)), ((512, 300), (256, 150)), ((1, 900), (1, 256))],
-)
-def test_the_longest_side_becomes_256(shape, scaled):
-    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    prepared = model.prepare(image)
-    assert model.scaled_shape(shape) == scaled
-    assert (prepared.shape, prepared.dtype) == ((3, 256, 256), np.float32)
-    inside = prepared[:, : scaled[0], : scaled[1]]
-    assert (inside.min(), inside.max()) == (0, 1)
-    assert not prepared[:, scaled[0] :].any()
-    assert not prepared[:, :, scaled[1] :].any()
-
-
-@pytest.mark.parametrize("value", [0, 7, 255])
-def test_a_slice_of_one_value_is_black(value):
-    assert not model.prepare(np.full((30, 40, 3), value, dtype=np.uint8)).any()
-
-
-def test_colours_share_one_lowest_and_highest_value():
-    image = np.zeros((256, 256, 3), dtype=np.uint8)
-    image[..., 0], image[..., 1], image[0, 0, 2] = 100, 50, 200
-    assert model.prepare(image)[:, 5, 5] == pytest.approx([0.5, 0.25, 0])
-
-
-def test_shrinking_takes_means_over_areas():
-    image = np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8)
-    exact = image.reshape(3, 2, 2, 2, 3).mean(axis=(1, 3))
-    assert np.array_equal(model.resize(image, (3, 2)), np.floor(exact + 0.5))
-    row = np.repeat(np.array([[[30], [60], [90]]], dtype=np.uint8), 3, axis=0)
-    assert model.resize(row, (2, 2))[0, :, 0].tolist() == [40, 80]  # (30 + 60/2) / 1.5, (60/2 + 90) / 1.5
-
-
-def test_enlarging_is_linear_between_the_centres_of_pixels():
-    row = np.array([[[0], [100]]], dtype=np.uint8).repeat(2, axis=0)
-    assert model.resize(row, (4, 4))[0, :, 0].tolist() == [0, 25, 75, 100]
-    assert model.resize(row[:, :1], (4, 4))[..., 0].tolist() == [[0] * 4] * 4
-
-
-@pytest.mark.parametrize("shape", [(35, 50), (50, 35), (7, 5)])
-def test_enlarging_is_torchs(shape):
-    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    wanted = model.scaled_shape(shape)
-    batch = torch.from_numpy(np.moveaxis(image, -1, 0)[None].astype(np.float32))
-    theirs = torch.nn.functional.interpolate(batch, wanted, mode="bilinear", align_corners=False)[0].numpy()
-    assert np.abs(np.moveaxis(theirs, 0, -1) - model.resize(image, wanted)).max() <= 0.51
-
-
-@pytest.mark.parametrize("shape", [(512, 512), (512, 400), (180, 300), (257, 256), (400, 3)])
-def test_shrinking_is_opencvs(shape):
-    cv2 = pytest.importorskip("cv2", reason="needs opencv-python-headless to compare with")
-    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    wanted = model.scaled_shape(shape)
-    theirs = cv2.resize(image, wanted[::-1], interpolation=cv2.INTER_AREA)
-    assert np.abs(theirs.astype(int) - model.resize(image, wanted)).max() <= 1  # they count in 11 bits
-
-
-@pytest.mark.parametrize(
-    ("box", "shape", "expected"),
-    [
-        ((0, 0, 100, 50), (100, 50), (0, 0, 128, 256)),
-        ((1, 2, 4, 9), (300, 512), (1, 0, 4, 2)),
-        ((3, 5, 4, 6), (256, 9), (5, 3, 6, 4)),
-    ],
-)
-def test_boxes_are_scaled_to_whole_pixels(box, shape, expected):
-    found = model.scaled_boxes(np.array([box]), shape)
-    assert found.dtype == np.float32
-    assert found.tolist() == [list(expected)]
-
-
-def test_probabilities_lie_where_the_logits_did():
-    """A square in the 256 pixels comes back as the square of the slice that it stands for; the padding is cut off."""
-    for shape, inside in (
-        ((128, 64), (20, 30, 60, 50)),
-        ((300, 512), (100, 200, 250, 400)),
-        ((256, 256), (0, 0, 9, 9)),
-    ):
-        factor = 256 / max(shape)
-        y0, x0, y1, x1 = (round(v * factor) for v in inside)
-        logits = torch.full((1, 256, 256), -20.0)
-        logits[:, y0:y1, x0:x1] = 20
-        found = model.enlarge(logits, shape)[0].numpy() > 0.5
-        expected = np.zeros(shape, dtype=bool)
-        expected[inside[0] : inside[2], inside[1] : inside[3]] = True
-        assert found.shape == shape
-        assert (found != expected).mean() < 0.01
 
 
 # --- the teacher ------------------------------------------------------------------------------------------------
@@ -521,12 +429,12 @@ def test_the_encoder_and_the_masks_are_the_packages(real, theirs):
     grey = (60 + 120 * disc + np.random.default_rng(0).normal(0, 5, disc.shape)).astype(np.uint8)
     image = np.repeat(grey[..., None], 3, axis=2)
     with torch.inference_mode():
-        expected = theirs.image_encoder(torch.from_numpy(model.prepare(image))[None])
+        expected = theirs.image_encoder(torch.from_numpy(prepare(image))[None])
         found = torch.from_numpy(real.encode(image))
         assert (found - expected[0]).abs().max() < 1e-5
         box = np.array([[50, 80, 130, 160]])
-        logits = theirs(torch.from_numpy(model.prepare(image))[None], model.scaled_boxes(box, (200, 256)))
-        mask = theirs.postprocess_masks(logits, model.scaled_shape((200, 256)), (200, 256)).sigmoid()[0, 0].numpy()
+        logits = theirs(torch.from_numpy(prepare(image))[None], scaled_boxes(box, (200, 256)))
+        mask = theirs.postprocess_masks(logits, scaled_shape((200, 256)), (200, 256)).sigmoid()[0, 0].numpy()
     probabilities = real.decode(found.numpy(), box, (200, 256))[0]
     assert np.abs(probabilities - mask).max() < 1e-4
     assert 2 * ((probabilities > 0.5) & disc).sum() / ((probabilities > 0.5).sum() + disc.sum()) > 0.95
