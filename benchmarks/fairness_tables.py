@@ -11,9 +11,10 @@ import numpy as np
 from simulated_cohort import GROUPS, ORGANS
 from tables import read
 
+from nnkd.group_statistics import STARS, stars
+
 RESAMPLES = 2000
 MEAN = "mean of the teachers"
-STARS = ((1e-4, "****"), (1e-3, "***"), (1e-2, "**"), (5e-2, "*"))
 TITLES = {"sex": "Sex", "age": "Age", "bmi": "BMI"}
 
 
@@ -148,9 +149,9 @@ def anova(rows: Mapping[str, Row]) -> str:
                 values = row.scores["DSC"][:, organ]
                 samples = [values[(row.groups[:, attribute] == g) & np.isfinite(values)] for g in range(len(names))]
                 filled = [sample for sample in samples if len(sample) > 1]
-                cells.append(_stars(f_oneway(*filled).pvalue) if len(filled) > 1 else "-")
+                cells.append(_marked(f_oneway(*filled).pvalue) if len(filled) > 1 else "-")
         lines.append(_line(name, *cells))
-    legend = ", ".join(f"{_stars(limit / 2)} p < {limit}" for limit, _ in reversed(STARS))
+    legend = ", ".join(f"{_marked(limit / 2)} p < {limit}" for limit, _ in reversed(STARS))
     return "\n".join([*lines, "", f"N.S. p >= 0.05, {legend}; not corrected for the many tests."])
 
 
@@ -212,8 +213,8 @@ def _alone(row: Row, seed: int) -> Row:
     return row.of({person for person in row.people if person[0] == seed})
 
 
-def _stars(p: float) -> str:
-    return next((stars.replace("*", "\\*") for limit, stars in STARS if p < limit), "N.S.")
+def _marked(p: float) -> str:
+    return stars(p).replace("*", "\\*")
 
 
 def _interval(value: np.ndarray, drawn: np.ndarray, digits: int) -> str:

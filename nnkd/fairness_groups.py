@@ -62,8 +62,7 @@ class GroupOptions:
                     f"--bins has edges for '{column}', but --attributes has {' '.join(self.attributes)}. Add the "
                     f"column there, or leave its edges out."
                 )
-            numbers = _open_ends(edges)
-            if len(edges) < 3 or None in edges[1:-1] or any(low >= high for low, high in pairwise(numbers)):
+            if not are_edges(edges):
                 raise SettingError(
                     f"--bins has {list(edges)} for '{column}', but three or more rising edges are expected, such as "
                     f"[20, 30, 40]; null at the ends leaves these open."
@@ -221,7 +220,7 @@ def bin_names(edges: Sequence[float | None]) -> list[str]:
 
 
 def _binned(numbers: Sequence[float | None], edges: Sequence[float | None]) -> tuple[list[str], list[int | None]]:
-    names, ends = [*bin_names(edges), OUTSIDE], _open_ends(edges)
+    names, ends = [*bin_names(edges), OUTSIDE], open_ends(edges)
     last = len(names) - 1
     where = [None if number is None else bisect_right(ends, number) - 1 for number in numbers]
     return names, [None if w is None else w if 0 <= w < last else last for w in where]
@@ -242,7 +241,14 @@ def _as_numbers(values: Iterable[str | float | None]) -> list[float | None] | No
     return numbers if all(number is None or isfinite(number) for number in numbers) else None
 
 
-def _open_ends(edges: Sequence[float | None]) -> list[float]:
+def are_edges(edges: Sequence[float | None]) -> bool:
+    """Whether these are three or more rising numbers, the outer ones perhaps open."""
+    rise = all(low < high for low, high in pairwise(open_ends(edges)))
+    return len(edges) >= 3 and None not in edges[1:-1] and rise
+
+
+def open_ends(edges: Sequence[float | None]) -> list[float]:
+    """Edges with minus and plus infinity where an end is open."""
     ends = {0: -inf, len(edges) - 1: inf}
     return [ends.get(i, 0.0) if edge is None else edge for i, edge in enumerate(edges)]
 

@@ -12,13 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from nnkd.dataset import DatasetSpec
 from nnkd.errors import SettingError
+from nnkd.fairness_groups import SMALLEST, Partition
 from nnkd.metrics import METRICS, RANKED
 from nnkd.participants import NO_VALUE, Participant, known_columns
-from nnkd.scores import DIGITS, FolderScores, Scores, with_rules
+from nnkd.scores import DIGITS, FolderScores, Rules, Scores
 from nnkd.statistics import Bootstrap, mean, ranks
 
 SECONDS = "seconds"  # a case's running time, as the manifests have it
@@ -26,6 +28,7 @@ DEFAULT = ("DSC", "NSD")
 COLUMN = "modality"  # of participants.tsv
 DECIMALS: Mapping[str, int] = {**DIGITS, SECONDS: 2}
 MEAN_PLACE, ALL = "mean place", "all"
+HIDDEN = f"groups of fewer than {SMALLEST} people"
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,9 @@ def modalities_of_cases(
         column: Of participants.tsv; None: "modality" if somebody has a value there, else the names of dataset.json's
             channels, for all cases.
 
+    Returns:
+        By case. Other columns than "modality" tell of people: their groups too small to be shown are HIDDEN.
+
     Raises:
         SettingError: If nobody has a value in the column.
     """
@@ -129,7 +135,17 @@ def modalities_of_cases(
     if column is None and COLUMN not in there:
         return dict.fromkeys(participants, " + ".join(spec.channel_names))
     values = {case: person.value(column or COLUMN) for case, person in participants.items()}
-    return {case: NO_VALUE if value is None else str(value) for case, value in values.items()}
+    found = {case: NO_VALUE if value is None else str(value) for case, value in values.items()}
+    return found if column in (None, COLUMN) else _without_small_groups(found, participants)
+
+
+def _without_small_groups(found: Mapping[str, str], participants: Mapping[str, Participant]) -> dict[str, str]:
+    """The same with HIDDEN where a group has too few people."""
+    people = {name: {participants[c].identifier for c in found if found[c] == name} for name in found.values()}
+    members = tuple(np.arange(len(some)) for some in people.values())
+    groups = Partition("", tuple(people), members, (tuple(range(len(people))),), spoken=False)
+    shown = dict(zip(people, groups.shown(groups.sizes, SMALLEST), strict=True))
+    return {case: name if shown[name] else HIDDEN for case, name in found.items()}
 
 
 def rank_methods(scores: Scores, metrics: Sequence[str], modality_of: Mapping[str, str]) -> MethodRanking:
@@ -141,8 +157,11 @@ def rank_methods(scores: Scores, metrics: Sequence[str], modality_of: Mapping[st
         modality_of: By case.
     """
     places: list[Place] = []
-    not_ranked = []
+    not_ranked: list[tuple[str, str]] = []
     for modality in sorted({modality_of[case] for case in scores.cases}):
+        if modality == HIDDEN:
+            not_ranked += [(HIDDEN, metric) for metric in metrics]
+            continue
         cases = [case for case in scores.cases if modality_of[case] == modality]
         for metric in metrics:
             found = {folder.name: _value(scores, folder, metric, cases) for folder in scores.folders}
@@ -176,12 +195,11 @@ def _value(scores: Scores, folder: FolderScores, metric: str, cases: Sequence[st
     return (estimate.value, estimate.n_cases) if estimate else (None, 0)
 
 
-def ranking_frame(ranking: MethodRanking, definition: str) -> pd.DataFrame:
+def ranking_frame(ranking: MethodRanking, rules: Rules) -> pd.DataFrame:
     """One row per folder, modality and metric, then one per folder with its mean place."""
     rows = [tuple(vars(place).values()) for place in ranking.places]
     rows += [(name, ALL, MEAN_PLACE, value, ranking.final[name], None) for name, value in ranking.means.items()]
-    frame = pd.DataFrame(rows, columns=["folder", "modality", "metric", "value", "place", "cases"])
-    return with_rules(frame.assign(definition=definition))
+    return rules.beside(pd.DataFrame(rows, columns=["folder", "modality", "metric", "value", "place", "cases"]))
 
 
 def ranking_section(ranking: MethodRanking) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from nnkd.comparisons import Files, Settings, compare_cases
 from nnkd.metrics import METRICS
-from nnkd.scores import DIGITS, OVERALL, Cell, FolderScores, Scores, with_rules
+from nnkd.scores import DIGITS, OVERALL, Cell, FolderScores, Rules, Scores
 from nnkd.types import Failure
 
 SHOWN = ("DSC", "HD95", "NSD")
@@ -110,16 +110,16 @@ def compare_raters(
     return Raters(names, (made[0], made[1]), made[2])
 
 
-def raters_frame(raters: Raters, definition: str) -> pd.DataFrame:
+def raters_frame(raters: Raters, rules: Rules) -> pd.DataFrame:
     """One row per folder, reference, label and metric; `inter_rater` marks the references' own agreement."""
     rows = []
     for metric, kind in METRICS.items():
         for column in (*raters.between.labels, OVERALL):
             for folder, reference, cell in raters.cells(metric, column):
                 who = (folder or raters.names[1], reference, folder is None)
-                rows.append((*who, column, metric, *_numbers(cell), kind.unit, cell.note, definition))
+                rows.append((*who, column, metric, *_numbers(cell), kind.unit, cell.note))
     columns = ["folder", "reference", "inter_rater", "label", "metric", "mean", "low", "high", "cases", "participants"]
-    return with_rules(pd.DataFrame(rows, columns=[*columns, "unit", "note", "definition"]))
+    return rules.beside(pd.DataFrame(rows, columns=[*columns, "unit", "note"]))
 
 
 def _numbers(cell: Cell) -> tuple[Any, ...]:

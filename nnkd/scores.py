@@ -262,7 +262,37 @@ class Scores:
         return found
 
 
-def metrics_frame(scores: Scores, definition: str) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Rules:
+    """What decides the values of a table, and so stands in each of its rows.
+
+    Attributes:
+        definition: A name of `nnkd.surfaces.DEFINITIONS`.
+        tolerance: Of the NSD, in mm, by label.
+    """
+
+    definition: str
+    tolerance: Mapping[str, float]
+
+    def beside(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The table with these rules as columns. Where the labels behind a row's NSD have several tolerances, no
+        single one is written."""
+        near = set(self.tolerance.values())
+        joint = near.pop() if len(near) == 1 else None
+        labels = frame["label"] if "label" in frame else [None] * len(frame)
+        tolerance = [
+            self.tolerance.get(label, joint) if metric == "NSD" else None
+            for label, metric in zip(labels, frame["metric"], strict=True)
+        ]
+        return frame.assign(
+            definition=self.definition,
+            percentile_rule=DEFINITIONS[self.definition].percentile_rule,
+            empty_masks=EMPTY_MASKS,
+            tolerance_mm=tolerance,
+        )
+
+
+def metrics_frame(scores: Scores, rules: Rules) -> pd.DataFrame:
     """One row per folder, case, label and metric."""
     rows = []
     for folder in scores.folders:
@@ -272,49 +302,37 @@ def metrics_frame(scores: Scores, definition: str) -> pd.DataFrame:
                 counted = flag not in ("failed", "not_answered", "both_empty")
                 for name, metric in METRICS.items():
                     value = folder.results[case][label].values[name] if counted else None
-                    rows.append((folder.name, case, label, name, value, metric.unit, flag, definition))
-    columns = ["folder", "case", "label", "metric", "value", "unit", "flag", "definition"]
-    return with_rules(pd.DataFrame(rows, columns=columns))
+                    rows.append((folder.name, case, label, name, value, metric.unit, flag))
+    columns = ["folder", "case", "label", "metric", "value", "unit", "flag"]
+    return rules.beside(pd.DataFrame(rows, columns=columns))
 
 
-def means_frame(scores: Scores, definition: str) -> pd.DataFrame:
+def means_frame(scores: Scores, rules: Rules) -> pd.DataFrame:
     """One row per folder, column of the tables and metric."""
     rows = []
     for name, metric in METRICS.items():
         for folder, row in scores.table(name).items():
             for column, cell in row.items():
-                rows.append((folder, column, name, *_numbers(cell.estimate), metric.unit, cell.note, definition))
-    columns = [
-        "folder",
-        "label",
-        "metric",
-        "mean",
-        "low",
-        "high",
-        "cases",
-        "participants",
-        "unit",
-        "note",
-        "definition",
-    ]
-    return with_rules(pd.DataFrame(rows, columns=columns))
+                rows.append((folder, column, name, *_numbers(cell.estimate), metric.unit, cell.note))
+    columns = ["folder", "label", "metric", "mean", "low", "high", "cases", "participants", "unit", "note"]
+    return rules.beside(pd.DataFrame(rows, columns=columns))
 
 
-def comparison_frame(scores: Scores, definition: str) -> pd.DataFrame:
+def comparison_frame(scores: Scores, rules: Rules) -> pd.DataFrame:
     """One row per pair of folders, label and metric: the first minus the second."""
     rows = [
-        (d.first, d.second, d.label, name, *_numbers(d.estimate), metric.unit, definition)
+        (d.first, d.second, d.label, name, *_numbers(d.estimate), metric.unit)
         for name, metric in METRICS.items()
         for d in scores.differences(name)
     ]
     columns = ["first", "second", "label", "metric", "difference", "low", "high", "cases", "participants"]
-    return with_rules(pd.DataFrame(rows, columns=[*columns, "unit", "definition"]))
+    return rules.beside(pd.DataFrame(rows, columns=[*columns, "unit"]))
 
 
-def with_rules(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same with how percentiles are found and empty masks are treated, beside the column "definition"."""
-    rules = frame["definition"].map({name: definition.percentile_rule for name, definition in DEFINITIONS.items()})
-    return frame.assign(percentile_rule=rules, empty_masks=EMPTY_MASKS)
+def write_scores(scores: Scores, rules: Rules, folder: Path) -> None:
+    """metrics.csv, means.csv and comparison.csv."""
+    for name, make in {"metrics": metrics_frame, "means": means_frame, "comparison": comparison_frame}.items():
+        write_frame(make(scores, rules), folder / f"{name}.csv")
 
 
 def write_frame(frame: pd.DataFrame | None, file: Path) -> None:

@@ -8,6 +8,7 @@ from test_scores import CASES, GOOD, LABELS, POOR, folder, scores
 from nnkd.dataset import DatasetSpec
 from nnkd.errors import SettingError
 from nnkd.method_ranking import (
+    HIDDEN,
     MEAN_PLACE,
     SECONDS,
     check_ranking,
@@ -17,7 +18,9 @@ from nnkd.method_ranking import (
     ranking_section,
 )
 from nnkd.participants import Participant
+from nnkd.scores import Rules
 
+RULES = Rules("monai", dict.fromkeys(LABELS, 2.0))
 SPEC = DatasetSpec({"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0}, "file_ending": ".png"}, "x")
 MODALITY = {"a": "CT", "b": "CT", "c": "MR"}
 
@@ -83,7 +86,7 @@ def test_modalities_come_from_a_column_or_the_channels():
     assert modalities_of_cases(SPEC, people, None) == {"a": "T1 + T2", "b": "T1 + T2"}
     people["a"] = Participant("a", attributes={"modality": "CT", "scanner": "X"})
     assert modalities_of_cases(SPEC, people, None) == {"a": "CT", "b": "missing"}
-    assert modalities_of_cases(SPEC, people, "scanner") == {"a": "X", "b": "missing"}
+    assert set(modalities_of_cases(SPEC, people, "scanner").values()) == {HIDDEN}
     with pytest.raises(SettingError, match=r"--modality is 'field', .* columns with values are modality, scanner"):
         modalities_of_cases(SPEC, people, "field")
 
@@ -97,8 +100,24 @@ def test_what_cannot_be_ranked_is_refused():
 
 
 def test_the_table_names_the_rules():
-    frame = ranking_frame(rank_methods(scores(folder("poor", POOR), folder("good", GOOD)), ["DSC"], MODALITY), "monai")
+    frame = ranking_frame(rank_methods(scores(folder("poor", POOR), folder("good", GOOD)), ["DSC"], MODALITY), RULES)
     assert len(frame) == 2 * 2 + 2
     assert list(frame[frame.metric == MEAN_PLACE].folder) == ["good", "poor"]
     assert frame.percentile_rule.str.contains("linearly").all()
     assert frame.empty_masks.str.contains("not counted").all()
+
+
+def test_small_groups_of_people_are_not_ranked():
+    """Two people without a sex would be known by what is left, so the next smallest group goes, too."""
+    sexes = ["F"] * 6 + ["M"] * 5 + [None] * 2
+    people = {f"case{i}": Participant(f"p{i}", sex=sex) for i, sex in enumerate(sexes)}
+    groups = modalities_of_cases(SPEC, people, "sex")
+    assert [groups[f"case{i}"] for i in (0, 6, 11)] == ["F", HIDDEN, HIDDEN]
+    scanners = {case: Participant(p.identifier, attributes={"modality": p.sex or "X"}) for case, p in people.items()}
+    assert set(modalities_of_cases(SPEC, scanners, None).values()) == {"F", "M", "X"}
+
+
+def test_hidden_groups_are_named_without_a_place():
+    found = rank_methods(scores(folder("poor", POOR), folder("good", GOOD)), ["DSC"], {**MODALITY, "c": HIDDEN})
+    assert {place.modality for place in found.places} == {"CT"}
+    assert found.not_ranked == [(HIDDEN, "DSC")]

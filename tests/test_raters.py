@@ -9,6 +9,7 @@ from test_scores import GOOD, LABELS, POOR, folder, scores
 
 from nnkd.metrics import METRICS
 from nnkd.raters import Raters, rater_names, raters_frame, raters_json, raters_section
+from nnkd.scores import Rules
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def test_reference_folders_have_names_of_their_own():
 
 
 def test_a_folder_and_the_references_stand_beside_each_other(raters):
-    frame = raters_frame(raters, "surfel")
+    frame = raters_frame(raters, Rules("surfel", dict.fromkeys(LABELS, 2.0)))
     assert len(frame) == 3 * (len(LABELS) + 1) * len(METRICS)
     rows = frame.query("label == 'Overall' and metric == 'DSC'")
     assert list(zip(rows.folder, rows.reference, rows.inter_rater, strict=True)) == [

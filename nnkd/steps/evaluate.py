@@ -33,7 +33,7 @@ from nnkd.participants import participants_of_cases
 from nnkd.predictions import Manifest, PredictionFolder, label_map_files, versions
 from nnkd.raters import Raters, compare_raters, rater_names, raters_frame, raters_json, raters_section
 from nnkd.report import Evaluation, write_report
-from nnkd.scores import COMMON, OVERALL, FolderScores, Scores, comparison_frame, means_frame, metrics_frame, write_frame
+from nnkd.scores import COMMON, OVERALL, FolderScores, Rules, Scores, write_frame, write_scores
 from nnkd.statistics import Bootstrap, Estimate
 from nnkd.summary import add_to_summary, summary
 from nnkd.surfaces import DEFINITIONS
@@ -131,13 +131,14 @@ def evaluate(request: Request) -> StepReport:
     facts = _facts(request, spec, scores, compared.without_spacing)
     evaluated = dict(zip((folder.name for folder in folders), request.predictions, strict=True))
     rankings = rank_folders(evaluated, spec, labels, {case: references[case] for case in cases}, found)
-    _write_tables(scores, spec, request, facts, output)
+    rules = Rules(request.definition, settings.tolerance)
+    _write_tables(scores, spec, rules, facts, output)
     _write_rankings(rankings, person_of, request, output)
     fair = report_fairness(scores, people, request.groups, request.bootstrap, facts, output)
     images, uncertain = _image_folders(request, json_file), section(rankings, person_of, request.bootstrap)
     methods = rank_methods(scores, request.rank or DEFAULT, modality_of) if modality_of is not None else None
     raters = None if others is None else _raters(request, scores, settings, files, others, person_of)
-    _write_more(methods, raters, request, scores, output)
+    _write_more(methods, raters, rules, scores, output)
     evaluation = Evaluation(
         scores, spec, facts, request.reference, references, found, images, uncertain, fair.section,
         methods and ranking_section(methods), raters and raters_section(raters, str(facts["unit"])),
@@ -320,15 +321,13 @@ def _facts(request: Request, spec: DatasetSpec, scores: Scores, flat: bool) -> d
     }
 
 
-def _write_tables(scores: Scores, spec: DatasetSpec, request: Request, facts: Mapping[str, Any], output: Path) -> None:
+def _write_tables(scores: Scores, spec: DatasetSpec, rules: Rules, facts: Mapping[str, Any], output: Path) -> None:
     remove_leftovers(output)
     for folder in scores.folders:
         remove_leftovers(output / folder.name)
         content = summary(scores, folder, spec, str(facts["reference"]), facts)
         write_json(output / folder.name / "summary.json", content)
-    frames = {"metrics": metrics_frame, "means": means_frame, "comparison": comparison_frame}
-    for name, make in frames.items():
-        write_frame(make(scores, request.definition), output / f"{name}.csv")
+    write_scores(scores, rules, output)
 
 
 def _write_rankings(
@@ -342,11 +341,11 @@ def _write_rankings(
 
 
 def _write_more(
-    methods: MethodRanking | None, raters: Raters | None, request: Request, scores: Scores, output: Path
+    methods: MethodRanking | None, raters: Raters | None, rules: Rules, scores: Scores, output: Path
 ) -> None:
     """ranking.csv, raters.csv and their keys in summary.json; an earlier run's tables go where none is asked for."""
-    write_frame(methods and ranking_frame(methods, request.definition), output / "ranking.csv")
-    write_frame(raters and raters_frame(raters, request.definition), output / "raters.csv")
+    write_frame(methods and ranking_frame(methods, rules), output / "ranking.csv")
+    write_frame(raters and raters_frame(raters, rules), output / "raters.csv")
     for folder in scores.folders:
         if methods is not None:
             add_to_summary(output / folder.name, "ranking", methods.to_json(folder.name))

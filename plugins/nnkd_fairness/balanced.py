@@ -9,11 +9,11 @@ from itertools import islice
 import numpy as np
 
 from nnkd.errors import ParticipantsError, SettingError
+from nnkd.fairness_groups import ATTRIBUTES
 from nnkd.participants import Participant
 from nnkd_fairness.plan import Plan, Rule, largest_plan, nearest_sizes, possible
 from nnkd_fairness.strata import (
     LARGEST,
-    PAPERS_ATTRIBUTES,
     Bins,
     Grouping,
     Missing,
@@ -71,7 +71,7 @@ class Balanced(StrataSampler):
     def __init__(
         self,
         *,
-        attributes: tuple[str, ...] = PAPERS_ATTRIBUTES,
+        attributes: tuple[str, ...] = ATTRIBUTES,
         bins: Bins | None = None,
         tolerance: float | dict[str, float] = TOLERANCE,
         equal: tuple[str, ...] = EQUAL,

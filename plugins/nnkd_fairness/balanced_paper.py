@@ -8,9 +8,10 @@ from math import inf
 import numpy as np
 
 from nnkd.errors import ParticipantsError, SettingError
+from nnkd.fairness_groups import ATTRIBUTES
 from nnkd.participants import Participant
 from nnkd_fairness.plan import possible
-from nnkd_fairness.strata import LARGEST, PAPERS_ATTRIBUTES, Bins, Grouping, Missing, Outside, Strata, StrataSampler
+from nnkd_fairness.strata import LARGEST, Bins, Grouping, Missing, Outside, Strata, StrataSampler
 
 ATTEMPTS = 100  # epochs begun anew where the first batch already runs dry
 
@@ -37,7 +38,7 @@ class BalancedPaper(StrataSampler):
     def __init__(
         self,
         *,
-        attributes: tuple[str, ...] = PAPERS_ATTRIBUTES,
+        attributes: tuple[str, ...] = ATTRIBUTES,
         bins: Bins | None = None,
         tolerance: float = 1.1,
         missing: Missing = "exclude",

@@ -10,9 +10,10 @@ from math import ceil, exp, isfinite
 import numpy as np
 
 from nnkd.errors import SettingError
+from nnkd.fairness_groups import ATTRIBUTES
 from nnkd.interfaces import WeighingSampler
 from nnkd.participants import Participant
-from nnkd_fairness.strata import PAPERS_ATTRIBUTES, Bins, Grouping, Missing, Outside, Strata, StrataSampler
+from nnkd_fairness.strata import Bins, Grouping, Missing, Outside, Strata, StrataSampler
 
 LEAST = 1e-9
 TRIES = 10  # random orders, before the circle's own
@@ -102,7 +103,7 @@ class Weighted(StrataSampler):
     def __init__(
         self,
         *,
-        attributes: tuple[str, ...] = PAPERS_ATTRIBUTES,
+        attributes: tuple[str, ...] = ATTRIBUTES,
         bins: Bins | None = None,
         missing: Missing = "exclude",
         outside: Outside = "stratum",
@@ -139,7 +140,7 @@ class GroupDRO(EqualStrata, WeighingSampler):
     def __init__(
         self,
         *,
-        attributes: tuple[str, ...] = PAPERS_ATTRIBUTES,
+        attributes: tuple[str, ...] = ATTRIBUTES,
         bins: Bins | None = None,
         missing: Missing = "exclude",
         outside: Outside = "stratum",

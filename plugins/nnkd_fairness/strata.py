@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from itertools import pairwise
 from math import inf
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from nnkd.errors import ParticipantsError, SettingError
+from nnkd.fairness_groups import OUTSIDE, PAPERS_BINS, SMALLEST, are_edges, bin_names, open_ends
 from nnkd.interfaces import Sampler
 from nnkd.participants import NO_VALUE, Participant, groups, known_columns
 
@@ -23,11 +23,7 @@ Bins = dict[str, list[float | None]]
 Missing = Literal["exclude", "stratum", "match"]
 Outside = Literal["stratum", "exclude"]
 
-PAPERS_ATTRIBUTES = ("sex", "age", "bmi")
-PAPERS_BINS: Mapping[str, tuple[float | None, ...]] = {"age": (20, 30, 40, 50, 60), "bmi": (None, 21, 24, None)}
-OUTSIDE = "outside"
 LARGEST = 1e6  # tolerance; beyond, products of counts overflow
-FEW = 5  # smaller counts are not written: they would be about single people
 
 
 @dataclass(frozen=True)
@@ -112,9 +108,7 @@ class Grouping:
                 f"participants.tsv, each once, such as sex,age,bmi."
             )
         for column, edges in self.bins.items():
-            numbers = _open_ends(edges)
-            inner = None in edges[1:-1] or any(low >= high for low, high in pairwise(numbers))
-            if len(edges) < 3 or inner:
+            if not are_edges(edges):
                 raise SettingError(
                     f"The option bins got {list(edges)} for '{column}', but expects three or more rising edges, such "
                     f"as [20, 30, 40]; null at the ends leaves these open."
@@ -219,13 +213,12 @@ class Grouping:
             raise ParticipantsError(
                 f"The option bins has edges for the column '{column}', but it holds text. Leave them out."
             ) from None
-        edges, names = _open_ends(self.bins[column]), [OUTSIDE, *self._bin_names(column), OUTSIDE]
+        edges, names = open_ends(self.bins[column]), [OUTSIDE, *self._bin_names(column), OUTSIDE]
         where = {name: bisect_right(edges, value) for name, value in numbers.items() if value is not None}
         return {name: NO_VALUE if name not in where else names[where[name]] for name in people}
 
     def _bin_names(self, column: str) -> list[str]:
-        pairs = pairwise(self.bins.get(column, ()))
-        return [f"<{h:g}" if low is None else f">={low:g}" if h is None else f"{low:g}-{h:g}" for low, h in pairs]
+        return bin_names(self.bins.get(column, ()))
 
     def _shown(self, column: str, names: Sequence[str]) -> tuple[str, ...]:
         """Bins are the user's own, and sexes are two words; other names come from people's cells."""
@@ -246,12 +239,7 @@ class Grouping:
 
 def counted(number: int) -> str:
     """A number of people as logs may say it."""
-    return f"<{FEW}" if 0 < number < FEW else f"{number}"
-
-
-def _open_ends(edges: Sequence[float | None]) -> list[float]:
-    ends = {0: -inf, len(edges) - 1: inf}
-    return [ends.get(i, 0.0) if edge is None else edge for i, edge in enumerate(edges)]
+    return f"<{SMALLEST}" if 0 < number < SMALLEST else f"{number}"
 
 
 def _at_random(found: Mapping[str, str | None], without: Sequence[str], column: str) -> dict[str, str]:

@@ -242,7 +242,7 @@ def test_ranking_and_two_references(cohort, capsys):
     other = toy_teacher(cohort, "second", shift=2, split="Ts").folder
     other.rename(cohort.folder / "second")
     (cohort.folder / "second" / "toy_004.nii.gz").unlink()
-    rows = ["participant_id\tscanner", *(f"toy_00{i}\t{'AB'[i % 2]}" for i in range(5))]
+    rows = ["participant_id\tmodality", *(f"toy_00{i}\t{'AB'[i % 2]}" for i in range(5))]
     (cohort.folder / "participants.tsv").write_text("\n".join(rows) + "\n")
     folders = [str(cohort.teachers_folder("Ts") / name) for name in ("near", "far")]
     common = [
@@ -255,7 +255,7 @@ def test_ranking_and_two_references(cohort, capsys):
         "--bootstrap",
         "0",
     ]
-    more = ["-ref", str(cohort.folder / "second"), "--rank", "DSC", "ASSD", "--modality", "scanner"]
+    more = ["-ref", str(cohort.folder / "second"), "--rank", "DSC", "ASSD", "--modality", "modality"]
     assert main([*common, *more]) == 0
     said = capsys.readouterr().out
     assert "mean place over A, B by DSC, ASSD" in said
