@@ -325,21 +325,30 @@ def _check_auxiliary_scheduler(candidate: Candidate) -> Iterator[Check]:
 
 
 def _scheduler_problem(scheduler: Any, resumed: Any, datasets: tuple[str, ...]) -> str:
+    if scheduler.trains_on not in ("one", "all", "none"):
+        return f"has trains_on = {scheduler.trains_on!r}, but 'one', 'all' or 'none' is expected"
     rng = np.random.default_rng(0)
-    turns = rng.uniform(0, 1, (30, 2)).tolist()
+    turns = rng.uniform(0, 1, (30, 2)).tolist() if scheduler.trains_on == "one" else []  # others are never asked
     for loss, cosine in turns[:15]:
-        chosen = scheduler.select()
+        chosen = _turn(scheduler, loss, cosine)
         if chosen not in datasets:
             return f"select returned {chosen!r}, but one of {', '.join(datasets)} is expected"
-        scheduler.update(chosen, loss, cosine)
+        json.dumps(scheduler.trace())
     resumed.load_state_dict(json.loads(json.dumps(scheduler.state_dict())))
     for loss, cosine in turns[15:]:
-        chosen, again = scheduler.select(), resumed.select()
+        chosen, again = _turn(scheduler, loss, cosine), _turn(resumed, loss, cosine)
         if chosen != again:
             return f"resumed from its state_dict it selected {again}, but {chosen} was next"
-        scheduler.update(chosen, loss, cosine)
-        resumed.update(chosen, loss, cosine)
     return ""
+
+
+def _turn(scheduler: Any, loss: float, cosine: float) -> str:
+    for place, dataset in enumerate(scheduler.unscored(), 1):
+        scheduler.score(dataset, loss + place, cosine / place, 1.0 / place, 1.0)
+    chosen = scheduler.select()
+    if chosen in scheduler.datasets:
+        scheduler.update(chosen, loss, cosine)
+    return chosen
 
 
 def _check_student(candidate: Candidate) -> Iterator[Check]:

@@ -358,6 +358,10 @@ def test_auxiliary_schedulers():
     assert failures("auxiliary_scheduler", Least) == {}
     assert "resumed from its state_dict" in failures("auxiliary_scheduler", Forgetful)["turns and state"]
     stuck = type("Other", (Least,), {"select": lambda self: "elsewhere"})
+    unclear = type("Unclear", (Least,), {"trains_on": "some"})
+    assert "trains_on = 'some'" in failures("auxiliary_scheduler", unclear)["turns and state"]
+    idle = type("Idle", (Least,), {"trains_on": "none", "select": lambda self: 1 / 0})
+    assert failures("auxiliary_scheduler", idle) == {}
     assert "'elsewhere'" in failures("auxiliary_scheduler", stuck)["turns and state"]
 
 
