@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from threadpoolctl import threadpool_limits
 
 from nnkd.interfaces import Sampler
@@ -65,6 +68,30 @@ class Draw:
                 index += 1
             if not drawn:
                 raise RuntimeError(f"{type(self.sampler).__name__} gave an epoch without batches")
+
+
+def in_background(loader: Any, workers: int, pin_memory: bool) -> Any:
+    """A loader's batches, made by worker processes; in this process where nnUNet_n_proc_DA is 0.
+
+    Args:
+        loader: Yields batches; its `draw` is None in validation.
+        workers: How many, at least one.
+        pin_memory: Whether batches go to a GPU.
+    """
+    if get_allowed_n_proc_DA() == 0:
+        return SingleThreadedAugmenter(loader, None)
+    workers = max(1, workers)
+    augmenter = NonDetMultiThreadedAugmenter(
+        data_loader=loader,
+        transform=None,
+        num_processes=workers,
+        num_cached=max(6 if loader.draw else 3, workers // 2),
+        seeds=None,
+        pin_memory=pin_memory,
+        wait_time=0.002,
+    )
+    augmenter.restart()  # start the workers now, not in the first iteration
+    return augmenter
 
 
 class DrawnDataLoader(nnUNetDataLoader):

@@ -44,6 +44,7 @@ class Recipe:
         has_regions: Whether the dataset has regions; networks cannot ask dataset.json when they are built.
         inputs: By teacher, one hash over its label maps: what was learned from.
         label: The one label to learn (`nnkd.one_label`); None: all of them.
+        datasets: All datasets of a training on several, by full name; the first one has the results.
     """
 
     base: str
@@ -57,6 +58,7 @@ class Recipe:
     has_regions: bool = True
     inputs: Mapping[str, str] = field(default_factory=dict)
     label: str | None = None
+    datasets: tuple[str, ...] = ()
 
     @classmethod
     def of_plans(cls, plans: Mapping[str, Any]) -> Recipe:
@@ -73,6 +75,7 @@ class Recipe:
             content["sampler"] = Choice(**content["sampler"])
             content["teachers"] = tuple(content["teachers"])
             content["lineage"] = tuple(content["lineage"])
+            content["datasets"] = tuple(content.get("datasets", ()))
             return cls(**content)
         except (KeyError, TypeError) as error:
             raise RecipeError(
@@ -85,14 +88,16 @@ class Recipe:
         content = json.loads(json.dumps(asdict(self)))
         if self.label is None:  # recipes of all labels are what they were before there were others
             del content["label"]
+        if not self.datasets:
+            del content["datasets"]
         return content
 
     def slug(self) -> str:
         """A readable name and six hexadecimal digits of the content."""
         values = self.aggregator.options.values()
         how = [self.aggregator.name, *(str(v) for v in values if isinstance(v, bool | int | float | str))]
-        if not self.teachers:
-            how = ["supervised"]
+        if not self.teachers:  # students that learn from a model's embeddings, not its votes, name it alone
+            how = [model["name"] for model in self.lineage] or ["supervised"]
         if self.sampler.name != "uniform":
             how.append(self.sampler.name)
         digits = sha256_text(json.dumps(self.content(), sort_keys=True))[:6]

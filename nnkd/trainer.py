@@ -10,8 +10,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
-from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
@@ -24,13 +22,14 @@ from nnkd.errors import RecipeError, VotesError
 from nnkd.files import write_json
 from nnkd.interfaces import Aggregator, Sampler, WeighingSampler
 from nnkd.licences import announcement
-from nnkd.loader import Draw, DrawnDataLoader, VotesDataLoader
+from nnkd.loader import Draw, DrawnDataLoader, VotesDataLoader, in_background
 from nnkd.losses import DistillationLoss
-from nnkd.participants import participants_of_cases
+from nnkd.participants import Participant, participants_of_cases
 from nnkd.recipes import Recipe
 from nnkd.settings import parse_options
 from nnkd.targets import Targets, targets_of
 from nnkd.training_options import TrainingOptions, training_options
+from nnkd.types import Entry, Kind
 from nnkd.votes_folder import VotesFolder
 
 SAMPLER_STATE = "sampler_state"
@@ -207,23 +206,30 @@ class nnUNetTrainerKD(CarefulTrainer):
             label=self.recipe.label,
         )
 
-    def _aggregator(self) -> Aggregator:
+    @staticmethod
+    def installed(kind: Kind, name: str) -> tuple[Any, Entry]:
+        """A plugin's class and what it says of itself; errors as `Registry.load`."""
         from nnkd import registry
 
+        plugins = registry.installed()
+        return plugins.load(kind, name), plugins.find(kind, name).entry
+
+    def _aggregator(self) -> Aggregator:
         choice = self.recipe.aggregator
-        kind = registry.installed().load("aggregator", choice.name)
+        kind, _ = self.installed("aggregator", choice.name)
         return kind(**parse_options(kind, choice.options, choice.name))
 
-    def _draw(self, cases: Sequence[str], workers: int) -> Draw:
-        from nnkd import registry
+    def people(self, cases: Sequence[str], required: bool) -> dict[str, Participant]:
+        """The person behind each case."""
+        return participants_of_cases(Path(self.preprocessed_dataset_folder_base), cases, required=required)
 
+    def _draw(self, cases: Sequence[str], workers: int) -> Draw:
         choice = self.recipe.sampler
-        kind = registry.installed().load("sampler", choice.name)
+        kind, _ = self.installed("sampler", choice.name)
         sampler: Sampler = kind(**parse_options(kind, choice.options, choice.name))
-        folder = Path(self.preprocessed_dataset_folder_base)
         self.draw = Draw(
             sampler=sampler,
-            participants=participants_of_cases(folder, cases, required=sampler.needs_participants),
+            participants=self.people(cases, required=sampler.needs_participants),
             batch_size=self.configuration_manager.batch_size,
             rank_slice=self._rank_slice(),
             seed=99 if self.fold == "all" else int(self.fold),
@@ -307,22 +313,8 @@ class nnUNetTrainerKD(CarefulTrainer):
             keep_seg=self.is_cascaded or any(self.configuration_manager.use_mask_for_norm),
         )
 
-    def _augmenter(self, loader: DrawnDataLoader, workers: int) -> Any:
-        if get_allowed_n_proc_DA() == 0:
-            augmenter = SingleThreadedAugmenter(loader, None)
-        else:
-            workers = max(1, workers)
-            augmenter = NonDetMultiThreadedAugmenter(
-                data_loader=loader,
-                transform=None,
-                num_processes=workers,
-                num_cached=max(6 if loader.draw else 3, workers // 2),
-                seeds=None,
-                pin_memory=self.device.type == "cuda",
-                wait_time=0.002,
-            )
-            augmenter.restart()  # start the workers now, not in the first iteration
-        return augmenter
+    def _augmenter(self, loader: Any, workers: int) -> Any:
+        return in_background(loader, workers, pin_memory=self.device.type == "cuda")
 
     # --- steps --------------------------------------------------------------------------------------------------
 

@@ -46,6 +46,13 @@ def _parser() -> argparse.ArgumentParser:
         help="options: of the training (epochs=200, lr=1e-4, iou=jml ...), of the plans (batch_size=24, "
         "patch_size=96,96), of an aggregator or sampler (majority.ties=yes)",
     )
+    recipe.add_argument(
+        "--datasets",
+        nargs="+",
+        default=[],
+        metavar="DATASET",
+        help="train on these datasets together (students that can); results go under the first argument's",
+    )
     recipe.add_argument("-n", default=None, help="name of the recipe (default: a readable one with 6 digits)")
     recipe.add_argument(
         "--per_label",
@@ -93,7 +100,8 @@ def _train(arguments: argparse.Namespace, flags: dict, plugins: object) -> StepR
     from nnkd.recipes import Choice
     from nnkd.steps.train import RecipeFlags, Request, train
 
-    paths.preprocessed_folder(arguments.dataset_name_or_id)  # before torch is imported
+    for dataset in (arguments.dataset_name_or_id, *arguments.datasets):
+        paths.dataset_name(dataset)  # before torch is imported
     is_student = arguments.tr in plugins.names("student")
     trainer = plugins.load("student", arguments.tr) if is_student else _nnunet_trainer(arguments.tr, plugins)
     choices = {kind: Choice(*flags[kind]) if flags[kind] else None for kind in ("aggregator", "sampler")}
@@ -114,6 +122,7 @@ def _train(arguments: argparse.Namespace, flags: dict, plugins: object) -> StepR
                 flags["name"],
                 flags["made"]["aggregator"],
                 flags["made"]["sampler"],
+                arguments.datasets,
             ),
             pretrained_weights=arguments.pretrained_weights,
             num_gpus=arguments.num_gpus,

@@ -14,17 +14,17 @@ from nnkd import one_label, paths
 from nnkd.checkpoints import load_checkpoint
 from nnkd.dataset import DatasetSpec
 from nnkd.devices import check_device, cores
-from nnkd.errors import NnkdError, RecipeError, SettingError, UnknownNameError, WeightsError
-from nnkd.files import read_json
+from nnkd.errors import NnkdError, RecipeError, SettingError, WeightsError
 from nnkd.interfaces import Aggregator, JointAggregator, Sampler
-from nnkd.participants import participants_of_cases
 from nnkd.preprocessing import listed_cases
 from nnkd.recipes import KEY, Choice, Recipe, plans_of, read_plans, usual_aggregator, write_recipe
 from nnkd.settings import parse_options
+from nnkd.training_checks import check_draws, check_fold, check_results, configuration_of, dataset_names
 from nnkd.types import StepReport
 from nnkd.votes_folder import VotesFolder
 
 log = logging.getLogger("nnkd")
+USUAL_PLANS = "nnUNetPlans"
 OF_VOTES = ("target", "iou", "iou_over", "voxel_weight", "manual")  # options that do nothing without teachers
 
 
@@ -39,6 +39,7 @@ class RecipeFlags:
         name: -n.
         rule: The aggregator itself, to be checked against the teachers; None: the default.
         draws: The sampler itself, to be checked against the participants; None: the default.
+        datasets: --datasets; results go under the first one.
     """
 
     teachers: Sequence[str] | None = None
@@ -48,10 +49,11 @@ class RecipeFlags:
     name: str | None = None
     rule: Aggregator | None = None
     draws: Sampler | None = None
+    datasets: Sequence[str] = ()
 
     def any(self) -> bool:
         """Whether a recipe is asked for."""
-        given = (self.teachers is not None, self.aggregator, self.sampler, self.options, self.name)
+        given = (self.teachers is not None, self.aggregator, self.sampler, self.options, self.name, self.datasets)
         return any(given)
 
 
@@ -89,6 +91,7 @@ def train(request: Request) -> StepReport:
     Raises:
         NnkdError: If anything is amiss that can be seen before the training starts.
     """
+    request = _planned(request)
     folder = paths.preprocessed_folder(request.dataset)
     if request.per_label is not None:
         return _train_per_label(request, folder)
@@ -99,6 +102,30 @@ def train(request: Request) -> StepReport:
     if not request.dry_run:
         _train(request, folder.name, plans_name)
     return StepReport(data={"plans": plans_name})
+
+
+def _planned(request: Request) -> Request:
+    """The same with plans: some trainers make their training data and plans themselves, out of nnUNet_raw."""
+    names = dataset_names(request.dataset, request.flags.datasets)
+    if not _plans_itself(request):
+        if len(names) > 1:
+            raise RecipeError(
+                f"--datasets names {len(names)} datasets, but {request.trainer_name} trains on one. Leave it out, or "
+                f"choose a student that trains on several, such as nnUNetTrainerRepViTDistill."
+            )
+        return replace(request, flags=replace(request.flags, datasets=()))
+    if request.flags.teachers is not None or request.flags.aggregator or request.per_label is not None:
+        raise RecipeError(
+            f"-t, -a and --per_label say how to learn from votes, but {request.trainer_name} learns from slices of the "
+            f"images. Leave them out."
+        )
+    plans = request.trainer.write_plans(names)
+    plans = plans if request.plans == USUAL_PLANS else request.plans
+    return replace(request, plans=plans, flags=replace(request.flags, datasets=names[1:] and names))
+
+
+def _plans_itself(request: Request) -> bool:
+    return hasattr(request.trainer, "write_plans")
 
 
 def _train_per_label(request: Request, folder: Path) -> StepReport:
@@ -148,9 +175,9 @@ def _plans(request: Request, folder: Path) -> tuple[dict[str, Any], Recipe | Non
 
 def _recipe(request: Request, folder: Path, plans: Mapping[str, Any]) -> Recipe:
     flags, spec = request.flags, DatasetSpec.read(folder / "dataset.json")
-    identifier = _configuration(plans, request.configuration, folder)["data_identifier"]
+    identifier = configuration_of(plans, request.configuration, folder)["data_identifier"]
     votes = VotesFolder.of(folder, identifier)
-    teachers = _teachers(flags.teachers, votes)
+    teachers = [] if _plans_itself(request) else _teachers(flags.teachers, votes)
     if teachers and flags.aggregator and flags.rule:
         _check_rule(flags.rule, flags.aggregator.name, teachers, votes.index.labels)
     values, options = _split_options(request)
@@ -158,6 +185,8 @@ def _recipe(request: Request, folder: Path, plans: Mapping[str, Any]) -> Recipe:
     if teachers:
         chosen = {m.name: m for m in votes.index.lineage}
         lineage = [chosen[t].model_dump() for t in teachers if t in chosen]
+    elif _plans_itself(request):
+        lineage = request.trainer.lineage(options)
     return Recipe(
         base=request.plans,
         teachers=tuple(teachers),
@@ -169,6 +198,7 @@ def _recipe(request: Request, folder: Path, plans: Mapping[str, Any]) -> Recipe:
         ground_truth=bool(teachers) and votes.index.ground_truth,
         has_regions=spec.has_regions,
         inputs=votes.digests(teachers) if teachers else {},
+        datasets=tuple(flags.datasets),
     )
 
 
@@ -180,19 +210,6 @@ def _check_rule(rule: Aggregator, name: str, teachers: Sequence[str], labels: Se
             f"in as one more teacher (nnKD_predict_teachers -t imported) and train on that one with -t."
         )
     rule.for_teachers(teachers, labels)  # raises where its options name others
-
-
-def _configuration(plans: Mapping[str, Any], name: str, folder: Path) -> dict[str, Any]:
-    """A configuration's values, what it inherits included."""
-    known = plans["configurations"]
-    if name not in known:
-        raise UnknownNameError(
-            f"The plans '{plans['plans_name']}' of {folder.name} have no configuration '{name}'; they have "
-            f"{', '.join(known)}."
-        )
-    values = dict(known[name])
-    parent = values.get("inherits_from")
-    return {**_configuration(plans, parent, folder), **values} if parent else values
 
 
 def _teachers(given: Sequence[str] | None, votes: VotesFolder) -> list[str]:
@@ -222,6 +239,8 @@ def _split_options(request: Request) -> tuple[dict[str, Any], dict[str, Any]]:
     if values.get("batch_size", 1) < 1:
         raise SettingError(f"'batch_size' got {values['batch_size']}, but expects at least 1.")
     checked = parse_options(request.trainer.options_class, given, request.trainer_name)
+    if hasattr(request.trainer, "plan_values"):
+        values = {**request.trainer.plan_values(checked), **values}
     return values, {name: checked[name] for name in given}
 
 
@@ -229,7 +248,7 @@ def _split_options(request: Request) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _check(request: Request, folder: Path, plans: Mapping[str, Any]) -> None:
-    values = _configuration(plans, request.configuration, folder)
+    values = configuration_of(plans, request.configuration, folder)
     if not (folder / values["data_identifier"]).is_dir():
         raise RecipeError(
             f"{folder.name} is not preprocessed for {request.configuration}. "
@@ -245,74 +264,23 @@ def _check(request: Request, folder: Path, plans: Mapping[str, Any]) -> None:
         raise NnkdError(f"-pretrained_weights names '{request.pretrained_weights}', but there is no such file.")
     if request.device != "cuda" and request.num_gpus > 1:
         raise NnkdError(f"-num_gpus {request.num_gpus} needs -device cuda, not {request.device}.")
+    if request.num_gpus > 1 and getattr(request.trainer, "one_gpu", False):
+        raise NnkdError(f"-num_gpus is {request.num_gpus}, but {request.trainer_name} trains on one GPU. Leave it out.")
     if request.pretrained_weights:
         load_checkpoint(Path(request.pretrained_weights))  # nnU-Net would run whatever its pickle holds
-    _check_fold(request, folder, values)
-    _check_results(request, folder, plans)
+    own_cases = getattr(request.trainer, "cases_of", None)
+    cases = own_cases(folder) if own_cases else listed_cases(folder / values["data_identifier"])
+    check_fold(folder, request.fold, request.configuration, cases)
+    needed = {"--val": "checkpoint_final.pth"} if request.only_validate else {}
+    if request.only_validate and request.validate_best:
+        needed["--val_best"] = "checkpoint_best.pth"
+    model = paths.room("nnUNet_results") / folder.name / f"{request.trainer_name}__{plans['plans_name']}"
+    stage = None if request.only_validate else values.get("previous_stage")
+    check_results(model, request.fold, request.configuration, stage, needed)
     if request.flags.draws:
-        _check_draws(request, folder, values, request.flags.draws)
+        check_draws(folder, request.fold, cases, values["batch_size"], request.flags.draws, request.dry_run)
     if request.is_student:
         _check_recipe(request, folder, plans, values)
-
-
-def _check_fold(request: Request, folder: Path, values: Mapping[str, Any]) -> None:
-    """nnU-Net finds out after minutes, and invents a split by case for a fold that is not in the file."""
-    cases = set(listed_cases(folder / values["data_identifier"]))
-    file = folder / "splits_final.json"
-    if request.fold == "all" or not file.is_file():
-        if request.fold != "all" and len(cases) < 2:
-            raise RecipeError(
-                f"{folder.name} has {len(cases)} preprocessed case(s): too few for folds. Train fold all."
-            )
-        return
-    folds = read_json(file)
-    number = int(request.fold)
-    if number >= len(folds):
-        raise RecipeError(
-            f"{file.name} of {folder.name} has {len(folds)} fold(s), 0 to {len(folds) - 1}, but the fold is {number}. "
-            f"Choose one of these or 'all', or make others with nnKD_split."
-        )
-    missing = sorted(case for part in ("train", "val") for case in folds[number][part] if case not in cases)
-    if missing:
-        raise RecipeError(
-            f"Fold {number} of {file.name} names {len(missing)} case(s) that are not preprocessed for "
-            f"{request.configuration} (such as {missing[0]}). Run nnKD_plan_and_preprocess or, for a new split, "
-            f"nnKD_split."
-        )
-
-
-def _check_draws(request: Request, folder: Path, values: Mapping[str, Any], sampler: Sampler) -> None:
-    """Whether there are batches that obey the sampler's rule; raises its sentence otherwise."""
-    cases, file = listed_cases(folder / values["data_identifier"]), folder / "splits_final.json"
-    if request.fold != "all" and file.is_file():
-        cases = read_json(file)[int(request.fold)]["train"]
-    people = participants_of_cases(folder, cases, required=sampler.needs_participants)
-    for line in sampler.report(people, values["batch_size"], 0):
-        if request.dry_run:  # a training writes its own into its log
-            log.info("%s", line)
-
-
-def _check_results(request: Request, folder: Path, plans: Mapping[str, Any]) -> None:
-    """What a validation or a cascade's second stage starts from."""
-    results, dataset = paths.room("nnUNet_results"), folder.name
-    model = f"{request.trainer_name}__{plans['plans_name']}__"
-    fold = results / dataset / f"{model}{request.configuration}" / f"fold_{request.fold}"
-    needed = [("--val", "checkpoint_final.pth")] if request.only_validate else []
-    if request.only_validate and request.validate_best:
-        needed.append(("--val_best", "checkpoint_best.pth"))
-    for flag, name in needed:
-        if not (fold / name).is_file():
-            raise RecipeError(
-                f"{flag} needs {name}, but {fold.parent.name}/{fold.name} has none. Train it first (--c)."
-            )
-    stage = _configuration(plans, request.configuration, folder).get("previous_stage")
-    if stage and not request.only_validate:
-        before = results / dataset / f"{model}{stage}" / "predicted_next_stage" / request.configuration
-        if not before.is_dir() or not any(before.iterdir()):
-            raise RecipeError(
-                f"{request.configuration} starts from the predictions of {stage}, but {before.parent.parent.name} has "
-                f"none. Train {stage} with the same -tr and -p first (all folds, so that each case has one)."
-            )
 
 
 def _check_recipe(request: Request, folder: Path, plans: Mapping[str, Any], values: Mapping[str, Any]) -> None:
@@ -320,6 +288,8 @@ def _check_recipe(request: Request, folder: Path, plans: Mapping[str, Any], valu
     options = parse_options(request.trainer.options_class, recipe.options, request.trainer_name)
     if hasattr(request.trainer, "check_options") and not (request.continue_training or request.only_validate):
         request.trainer.check_options(options, values["patch_size"])
+        if _plans_itself(request):
+            request.trainer.check_datasets(options, recipe.datasets or (folder.name,))
     if not recipe.teachers:
         useless = [name for name in OF_VOTES if name in recipe.options]
         if useless:
