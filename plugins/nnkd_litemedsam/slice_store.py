@@ -1,0 +1,197 @@
+"""Training slices of a dataset: nnUNet_preprocessed/DATASET/litemedsam_256, one file a case and an index.
+
+A file holds every axial slice at a longest side of 256 pixels in 8 bits, once for each grey scale that a label of the
+dataset asks for (colour images: red, green and blue), and the label map beside them. `nnkd_litemedsam.slice_making`
+writes them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nnkd.errors import DatasetError
+from nnkd.files import atomic
+
+FOLDER = "litemedsam_256"
+INDEX = "index.json"
+SCHEMA = 1
+SMALLEST = 20  # pixels of a target in its slice; Source: Yang et al. 2024, section 2.1
+
+
+class StoredCase(BaseModel):
+    """What the index says of a case.
+
+    Attributes:
+        participant: Whose case it is.
+        shape: (H, W) of its slices.
+        scaled: (h, w) of its stored slices.
+        slices: How many there are.
+        empty: Slices of one value only, from which nothing can be learned.
+        pixels: By label, pairs of a slice and how many of its H x W pixels the label has.
+        grey: How intensities became 8 bits, a note for each grey scale.
+        input: Hash over the image files, the label map and the settings.
+        files: Size in bytes and time of change in ns of each of them, by name: what is the same needs no hash.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    participant: str
+    shape: tuple[int, int]
+    scaled: tuple[int, int]
+    slices: int
+    empty: list[int] = []
+    pixels: dict[str, list[tuple[int, int]]] = {}
+    grey: list[dict[str, Any]] = []
+    input: str
+    files: dict[str, tuple[int, int]] = {}
+
+    def content(self) -> list[int]:
+        """Slices of more than one value."""
+        left_out = set(self.empty)
+        return [z for z in range(self.slices) if z not in left_out]
+
+    def targets(self) -> dict[int, list[str]]:
+        """By slice, the labels that are large enough to learn."""
+        found: dict[int, list[str]] = {}
+        for label, rows in self.pixels.items():
+            for z, number in rows:
+                if number >= SMALLEST:
+                    found.setdefault(z, []).append(label)
+        return dict(sorted(found.items()))
+
+
+class SliceIndex(BaseModel):
+    """index.json.
+
+    Attributes:
+        channels: Names of the channels that were taken: one, or red, green and blue.
+        windows: CT windows, level and width in HU, one for each grey scale; one pair of any numbers where the channel
+            is no CT.
+        grey_of: By label, which of the grey scales it is seen in.
+        values: The label map's integers; stored is an integer's place in this list.
+        labels: By label, the integers it is made of.
+        ignore: The integer of pixels to leave out, if there is one.
+        cases: By identifier.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = SCHEMA
+    channels: list[str]
+    windows: list[tuple[float, float]]
+    grey_of: dict[str, int]
+    values: list[int]
+    labels: dict[str, list[int]]
+    ignore: int | None = None
+    cases: dict[str, StoredCase] = {}
+
+    def settings(self) -> str:
+        """Everything but the cases, as text: cases that were made with other settings are made again."""
+        return self.model_dump_json(exclude={"cases"})
+
+    def write(self, folder: Path) -> None:
+        """Write it, in one line: a cohort has millions of numbers."""
+        with atomic(folder / INDEX) as temporary:
+            temporary.write_text(self.model_dump_json(exclude_defaults=False) + "\n", encoding="utf-8")
+
+
+def read_index(folder: Path, name: str) -> SliceIndex | None:
+    """The index of a folder of slices; None if there is none of this version.
+
+    Args:
+        folder: litemedsam_256.
+        name: The dataset's, for messages.
+
+    Raises:
+        DatasetError: If it is no valid JSON, or not of this schema.
+    """
+    file = folder / INDEX
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content.get("schema_version") != SCHEMA:
+            return None
+        return SliceIndex.model_validate(content)
+    except (ValueError, AttributeError, ValidationError) as error:
+        raise DatasetError(
+            f"{FOLDER}/{INDEX} of {name} is no index of slices ({str(error).splitlines()[0]}). Delete the folder "
+            f"{FOLDER}: it is made again from nnUNet_raw."
+        ) from error
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The slices of one dataset, to be read.
+
+    Attributes:
+        name: DatasetXXX_Name.
+        folder: nnUNet_preprocessed/DATASET/litemedsam_256.
+        index: What there is.
+    """
+
+    name: str
+    folder: Path = field(repr=False)
+    index: SliceIndex = field(repr=False)  # nnU-Net writes its trainer's attributes to a file
+
+    @cached_property
+    def colour(self) -> bool:
+        """Whether slices are red, green and blue."""
+        return len(self.index.channels) == 3
+
+    def file(self, case: str) -> Path:
+        """Where a case's slices lie."""
+        return self.folder / f"{case}.b2nd"
+
+    def read(self, case: str, z: int, grey: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """One slice.
+
+        Args:
+            case: Its identifier.
+            z: The slice.
+            grey: Which grey scale.
+
+        Returns:
+            The picture (h, w, 3) uint8 and the stored label map (h, w) uint8, see `mask`.
+
+        Raises:
+            DatasetError: If the file is missing or cut off.
+        """
+        import blosc2
+
+        try:
+            stored = blosc2.open(str(self.file(case)), mode="r", dparams={"nthreads": 1})[z]
+        except (OSError, RuntimeError, ValueError, IndexError) as error:
+            raise DatasetError(
+                f"The slices of '{case}' in {FOLDER} of {self.name} cannot be read ({str(error).splitlines()[0]}). "
+                f"Delete {case}.b2nd there: it is made again from nnUNet_raw."
+            ) from error
+        return _picture(stored, grey, self.colour), stored[-1]
+
+    def mask(self, stored: np.ndarray, label: str) -> np.ndarray:
+        """bool mask of a label in a stored label map."""
+        return np.isin(stored, [self.index.values.index(value) for value in self.index.labels[label]])
+
+    def labelled(self) -> list[str]:
+        """Cases with a target that is large enough in some slice."""
+        return [case for case, record in self.index.cases.items() if record.targets()]
+
+
+def _picture(stored: np.ndarray, grey: int, colour: bool) -> np.ndarray:
+    """(h, w, 3) of a stored slice (planes and label map, h, w)."""
+    if colour:
+        return np.ascontiguousarray(np.moveaxis(stored[:3], 0, -1))
+    return np.repeat(stored[grey][..., None], 3, axis=-1)
+
+
+def counts(cases: Mapping[str, StoredCase], keys: Sequence[str]) -> int:
+    """How many slices with content these cases have together."""
+    return sum(cases[key].slices - len(cases[key].empty) for key in keys)
