@@ -29,7 +29,8 @@ class Fake:
         self.most = max(self.most, len(boxes))
         found = np.zeros((len(boxes), *shape), dtype=np.float32)
         for one, (y0, x0, y1, x1) in zip(found, boxes, strict=True):
-            assert 0 <= y0 < y1 <= shape[0] and 0 <= x0 < x1 <= shape[1]
+            assert 0 <= y0 < y1 <= shape[0]
+            assert 0 <= x0 < x1 <= shape[1]
             inside = embedding[y0:y1, x0:x1] / 255
             one[y0:y1, x0:x1] = np.where(inside > 0.3, 0.5 + inside / (2 + (y0 + x0) % 3), 0)
         return found
@@ -109,12 +110,14 @@ def test_the_first_and_the_last_slice_are_reached():
     assert not segment(Fake(), pictures(grey), SHAPE, [BoxedObject(3, (2, 2, 3, 5, 8, 10))]).label_map[[0, 1, 5]].any()
 
 
-def test_the_next_box_has_a_margin_and_stays_inside():
+def test_the_next_box_has_a_margin_and_stays_in_its_own():
     mask = np.zeros((256, 512), dtype=bool)
     mask[100:110, 2:20] = True
-    assert next_box(mask, (0, 0, 1, 1)) == (94, 0, 116, 26)
+    assert next_box(mask, (0, 0, 256, 512)) == (94, 0, 116, 26)
+    assert next_box(mask, (97, 1, 112, 300)) == (97, 1, 112, 26)
+    assert next_box(mask, (5, 6, 7, 8)) == (5, 6, 7, 8)  # the mask is elsewhere
     assert next_box(mask & False, (5, 6, 7, 8)) == (5, 6, 7, 8)
-    assert next_box(np.ones((1, 40), dtype=bool), (0, 0, 1, 1)) == (0, 0, 1, 40)
+    assert next_box(np.ones((1, 40), dtype=bool), (0, 0, 1, 40)) == (0, 0, 1, 40)
 
 
 def test_the_higher_probability_wins_and_the_loser_is_counted():

@@ -1,0 +1,262 @@
+"""Images to segment in boxes: MedSAM's npz, volumes and pictures as arrays, and label maps written as the same kind.
+
+What reads a kind is imported when the first image of it comes: SimpleITK and nibabel take longer than a mask.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from nnkd.box_cases import NPZ, VOLUMES, BoxCase
+from nnkd.errors import DatasetError
+from nnkd.files import atomic
+
+if TYPE_CHECKING:
+    from nnkd.geometry import Orientation
+
+Slices = Literal["axial", "stored"]
+BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, SyntaxError, AttributeError)
+
+
+@dataclass
+class BoxImage:
+    """An image in the order in which its slices are seen.
+
+    Attributes:
+        data: (Z, Y, X), or (Z, Y, X, 3) uint8 in colour; of any numeric type.
+        flat: Whether it is a picture, of one slice.
+        stored_shape: (Z, Y, X) of the stored array.
+        save: Writes a label map (Z, Y, X) of the stored array under a name.
+        eight_bit: Whether it was stored in 8 bits, to be taken as they are.
+        boxes: (n, 4) or (n, 6) of an npz, in MedSAM's order; None: it has none.
+        reference: Integers (Z, Y, X) of an npz that has them.
+        orientation: From the stored array to the seen one; None: they are the same.
+    """
+
+    data: np.ndarray
+    flat: bool
+    stored_shape: tuple[int, int, int]
+    save: Callable[[np.ndarray, Path], None]
+    eight_bit: bool = False
+    boxes: np.ndarray | None = None
+    reference: np.ndarray | None = None
+    orientation: Orientation | None = field(default=None, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(Z, Y, X) as seen."""
+        return self.data.shape[:3]  # type: ignore[return-value]
+
+    @property
+    def colour(self) -> bool:
+        """Whether it has red, green and blue."""
+        return self.data.ndim == 4
+
+    def write(self, label_map: np.ndarray, target: Path) -> None:
+        """Write a label map (Z, Y, X) of the seen order, atomically, on the image's grid.
+
+        Raises:
+            NnkdError: If it cannot be written.
+        """
+        stored = label_map if self.orientation is None else self.orientation.to_file(label_map)
+        with atomic(target) as temporary:
+            self.save(stored, temporary)
+
+
+def read_image(case: BoxCase, slices: Slices = "axial") -> BoxImage:
+    """Read an image.
+
+    Args:
+        case: Which.
+        slices: Which slices of a volume are seen: axial ones, or those along the first axis of the stored array.
+
+    Raises:
+        DatasetError: If the file is broken, or not what its kind must be.
+    """
+    if case.file.stat().st_size == 0:
+        raise DatasetError(f"'{case.file.name}' is empty (0 bytes). Copy it again.")
+    if case.ending in NPZ:
+        return _read_npz(case.file)
+    return _read_volume(case.file, slices) if case.ending in VOLUMES else _read_picture(case.file)
+
+
+# --- MedSAM's npz ----------------------------------------------------------------------------------------------
+
+
+def _read_npz(file: Path) -> BoxImage:
+    content = _arrays(file)
+    if "imgs" not in content:
+        raise DatasetError(f"'{file.name}' has no 'imgs', but holds {', '.join(content) or 'nothing'}.")
+    imgs, boxes = _eight_bit(content["imgs"], file), content.get("boxes")
+    if boxes is not None:
+        boxes = boxes[None] if boxes.ndim == 1 and boxes.size else boxes
+        if boxes.size == 0:
+            boxes = np.zeros((0, 6 if imgs.ndim == 3 else 4))
+        elif boxes.ndim != 2 or boxes.shape[1] not in (4, 6) or not np.issubdtype(boxes.dtype, np.number):
+            raise DatasetError(
+                f"boxes of '{file.name}' have the shape {boxes.shape}, but (n, 4) or (n, 6) is expected."
+            )
+    flat = _is_flat(imgs, boxes, content.get("gts"), file)
+    data = imgs[None] if flat else imgs
+    reference = content.get("gts")
+    if reference is not None:
+        reference = reference[None] if flat else reference
+        reference = reference if reference.shape == data.shape[:3] else None
+
+    def save(label_map: np.ndarray, target: Path) -> None:
+        np.savez_compressed(target, segs=label_map[0] if flat else label_map)
+
+    return BoxImage(data, flat, data.shape[:3], save, eight_bit=True, boxes=boxes, reference=reference)
+
+
+def _arrays(file: Path) -> Mapping[str, np.ndarray]:
+    try:
+        with np.load(file, allow_pickle=False) as stack:
+            wanted = [key for key in stack.files if key in ("imgs", "boxes", "gts")]
+            return {key: stack[key] if key in wanted else np.empty(0) for key in stack.files}
+    except BROKEN as error:
+        if "allow_pickle" in str(error) or "pickle" in str(error).lower():
+            raise DatasetError(
+                f"'{file.name}' holds pickled objects, which could run any program and are never loaded. Save imgs, "
+                f"boxes and spacing as plain arrays of numbers."
+            ) from error
+        raise DatasetError(f"'{file.name}' is broken or no npz ({error}). Copy it again.") from error
+
+
+def _eight_bit(imgs: np.ndarray, file: Path) -> np.ndarray:
+    numeric = np.issubdtype(imgs.dtype, np.number) and imgs.size
+    if imgs.dtype != np.uint8 and not (numeric and imgs.min() >= 0 and imgs.max() <= 255):  # NaN fails too
+        raise DatasetError(
+            f"imgs of '{file.name}' are {imgs.dtype} beyond 0 to 255, but 8 bits are expected, as MedSAM stores them. "
+            f"Convert them, or give the image as NIfTI."
+        )
+    if imgs.size == 0:
+        raise DatasetError(f"imgs of '{file.name}' have the shape {imgs.shape}: there is no pixel.")
+    return np.asarray(imgs, dtype=np.uint8)
+
+
+def _is_flat(imgs: np.ndarray, boxes: np.ndarray | None, gts: np.ndarray | None, file: Path) -> bool:
+    """Whether an npz holds a picture. (Y, X, 3) could be a volume three voxels wide: boxes, or gts, decide."""
+    if imgs.ndim == 2:
+        return True
+    if imgs.ndim != 3:
+        raise DatasetError(
+            f"imgs of '{file.name}' have the shape {imgs.shape}, but a picture (Y, X) or (Y, X, 3), or a grey volume "
+            f"(Z, Y, X) is expected; colour volumes are none of them."
+        )
+    if boxes is not None:
+        wanted = boxes.shape[1] == 4
+    elif gts is not None:
+        wanted = gts.ndim == 2
+    else:
+        wanted = imgs.shape[-1] == 3
+    if wanted and imgs.shape[-1] != 3:
+        raise DatasetError(
+            f"imgs of '{file.name}' are a volume of the shape {imgs.shape}, but its boxes are those of a picture, "
+            f"[x0, y0, x1, y1]. Boxes of a volume are [x0, y0, z0, x1, y1, z1]."
+        )
+    return wanted
+
+
+# --- pictures --------------------------------------------------------------------------------------------------
+
+
+def _read_picture(file: Path) -> BoxImage:
+    from PIL import Image
+
+    try:
+        with Image.open(file) as picture:
+            pages = []
+            for page in range(getattr(picture, "n_frames", 1)):
+                picture.seek(page)
+                pages.append(_page(picture))
+    except (*BROKEN, Image.DecompressionBombError) as error:
+        raise DatasetError(
+            f"'{file.name}' cannot be read as a picture ({error}). Convert it or copy it again."
+        ) from error
+    if len({page.shape for page in pages}) > 1 or (len(pages) > 1 and pages[0].ndim > 2):
+        raise DatasetError(
+            f"'{file.name}' has {len(pages)} pages in colour or of several sizes, but one picture, or grey pages of "
+            f"one size are expected. Split it."
+        )
+    data, flat = np.stack(pages), len(pages) == 1
+
+    def save(label_map: np.ndarray, target: Path) -> None:
+        first, *rest = (Image.fromarray(page) for page in label_map)
+        first.save(target, **({"save_all": True, "append_images": rest} if rest else {}))
+
+    return BoxImage(data, flat, data.shape[:3], save, eight_bit=data.dtype == np.uint8)
+
+
+def _page(picture: Any) -> np.ndarray:
+    """(Y, X) of any type, or (Y, X, 3) uint8; transparency is left out."""
+    if picture.mode in ("1", "LA"):
+        return np.asarray(picture.convert("L"))
+    if picture.mode in ("L", "RGB", "I", "F") or picture.mode.startswith("I;"):
+        return np.asarray(picture)
+    return np.asarray(picture.convert("RGB"))
+
+
+# --- volumes ---------------------------------------------------------------------------------------------------
+
+
+def _read_volume(file: Path, slices: Slices) -> BoxImage:
+    import SimpleITK as sitk
+
+    from nnkd.nifti import check_whole
+
+    check_whole(file)
+    try:
+        image = sitk.ReadImage(str(file))
+    except RuntimeError as error:
+        raise DatasetError(f"'{file.name}' cannot be read; it may be truncated or of another format.") from error
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        raise DatasetError(
+            f"'{file.name}' is in colour, but a volume of one grey value a voxel is expected. Convert it."
+        )
+    array = sitk.GetArrayFromImage(image)
+    if array.ndim not in (2, 3) or not array.size:
+        raise DatasetError(f"'{file.name}' has {array.ndim} axes, but 2 or 3 are expected. Split it.")
+    array = array.astype(np.float32) if array.dtype == np.float64 else array
+    return _placed(array, [image.GetSpacing(), image.GetOrigin(), image.GetDirection()], slices)
+
+
+def _placed(array: np.ndarray, geometry: list[tuple[float, ...]], slices: Slices) -> BoxImage:
+    stored = array[None] if array.ndim == 2 else array
+    orientation = None
+    if array.ndim == 3 and slices == "axial":
+        from nnkd.geometry import Grid, Orientation
+
+        spacing, origin, direction = geometry
+        orientation = Orientation(Grid(stored.shape, spacing[::-1], origin, np.reshape(direction, (3, 3))))
+
+    def save(label_map: np.ndarray, target: Path) -> None:
+        _write_volume(label_map[0] if array_axes == 2 else label_map, geometry, target)
+
+    array_axes = array.ndim
+    seen = stored if orientation is None else orientation.to_lps(stored)
+    return BoxImage(seen, array_axes == 2, stored.shape, save, orientation=orientation)
+
+
+def _write_volume(label_map: np.ndarray, geometry: list[tuple[float, ...]], target: Path) -> None:
+    import SimpleITK as sitk
+
+    from nnkd.nifti import check_whole
+
+    image = sitk.GetImageFromArray(label_map)
+    for put, values in zip((image.SetSpacing, image.SetOrigin, image.SetDirection), geometry, strict=True):
+        put(values)
+    try:
+        sitk.WriteImage(image, str(target), useCompression=True)
+        check_whole(target)
+    except RuntimeError as error:
+        raise OSError(str(error).strip().splitlines()[-1]) from error
+    except DatasetError as error:  # on a full disk ITK's NIfTI writer cuts the file short and says nothing
+        raise OSError("the disk is full") from error

@@ -1,0 +1,210 @@
+"""Box models as nnKD_export writes them: a folder of networks that segments what lies in boxes, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from nnkd import runtimes
+from nnkd.box_pixels import SIZE, prepare, probabilities_of_logits, scaled_boxes
+from nnkd.box_propagation import BoxModel
+from nnkd.errors import PredictionError, SettingError, WeightsError
+from nnkd.files import read_json, sha256
+
+if TYPE_CHECKING:
+    from nnkd.interfaces import BoxTeacher
+
+DESCRIPTION = "box_model.json"
+KIND, VERSION = "box_model", 1
+AT_ONCE = 8  # boxes; more take memory and no less time
+Precision = Literal["fp32", "int8"]
+
+
+@dataclass(frozen=True)
+class BoxModelFolder:
+    """What lies in an exported box model's folder.
+
+    Attributes:
+        folder: Where it is.
+        name: What it is called, such as "litemedsam".
+        weights: "name", "sha256" and "licence" of the checkpoint that it was made from.
+        encoders: File of the image encoder by precision.
+        decoder: File of the decoder.
+        digests: sha256 by file.
+    """
+
+    folder: Path
+    name: str
+    weights: Mapping[str, str]
+    encoders: Mapping[str, str]
+    decoder: str
+    digests: Mapping[str, str]
+
+    @classmethod
+    def read(cls, folder: Path) -> BoxModelFolder:
+        """Read and check a folder's description; the networks are read when they are used.
+
+        Raises:
+            WeightsError: If there is none, it describes something else, or it lacks what must be there.
+        """
+        try:
+            content = read_json(folder / DESCRIPTION)
+        except PredictionError as error:
+            raise WeightsError(f"{error} A box model's folder is what nnKD_export writes of one.") from error
+        problem = _problem(content)
+        if problem:
+            raise WeightsError(
+                f"{DESCRIPTION} in {folder.absolute().name} {problem}. Export the model again with nnKD_export."
+            )
+        encoder = content["encoder"]
+        encoders = {"fp32": encoder["file"], "int8": encoder.get("int8")}
+        return cls(
+            folder=folder,
+            name=content["name"],
+            weights={key: str(content["weights"].get(key, "")) for key in ("name", "sha256", "licence")},
+            encoders={precision: file for precision, file in encoders.items() if file},
+            decoder=content["decoder"]["file"],
+            digests=content["files"],
+        )
+
+    def encoder(self, precision: str) -> str:
+        """The encoder's file of that precision.
+
+        Raises:
+            SettingError: If there is none.
+        """
+        if precision not in self.encoders:
+            raise SettingError(
+                f"The box model '{self.name}' was exported without {precision}, only as {', '.join(self.encoders)}. "
+                f"Leave --precision out, or export it with calibration cases (nnKD_export --help)."
+            )
+        return self.encoders[precision]
+
+    def checked(self, name: str) -> Path:
+        """Where a network lies, once its content is what the description says.
+
+        Raises:
+            WeightsError: If it is missing, or another one.
+        """
+        file = self.folder / name
+        if not file.is_file():
+            raise WeightsError(f"There is no '{name}' in {self.folder.absolute().name}. Export the model again.")
+        if sha256(file) != self.digests.get(name):
+            raise WeightsError(
+                f"'{name}' in {self.folder.absolute().name} is not the file that {DESCRIPTION} describes: it was "
+                f"changed or copied badly. Export the model again."
+            )
+        return file
+
+
+@dataclass(frozen=True)
+class OpenedBoxModel:
+    """A box model that is ready, and what a manifest says about it.
+
+    Attributes:
+        model: Encodes and decodes.
+        name: What it is called.
+        runtime: What computes it: "openvino", "onnxruntime" or "torch".
+        precision: Of the encoder.
+        weights: "name", "sha256" and "licence" of each file.
+        licence: SPDX name of the code's licence.
+        distribution: The distribution that offers it; empty: nnkd alone.
+    """
+
+    model: BoxModel
+    name: str
+    runtime: str
+    precision: str = "fp32"
+    weights: Sequence[Mapping[str, str]] = ()
+    licence: str = ""
+    distribution: str = ""
+
+
+class ExportedBoxModel:
+    """A box model that OpenVINO or ONNX Runtime computes: a `nnkd.box_propagation.BoxModel`."""
+
+    def __init__(
+        self,
+        described: BoxModelFolder,
+        runtime: str,
+        threads: int = 1,
+        precision: Precision = "fp32",
+        cache: Path | None = None,
+    ):
+        """Load the networks.
+
+        Args:
+            described: Its folder.
+            runtime: "openvino" or "onnxruntime".
+            threads: How many compute.
+            precision: Of the encoder.
+            cache: Folder in which OpenVINO keeps what it compiled; None: nowhere.
+
+        Raises:
+            SettingError: If there is no such precision, or the runtime is not installed.
+            WeightsError: If a file is missing, changed or broken.
+        """
+        encoder = described.checked(described.encoder(precision))
+        decoder = described.checked(described.decoder)
+        self._encoder = runtimes.open_session(
+            encoder, runtime, threads, cache, inputs=("image",), outputs=("embedding",)
+        )
+        self._decoder = runtimes.open_session(
+            decoder, runtime, threads, cache, inputs=("embedding", "boxes"), outputs=("logits",)
+        )
+
+    def encode(self, image: np.ndarray) -> np.ndarray:
+        """Embed one slice, (H, W, 3) uint8 -> (256, 64, 64) float32, the caller's own."""
+        image = image[..., 0] if image.strides[-1] == 0 else image  # three times the same grey
+        return self._encoder.run({"image": prepare(image)[None]})[0][0]
+
+    def decode(self, embedding: np.ndarray, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """Segment boxes (n, 4) in an embedded slice of `shape` (H, W) -> (n, H, W) float32 probabilities."""
+        corners = scaled_boxes(boxes, shape)
+        found = np.empty((len(boxes), *shape), dtype=np.float32)
+        for first in range(0, len(boxes), AT_ONCE):
+            some = slice(first, first + AT_ONCE)
+            logits = self._decoder.run({"embedding": embedding, "boxes": corners[some]})[0]
+            found[some] = probabilities_of_logits(logits, shape)
+        return found
+
+
+class TeacherBoxModel:
+    """A teacher that boxes prompt, which torch computes: a `nnkd.box_propagation.BoxModel`."""
+
+    def __init__(self, teacher: BoxTeacher):
+        self._teacher = teacher
+
+    def encode(self, image: np.ndarray) -> np.ndarray:
+        """Embed one slice, (H, W, 3) uint8."""
+        return self._teacher.encode(np.ascontiguousarray(image))
+
+    def decode(self, embedding: np.ndarray, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """Segment boxes (n, 4) in an embedded slice of `shape` (H, W) -> (n, H, W) float32 probabilities."""
+        return self._teacher.decode(embedding, boxes, shape)
+
+
+def _problem(content: Any) -> str:
+    """What is wrong with a description, as half a sentence; empty if nothing is."""
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        return "describes no box model"
+    if content.get("version") != VERSION:
+        return f"is of version {content.get('version')}, but this nnkd reads version {VERSION}"
+    expected = {"name": str, "encoder": dict, "decoder": dict, "weights": dict, "files": dict}
+    missing = [key for key, kind in expected.items() if not isinstance(content.get(key), kind)]
+    missing += [f"{part}.file" for part in ("encoder", "decoder") if not _names_a_file(content.get(part))]
+    if missing:
+        return f"lacks {', '.join(missing)}"
+    if content.get("size") != SIZE:
+        return f"is of a model that sees {content.get('size')} pixels, but {SIZE} are expected"
+    return ""
+
+
+def _names_a_file(part: Any) -> bool:
+    """Whether it names a file in the folder itself, and none elsewhere."""
+    names = [part.get("file"), part.get("int8")] if isinstance(part, dict) else [None]
+    return isinstance(names[0], str) and all(name is None or Path(str(name)).name == name for name in names)

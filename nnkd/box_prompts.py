@@ -1,0 +1,185 @@
+"""Boxes that a user gives, by case and label: read, checked, and brought into the order in which slices are seen."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnkd.errors import DatasetError, PredictionError
+from nnkd.files import read_object, sha256_text
+
+if TYPE_CHECKING:
+    from nnkd.geometry import Orientation
+
+FORM = "{case: {label: [[z0, y0, x0, z1, y1, x1], ...]}}"
+AXES_3D, AXES_SLICE, AXES_2D = "[z0, y0, x0, z1, y1, x1]", "[z, y0, x0, y1, x1]", "[y0, x0, y1, x1]"
+CHALLENGE = {4: "[x0, y0, x1, y1]", 6: "[x0, y0, z0, x1, y1, z1]"}  # MedSAM's order, in its npz
+
+Asked = Mapping[str, Sequence[Any]]  # boxes by label, as they were given
+Box3D = tuple[int, int, int, int, int, int]
+
+
+@dataclass(frozen=True)
+class GivenBoxes:
+    """A file of boxes; what is wrong with one case's is said when that case is asked for.
+
+    Attributes:
+        name: The file's name.
+        content: By case: boxes by label, or a list of boxes, which are numbered from 1 then.
+    """
+
+    name: str
+    content: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, file: Path) -> GivenBoxes:
+        """Read a JSON file.
+
+        Raises:
+            SettingError: If it is missing, no JSON, or no object.
+        """
+        return cls(file.name, read_object(file, "boxes", FORM))
+
+    @property
+    def labels(self) -> list[str]:
+        """Every label, in the order in which the file first names it."""
+        found: dict[str, None] = {}
+        for by_label in self.content.values():
+            names = range(1, len(by_label) + 1) if isinstance(by_label, list) else by_label
+            found |= dict.fromkeys(map(str, names if isinstance(names, dict | range) else ()))
+        return list(found)
+
+    def of(self, case: str) -> Asked:
+        """A case's boxes by label.
+
+        Raises:
+            PredictionError: If there are none, or they are no lists of boxes by label.
+        """
+        if case not in self.content:
+            raise PredictionError(f"'{self.name}' has no boxes for '{case}'. Add them, or take the image out.")
+        by_label = self.content[case]
+        if isinstance(by_label, list):
+            by_label = {str(number): [box] for number, box in enumerate(by_label, start=1)}
+        if not isinstance(by_label, dict) or not all(isinstance(boxes, list) for boxes in by_label.values()):
+            raise PredictionError(f"'{self.name}' has no lists of boxes by label for '{case}'; the form is {FORM}.")
+        return by_label
+
+
+def fingerprint(asked: Asked) -> str:
+    """sha256 of a case's boxes: when it changes, the case is to be done again."""
+    return sha256_text(json.dumps(asked, sort_keys=True))
+
+
+def checked(box: Any, shape: Sequence[int], flat: bool, where: str) -> Box3D:
+    """A box as the user wrote it, in voxels of the stored array.
+
+    Args:
+        box: Four numbers in a picture; six in a volume, or five for one of its slices. Fractions are rounded outwards.
+        shape: (Z, Y, X) of the stored array.
+        flat: Whether it is a picture, of one slice.
+        where: What to begin a message with, such as "'boxes.json' has for 'liver' of 'scan'".
+
+    Returns:
+        (z0, y0, x0, z1, y1, x1), upper bounds excluded, inside the array and not empty.
+
+    Raises:
+        PredictionError: If it is none.
+    """
+    axes = [AXES_2D] if flat else [AXES_3D, AXES_SLICE]
+    numbers = _numbers(box, where, axes)
+    if len(numbers) == 4 and flat:
+        low, high = [0, *numbers[:2]], [1, *numbers[2:]]
+    elif len(numbers) == 5:
+        low, high = numbers[:3], [numbers[0] + 1, *numbers[3:]]
+    elif len(numbers) == 6 and not flat:
+        low, high = numbers[:3], numbers[3:]
+    else:
+        what = "a picture has" if flat else "a volume has"
+        raise PredictionError(f"{where} the box {box} of {len(numbers)} numbers, but {what} {' or '.join(axes)}.")
+    found = (*map(math.floor, low), *map(math.ceil, high))
+    _check(found, box, shape, flat, where)
+    return found  # type: ignore[return-value]
+
+
+def challenge_box(box: Sequence[float], shape: Sequence[int], where: str) -> Box3D:
+    """A box in the order of MedSAM's challenge: (x0, y0, x1, y1), or (x0, y0, z0, x1, y1, z1) with z1 included.
+
+    Source: MedSAM, branch LiteMedSAM: corners go to the model as they are, and slices up to z1 are segmented.
+
+    Raises:
+        PredictionError: If it is none.
+    """
+    numbers = _numbers(list(box), where, [CHALLENGE[len(box)]])
+    if len(numbers) == 4:
+        x0, y0, x1, y1 = numbers
+        z0, z1 = 0, 1
+    else:
+        x0, y0, z0, x1, y1, z1 = numbers
+        if z0 > z1:
+            raise _swapped(list(box), where)
+        z1 = max(min(z1 + 1, shape[0]), z1)  # some count the slices up to the one behind the last
+    found = (*map(math.floor, (z0, y0, x0)), *map(math.ceil, (z1, y1, x1)))
+    _check(found, [float(v) if v % 1 else int(v) for v in numbers], shape, len(numbers) == 4, where)
+    return found  # type: ignore[return-value]
+
+
+def turned(box: Box3D, one_slice: bool, orientation: Orientation, shape: Sequence[int], where: str) -> Box3D:
+    """A box of the stored array in the order in which slices are seen (LPS).
+
+    Args:
+        box: (z0, y0, x0, z1, y1, x1) of the stored array.
+        one_slice: Whether it was given for one slice.
+        orientation: Of the image.
+        shape: (Z, Y, X) of the stored array.
+        where: What to begin a message with.
+
+    Raises:
+        DatasetError: If it was given for one slice, and the stored slices are not axial.
+    """
+    axes = orientation.axes()
+    if one_slice and axes[0][0] != 0:
+        raise DatasetError(
+            f"{where} a box for one slice, but the image's stored slices are not axial. Give boxes {AXES_3D}, or say "
+            f"--slices stored to segment the slices as they are stored."
+        )
+    ranges = [(0, 0)] * 3
+    for low, high, size, (axis, reversed_) in zip(box[:3], box[3:], shape, axes, strict=True):
+        ranges[axis] = (size - high, size - low) if reversed_ else (low, high)
+    return tuple(low for low, _ in ranges) + tuple(high for _, high in ranges)  # type: ignore[return-value]
+
+
+def _numbers(box: Any, where: str, axes: Sequence[str]) -> list[float]:
+    good = isinstance(box, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in box)
+    if not good or not all(math.isfinite(v) for v in box):
+        raise PredictionError(f"{where} the box {box}, but the finite numbers {' or '.join(axes)} are expected.")
+    return box
+
+
+def _check(found: Sequence[int], said: Any, shape: Sequence[int], flat: bool, where: str) -> None:
+    pairs = list(zip(found[:3], found[3:], shape, strict=True))
+    if any(high < low for low, high, _ in pairs):
+        raise _swapped(said, where)
+    if any(high == low for low, high, _ in pairs):
+        raise PredictionError(
+            f"{where} the box {said}, which has no {'area' if flat else 'volume'}: upper bounds are excluded, so add "
+            f"1 to them."
+        )
+    if any(low < 0 or high > size for low, high, size in pairs):
+        order = "height, width" if flat else "z, y, x"
+        size = "x".join(map(str, shape[1:] if flat else shape))
+        raise PredictionError(f"{where} the box {said}, which leaves the image of {size} ({order}).{_hint(pairs)}")
+
+
+def _swapped(said: Any, where: str) -> PredictionError:
+    return PredictionError(f"{where} the box {said} with swapped corners: lower bounds come first.")
+
+
+def _hint(pairs: Sequence[tuple[int, int, int]]) -> str:
+    """That a box would fit in the other order of axes, if it would."""
+    sizes = [size for *_, size in pairs]
+    fits = [low >= 0 and high <= size for (low, high, _), size in zip(pairs, reversed(sizes), strict=True)]
+    return " It would fit in the order x, y, z: z comes first here." if all(fits) else ""
