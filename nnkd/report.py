@@ -45,6 +45,7 @@ class Evaluation:
         fairness: What `nnkd.fairness_section` made; None where it was not asked for.
         ranking: What `nnkd.method_ranking` made, likewise.
         raters: What `nnkd.raters` made; None where there is one reference.
+        auxiliaries: What `nnkd.auxiliary_section` made; None where no auxiliary dataset trained along.
     """
 
     scores: Scores
@@ -58,6 +59,7 @@ class Evaluation:
     fairness: Mapping[str, Any] | None = None
     ranking: Mapping[str, Any] | None = None
     raters: Mapping[str, Any] | None = None
+    auxiliaries: Mapping[str, Any] | None = None
 
 
 def write_report(evaluation: Evaluation, file: Path) -> None:
@@ -88,6 +90,7 @@ def render(evaluation: Evaluation) -> str:
         ranking=evaluation.ranking,
         raters=evaluation.raters,
         fairness=evaluation.fairness,
+        auxiliaries=evaluation.auxiliaries,
         best=scores.best().name,
         flags=flags[:MOST_FLAGS],
         more_flags=max(0, len(flags) - MOST_FLAGS),
