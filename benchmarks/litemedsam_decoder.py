@@ -19,7 +19,6 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 import torch
 from nnkd_litemedsam import weights
-from nnkd_litemedsam.model import LiteMedSAM
 from timing import measure
 
 
@@ -32,9 +31,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    plain, folded = LiteMedSAM().eval(), LiteMedSAM()
-    for network in (plain, folded):
-        weights.load(network, weights.published())
+    plain, folded = (weights.load_model(weights.published())[0] for _ in range(2))
+    plain.eval()
     folded.fuse()
     corners = 20 + 150 * torch.rand(options.boxes, 2)
     boxes = torch.cat([corners, corners + 60], dim=1)

@@ -16,8 +16,8 @@ from nnkd.errors import FolderError, WeightsError
 from nnkd.files import read_json, sha256
 
 
-def _allowed() -> list[Any]:
-    """numpy's types, which nnU-Net puts into its logs, and nothing else."""
+def numpy_types() -> list[Any]:
+    """What checkpoints may hold beside tensors: numpy's types, which nnU-Net puts into its logs, and nothing else."""
     import numpy as np
     from numpy._core import multiarray
 
@@ -42,7 +42,7 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise WeightsError(f"There is no checkpoint '{file.name}' in {folder}. Train that fold, or choose -chk.")
     try:
-        with torch.serialization.safe_globals(_allowed()):
+        with torch.serialization.safe_globals(numpy_types()):
             content = torch.load(file, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, UnpicklingError) else None

@@ -10,60 +10,71 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nnkd.checkpoints import numpy_types
 from nnkd.errors import WeightsError
 
 PREFIXES = ("module.",)  # what training in parallel puts in front of names
-WRAPPERS = ("state_dict", "model")  # what trainings put around tensors by name
+WRAPPERS = ("state_dict", "model", "network_weights")  # what trainings put around tensors by name
 BROKEN = (RuntimeError, UnpicklingError, EOFError, OSError, ValueError, KeyError, AttributeError)
-
-
-def load(
-    network: nn.Module,
-    file: Path,
-    model: str,
-    *,
-    prefixes: Sequence[str] = PREFIXES,
-    looks_like: Callable[[Mapping[str, Tensor]], str] = lambda _: "",
-) -> None:
-    """Read a checkpoint and fill a network with it: all of its tensors, and no others.
-
-    Args:
-        network: Takes the weights.
-        file: The checkpoint.
-        model: Its name, for messages.
-        prefixes: What to leave out at the beginning of names.
-        looks_like: Says of another model's tensors whose they are, as a sentence's end; empty if it cannot tell.
-
-    Raises:
-        WeightsError: If the file is missing, truncated, holds more than tensors, or other tensors.
-    """
-    fill(network, read(file, model, prefixes), file, model, looks_like=looks_like)
 
 
 def read(
     file: Path, model: str, prefixes: Sequence[str] = PREFIXES, wrappers: Sequence[str] = WRAPPERS
 ) -> dict[str, Tensor]:
-    """Tensors by name, from a file of torch (with weights_only=True) or safetensors; errors as for `load`.
+    """Tensors by name, from a file of torch (with weights_only=True) or safetensors.
 
     Args:
-        file, model, prefixes: See `load`.
-        wrappers: What trainings put around tensors by name.
+        file: The checkpoint.
+        model, prefixes, wrappers: See `tensors`.
+
+    Raises:
+        WeightsError: If the file is missing, truncated, or holds more than tensors, or none.
     """
-    if not file.is_file():
-        raise WeightsError(f"There is no file '{file.name}' with weights of {model}. Correct the option weights.")
-    content = _content(file)
+    return tensors(everything(file, model), file, model, prefixes, wrappers)
+
+
+def tensors(
+    content: Any,
+    file: Path,
+    model: str,
+    prefixes: Sequence[str] = PREFIXES,
+    wrappers: Sequence[str] = WRAPPERS,
+) -> dict[str, Tensor]:
+    """Tensors by name, from what a file holds.
+
+    Args:
+        content: What `everything` found.
+        file: Where it comes from, for messages.
+        model: Its name, for messages.
+        prefixes: What to leave out at the beginning of names.
+        wrappers: What trainings put around tensors by name.
+
+    Raises:
+        WeightsError: If there are none.
+    """
     for wrapper in wrappers:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    tensors = isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())
-    if not tensors or not all(isinstance(name, str) for name in content):
+    values = isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())
+    if not values or not all(isinstance(name, str) for name in content):
         raise WeightsError(f"'{file.name}' holds no tensors by name, so it is no checkpoint of {model}.")
     for prefix in prefixes:
         content = {name.removeprefix(prefix): value for name, value in content.items()}
     return content
 
 
-def _content(file: Path) -> Any:
+def everything(file: Path, model: str) -> Any:
+    """What a file of torch (with weights_only=True, numpy's types allowed) or safetensors holds.
+
+    Args:
+        file: The checkpoint.
+        model: Its name, for messages.
+
+    Raises:
+        WeightsError: If the file is missing, truncated or holds more than tensors.
+    """
+    if not file.is_file():
+        raise WeightsError(f"There is no file '{file.name}' with weights of {model}. Correct the option weights.")
     try:
         if file.suffix == ".safetensors":
             from safetensors import SafetensorError
@@ -73,7 +84,8 @@ def _content(file: Path) -> Any:
                 return load_file(file)
             except SafetensorError as error:
                 raise ValueError(str(error)) from error
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(numpy_types()):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except BROKEN as error:
         raise WeightsError(
             f"'{file.name}' cannot be loaded as weights: it is truncated, no file of torch or safetensors, or holds "
@@ -96,8 +108,9 @@ def fill(
         network: Takes the weights.
         state: Tensors by the network's names.
         file: Where they come from, for messages.
-        model, looks_like: See `load`.
+        model: Its name, for messages.
         option: What names the file, for messages.
+        looks_like: Says of another model's tensors whose they are, as a sentence's end; empty if it cannot tell.
 
     Raises:
         WeightsError: If they are other tensors.

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from nnkd.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from torch import nn
-
-Name = Literal["tinyvit", "repvit", "swin"]
 
 
 @dataclass(frozen=True)
@@ -23,21 +21,32 @@ class Encoder:
         title: For messages.
         module, cls: Where its class is.
         sign: The beginning of tensors' names that no other encoder has.
-        source: The paper.
+        trainer: The student that trains a LiteMedSAM with it; empty where there are published weights.
     """
 
     title: str
     module: str
     cls: str
     sign: str
-    source: str
+    trainer: str = ""
 
 
 ENCODERS: Mapping[str, Encoder] = {
-    "tinyvit": Encoder("TinyViT", "tiny_vit", "TinyViT", "patch_embed.seq.", "Wu et al., ECCV 2022 (TinyViT)"),
-    "repvit": Encoder("RepViT", "repvit", "RepViT", "features.", "Wang et al., CVPR 2024 (RepViT); paper 2"),
-    "swin": Encoder("Swin", "swin", "Swin", "absolute_pos_embed", "Liu et al., ICCV 2021 (Swin); paper 2"),
+    "tinyvit": Encoder("TinyViT", "tiny_vit", "TinyViT", "patch_embed.seq."),
+    "repvit": Encoder("RepViT", "repvit", "RepViT", "features.", "nnUNetTrainerRepViTDistill"),
+    "swin": Encoder("Swin", "swin", "Swin", "absolute_pos_embed", "nnUNetTrainerLiteMedSAM"),
 }
+
+
+def encoder_called(name: str) -> Encoder:
+    """One of `ENCODERS`.
+
+    Raises:
+        UnknownNameError: If there is no encoder of that name.
+    """
+    if name not in ENCODERS:
+        raise UnknownNameError(f"There is no image encoder '{name}'. There are: {', '.join(ENCODERS)}.")
+    return ENCODERS[name]
 
 
 def build_encoder(name: str, **options: Any) -> nn.Module:
@@ -50,7 +59,5 @@ def build_encoder(name: str, **options: Any) -> nn.Module:
     Raises:
         UnknownNameError: If there is no encoder of that name.
     """
-    if name not in ENCODERS:
-        raise UnknownNameError(f"There is no image encoder '{name}'. There are: {', '.join(ENCODERS)}.")
-    encoder = ENCODERS[name]
+    encoder = encoder_called(name)
     return getattr(import_module(f"nnkd_litemedsam.{encoder.module}"), encoder.cls)(**options)

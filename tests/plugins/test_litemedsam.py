@@ -10,7 +10,7 @@ import pytest
 from toy import REAL_DATA, needs_real_data
 
 from nnkd.box_pixels import prepare, scaled_boxes, scaled_shape
-from nnkd.errors import BrokenPluginError, NnkdError, SettingError, WeightsError
+from nnkd.errors import BrokenPluginError, NnkdError, SettingError, UnknownNameError, WeightsError
 from nnkd.files import sha256
 from nnkd.prompts import boxes_of
 from nnkd.settings import parse_options
@@ -23,6 +23,7 @@ needs_weights = pytest.mark.skipif(not HAS_WEIGHTS, reason='needs medsam-lite-to
 
 torch = pytest.importorskip("torch")
 from nnkd_litemedsam import model, weights  # noqa: E402
+from nnkd_litemedsam.encoders import ENCODERS, build_encoder  # noqa: E402
 from nnkd_litemedsam.teacher import LiteMedSAMTeacher  # noqa: E402
 from nnkd_litemedsam.tiny_vit import TinyViT  # noqa: E402
 
@@ -32,10 +33,10 @@ SMALL = {"widths": (4, 8, 8, 8), "depths": (1, 1, 1, 1), "heads": (1, 2, 2, 2)}
 class SmallTeacher(LiteMedSAMTeacher):
     """A few random weights; counts what it encodes."""
 
-    def _load(self, file):
+    def _load(self, file, encoder):
         torch.manual_seed(0)
         self.encoded: list[np.ndarray] = []
-        return model.LiteMedSAM(TinyViT(**SMALL)), ()
+        return model.LiteMedSAM(TinyViT(**SMALL)), "tinyvit", ()
 
     def _encode(self, images):
         self.encoded += images
@@ -262,28 +263,83 @@ def test_without_segment_anything(monkeypatch):
 # --- weights ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def small_network():
-    torch.manual_seed(1)
-    return model.LiteMedSAM(TinyViT(**SMALL))
+SMALL_ENCODERS = {
+    "tinyvit": SMALL,
+    "repvit": {"blocks": ((8, True), (16, False), (16, True))},
+    "swin": {"width": 8, "depths": (1, 1, 2, 1), "heads": (1, 1, 1, 1), "size": 32},
+}
 
 
-def fresh() -> model.LiteMedSAM:
-    return model.LiteMedSAM(TinyViT(**SMALL))
+@pytest.fixture
+def small(monkeypatch):
+    """Models with small encoders, also where checkpoints are loaded."""
+
+    def build(name):
+        torch.manual_seed(1)
+        return build_encoder(name, **SMALL_ENCODERS[name])
+
+    monkeypatch.setattr(weights, "build_encoder", build)
+    return lambda name="tinyvit": model.LiteMedSAM(build(name))
 
 
-@pytest.mark.parametrize("form", ["flat", "model", "data parallel"])
-def test_checkpoints_of_all_forms(tmp_path, small_network, form):
-    state = small_network.state_dict()
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("form", ["flat", "model", "data parallel", "nnU-Net"])
+def test_checkpoints_of_all_forms_and_encoders(tmp_path, small, form, encoder):
+    state = small(encoder).state_dict()
     content = {
         "flat": state,
         "model": {"model": state, "epoch": 3, "optimizer": {"state": {}}},
         "data parallel": {"model": {f"module.{name}": value for name, value in state.items()}},
+        "nnU-Net": {
+            "network_weights": state,
+            "optimizer_state": {"state": {}},
+            "logging": {"losses": [np.float64(0.5), np.float32(1)]},
+            "trainer_name": "nnUNetTrainerOwn",
+            "init_args": {"plans": {"nnkd": {"lineage": [{"name": "a", "weights_licence": "Apache-2.0"}]}}},
+        },
     }[form]
     torch.save(content, tmp_path / "own.pth")
-    network = fresh()
-    weights.load(network, tmp_path / "own.pth")
+    network, name, about = weights.load_model(tmp_path / "own.pth")
+    assert name == encoder
+    assert about == {
+        "name": "own.pth",
+        "sha256": sha256(tmp_path / "own.pth"),
+        "licence": "Apache-2.0" if form == "nnU-Net" else "",
+        "trainer": "nnUNetTrainerOwn" if form == "nnU-Net" else "",
+    }
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert weights.load_model(tmp_path / "own.pth", encoder)[1] == encoder
+
+
+def test_another_encoder_than_asked_for(tmp_path, small):
+    torch.save(small("repvit").state_dict(), tmp_path / "own.pth")
+    with pytest.raises(WeightsError, match=r"'own\.pth' is a RepViT LiteMedSAM, not TinyViT\. Set encoder=repvit, or"):
+        weights.load_model(tmp_path / "own.pth", "tinyvit")
+    with pytest.raises(UnknownNameError, match=r"no image encoder 'vit'\. There are: tinyvit, repvit, swin"):
+        weights.load_model(tmp_path / "own.pth", "vit")
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_an_encoder_alone(tmp_path, small, encoder):
+    torch.save({"model": small(encoder).image_encoder.state_dict()}, tmp_path / "own.pth")
+    with pytest.raises(WeightsError, match=rf"holds the image encoder {ENCODERS[encoder].title} alone"):
+        weights.load_model(tmp_path / "own.pth")
+
+
+def test_a_published_swin_stores_more_than_it_must(tmp_path, small):
+    state = small("swin").state_dict()
+    names = [name.removesuffix("qkv.bias") for name in state if name.endswith("qkv.bias")]
+    more = {f"{name}relative_position_index": torch.zeros(49, 49) for name in names}
+    assert len(more) == 5
+    torch.save(state | more, tmp_path / "own.pth")
+    assert weights.load_model(tmp_path / "own.pth")[1] == "swin"
+
+
+def test_what_a_checkpoint_says_of_its_licence(tmp_path, small):
+    lineage = {"plans": {"nnkd": {"lineage": [{"name": "a", "weights_licence": "MIT"}, {"name": "b"}]}}}
+    for content, licence in (({"licence": "CC-BY-4.0", "init_args": lineage}, "CC-BY-4.0"), ({"init_args": {}}, "")):
+        torch.save({"network_weights": small().state_dict(), **content}, tmp_path / "own.pth")
+        assert weights.load_model(tmp_path / "own.pth")[2]["licence"] == licence
 
 
 def broken(kind: str, state: dict) -> object:
@@ -295,6 +351,7 @@ def broken(kind: str, state: dict) -> object:
         "shape": {**state, name: torch.zeros(2, 2)},
         "a list": [1, 2],
         "no tensors": {"a": 1},
+        "another model": {"image_encoder.blocks.0.attn.qkv.weight": torch.zeros(1)},
         "nothing": {},
     }[kind]
 
@@ -307,13 +364,14 @@ def broken(kind: str, state: dict) -> object:
         ("shape", r"has the shape \(2, 2\), but"),
         ("a list", "holds no tensors by name"),
         ("no tensors", "holds no tensors by name"),
-        ("nothing", "tensors are missing"),
+        ("another model", "its 1 tensors belong to none of the image encoders TinyViT, RepViT, Swin"),
+        ("nothing", "its 0 tensors belong to none"),
     ],
 )
-def test_other_tensors(tmp_path, small_network, kind, message):
-    torch.save(broken(kind, small_network.state_dict()), tmp_path / "own.pth")
+def test_other_tensors(tmp_path, small, kind, message):
+    torch.save(broken(kind, small().state_dict()), tmp_path / "own.pth")
     with pytest.raises(WeightsError, match=message):
-        weights.load(fresh(), tmp_path / "own.pth")
+        weights.load_model(tmp_path / "own.pth")
 
 
 class Evil:
@@ -324,21 +382,38 @@ class Evil:
 
 
 @pytest.mark.parametrize("kind", ["missing", "truncated", "empty", "text", "code", "folder"])
-def test_files_that_are_no_checkpoints(tmp_path, small_network, kind, capsys):
+def test_files_that_are_no_checkpoints(tmp_path, kind, capsys):
     file = tmp_path / "own.pth"
     if kind == "code":
         torch.save({"a": Evil()}, file)
     elif kind == "truncated":
-        torch.save(small_network.state_dict(), file)
+        torch.save({"a": torch.zeros(5000)}, file)
         file.write_bytes(file.read_bytes()[:-5000])
     elif kind == "folder":
         file.mkdir()
     elif kind != "missing":
         file.write_bytes({"empty": b"", "text": b"hello world"}[kind])
     with pytest.raises(WeightsError, match=r"own\.pth") as caught:
-        weights.load(fresh(), file)
+        weights.load_model(file)
     assert str(tmp_path) not in str(caught.value)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("encoder", ["repvit", "swin"])
+def test_no_weights_of_that_encoder_are_published(encoder):
+    with pytest.raises(WeightsError, match=r"no published weights.*nnKD_train.*set litemedsam\.weights"):
+        teacher(cls=LiteMedSAMTeacher, encoder=encoder)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_student_is_a_teacher(tmp_path, small, encoder):
+    file = tmp_path / "own.pth"
+    torch.save(small(encoder).state_dict(), file)
+    one = teacher(["liver"], LiteMedSAMTeacher, weights=str(file), encoder=encoder)
+    if encoder != "swin":  # the small one takes only small images
+        answer = one.predict(scan((1, 30, 30)), {"liver": SliceBoxes([(0, 2, 2, 20, 20)])})["liver"]
+        assert answer.shape == (1, 30, 30)
+    assert one.notes()["encoder"] == encoder
 
 
 def test_ones_own_weights_are_recorded(tmp_path):
