@@ -47,9 +47,13 @@ class EmbeddingFiles:
     def __post_init__(self) -> None:
         self.folders = {name: folder / f"{PREFIX}{self.teacher[:12]}" for name, folder in self.folders.items()}
 
-    def open(self) -> EmbeddingFiles:
-        """Count what is there. Where another teacher's embeddings leave too little of the budget, those that were
-        written longest ago go."""
+    def open(self, wanted: int) -> EmbeddingFiles:
+        """Count what is there. Where other teachers' embeddings leave too little of the budget, those that were written
+        longest ago go.
+
+        Args:
+            wanted: How many embeddings of this teacher there may be.
+        """
         self.used = sum(_size(folder) for folder in self.folders.values())
         others = {
             other: _size(other)
@@ -58,7 +62,7 @@ class EmbeddingFiles:
             if other not in self.folders.values()
         }
         for other in sorted(others, key=lambda path: path.stat().st_mtime):
-            if self.used + sum(others.values()) <= self.budget:
+            if min(self.budget, max(self.used, wanted * BYTES)) + sum(others.values()) <= self.budget:
                 break
             log.info("Another teacher's %s of %s goes: the budget is full.", other.name, other.parent.parent.name)
             shutil.rmtree(other, ignore_errors=True)

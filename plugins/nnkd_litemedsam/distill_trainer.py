@@ -1,0 +1,202 @@
+"""nnUNetTrainerRepViTDistill: stage 2 of paper 2, an image encoder for laptops that learns a teacher's embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nnkd.errors import RecipeError
+from nnkd.interfaces import BoxTeacher
+from nnkd.settings import parse_options
+from nnkd.types import TeacherContext
+from nnkd_litemedsam import embedding_teachers
+from nnkd_litemedsam.box_loss import EmbeddingLoss, relative_error
+from nnkd_litemedsam.embedding_files import GIB, EmbeddingFiles
+from nnkd_litemedsam.embedding_teachers import OWN, EmbeddingTeacher, PluginTeacher
+from nnkd_litemedsam.final_validation import Row, looks, rows, summary_of
+from nnkd_litemedsam.model import LiteMedSAM
+from nnkd_litemedsam.slice_loader import Reader, Targets
+from nnkd_litemedsam.slice_options import DistillOptions
+from nnkd_litemedsam.slice_trainer import SliceTrainer
+
+
+class nnUNetTrainerRepViTDistill(SliceTrainer):
+    """RepViT-M0.6 (or another image encoder) learns to embed images as a teacher does; prompt encoder and mask decoder
+    are the teacher's own and stay as they are. No labels are looked at.
+
+    Source: Yang et al. 2024, sections 2.2 and 3.4. Departs: the teacher is LiteMedSAM's TinyViT unless another one is
+    named, because weights of the paper's Swin were never published; padding does not count (`padding=all`: it does).
+    """
+
+    options_class = DistillOptions
+    labelled = False
+    curves = {"relative_error": "error of embeddings / their length"}  # noqa: RUF012 - as SliceTrainer has it
+
+    # --- before a training --------------------------------------------------------------------------------------
+
+    @classmethod
+    def lineage(cls, options: Mapping[str, Any]) -> list[dict[str, str]]:
+        """The teacher, and what it learned from."""
+        name = options.get("teacher", OWN)
+        file = embedding_teachers.model_file(name)
+        if file is not None:
+            return embedding_teachers.lineage_of_file(OWN if name == OWN else file.name, file)
+        _, entry = cls.installed("teacher", name)
+        return [{"name": name, "licence": entry.licence, "weights_licence": entry.weights_licence}]
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], patch_size: Sequence[int]) -> None:
+        """See nnUNetTrainerKD.
+
+        Raises:
+            UnknownPluginError: If no such teacher is installed.
+            RecipeError: If it has no embeddings.
+            WeightsError: If its weights are missing.
+            SettingError: If it does not know its options.
+        """
+        name = options["teacher"]
+        if embedding_teachers.model_file(name) is not None:
+            if options["teacher_options"]:
+                raise RecipeError(f"teacher_options are for installed teachers, but teacher={name} has none.")
+            return
+        kind, _ = cls.installed("teacher", name)
+        embedding_teachers.check_kind(name, kind)
+        parse_options(kind, options["teacher_options"] or {}, name)
+
+    # --- teacher and student ------------------------------------------------------------------------------------
+
+    @cached_property
+    def teacher(self) -> EmbeddingTeacher:
+        """The teacher, on the device.
+
+        Raises:
+            NnkdError: If it cannot be made, or its embeddings have another shape.
+        """
+        name = self.options.teacher
+        file = embedding_teachers.model_file(name)
+        if file is not None:
+            return embedding_teachers.from_file(file, name if name == OWN else file.name, self.device)
+        kind, _ = self.installed("teacher", name)
+        embedding_teachers.check_kind(name, kind)
+        context = TeacherContext(labels=(), device=self.device.type, workers=torch.get_num_threads())
+        teacher: BoxTeacher = kind(context, **parse_options(kind, self.options.teacher_options or {}, name))
+        return PluginTeacher(name, teacher, self.device)
+
+    def make_network(self) -> LiteMedSAM:
+        """The student's encoder with random weights, the teacher's decoder."""
+        network = super().make_network()
+        decoder = self.teacher.decoder()
+        if decoder:
+            network.load_state_dict({**network.state_dict(), **decoder})
+        else:
+            self.print_to_log_file(
+                f"{self.teacher.name} has no decoder of LiteMedSAM's kind, so the student's has random weights. Train "
+                f"it with nnUNetTrainerLiteMedSAM --set trained=decoder encoder={self.options.encoder} weights=FILE."
+            )
+        network.prompt_encoder.requires_grad_(False)
+        network.mask_decoder.requires_grad_(False)
+        return network
+
+    def _build_loss(self) -> nn.Module:
+        return EmbeddingLoss(masked=self.options.padding == "masked")
+
+    # --- data ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def kept(self) -> EmbeddingFiles | None:
+        """Embeddings on disk; None where none are kept."""
+        if not self.options.cache:
+            return None
+        if not self.teacher.digest:
+            self.print_to_log_file(f"{self.teacher.name} does not say which weights it has: no embedding is kept.")
+            return None
+        folders = {name: slices.folder for name, slices in self.slices.items()}
+        each = 4 if self.options.flips else 1
+        content = (
+            len(record.content()) * len(slices.index.windows)
+            for slices in self.slices.values()
+            for record in slices.index.cases.values()
+        )
+        budget = int(self.options.cache * GIB)
+        kept = EmbeddingFiles(folders, self.teacher.digest, budget).open(each * sum(content))
+        self.print_to_log_file(f"{kept.used / GIB:.2f} of {kept.budget / GIB:.2f} GiB of embeddings are kept already.")
+        return kept
+
+    def reader(self) -> Reader:
+        """Images alone."""
+        return Reader(self.slices, self.several, files=self.kept)
+
+    def taught(self, batch: dict, images: Tensor) -> Tensor:
+        """The teacher's embeddings of a batch, (B, 256, 64, 64) float32: those that are kept, and the others, which are
+        computed now and kept.
+
+        Args:
+            batch: From the loader.
+            images: Its images on the device.
+        """
+        known = batch.get("embeddings") or [None] * len(images)
+        missing = [place for place, found in enumerate(known) if found is None]
+        result = torch.empty((len(images), *embedding_teachers.SHAPE), device=self.device)
+        if missing:
+            fresh = self.teacher.embed(images[missing])
+            result[missing] = fresh
+            if self.kept is not None:
+                for place, embedding in zip(missing, fresh, strict=True):
+                    self.kept.write(Path(batch["files"][place]), embedding)
+        for place, found in enumerate(known):
+            if found is not None:
+                result[place] = found.to(self.device, torch.float32, non_blocking=True)
+        return result
+
+    # --- a training ---------------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self) -> None:
+        """SliceTrainer's; the decoder is never trained."""
+        super().on_train_epoch_start()
+        self.network.prompt_encoder.eval()
+        self.network.mask_decoder.eval()
+
+    def outputs(self, batch: dict) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Embeddings, and the teacher's with what of them is no padding."""
+        images = batch["data"].to(self.device, non_blocking=True)
+        taught = self.taught(batch, images)
+        with self._precision():
+            embeddings = self.network.image_encoder(images)
+        return embeddings.float(), (taught, batch["shapes"].to(self.device))
+
+    def measures(self, output: Tensor, target: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """How far embeddings are off."""
+        return {"relative_error": relative_error(output, *target)}
+
+    @torch.no_grad()
+    def final_summary(self) -> dict[str, Any]:
+        """Error of embeddings on validation slices; where there are labels, DSC of student and teacher side by side."""
+        plain, labelled = self.reader(), Reader(self.slices, self.several, Targets(jitter=0))
+        keys = self.get_tr_and_val_datasets()[1]
+        with_labels = labelled.fixed([key for key in keys if labelled.choices(key)], self.options.final_slices)
+        pairs = with_labels or plain.fixed(keys, self.options.final_slices)
+        found: list[Row] = []
+        errors: list[tuple[float, float]] = []
+        for key, z in pairs:
+            for boxed in looks(labelled, key, z, self.device):
+                with self._precision():
+                    student = self.network.image_encoder(boxed.image).float()
+                teacher = self.teacher.embed(boxed.image)
+                shapes = torch.tensor([boxed.shape], device=self.device)
+                mean = EmbeddingLoss(masked=True)(student, (teacher, shapes)).item()
+                errors.append((mean, relative_error(student, teacher, shapes).item()))
+                if boxed.labels:
+                    masks = {
+                        "student": self.network.decode(student[0], boxed.boxes) > 0,
+                        "teacher": self.teacher.masks(teacher[0], boxed.boxes),
+                    }
+                    found += rows(boxed, masks)
+        squared, relative = (round(float(value), 6) for value in np.mean(errors, axis=0))
+        means = {"squared error of embeddings": squared, "relative error of embeddings": relative}
+        return summary_of(found, len(pairs), {"mean": means, "teacher": self.teacher.name})
