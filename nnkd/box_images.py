@@ -117,12 +117,14 @@ def _read_npz(file: Path) -> BoxImage:
 
 
 def _arrays(file: Path) -> Mapping[str, np.ndarray]:
+    if not zipfile.is_zipfile(file):
+        raise DatasetError(f"'{file.name}' is broken or no npz. Copy it again.")
     try:
         with np.load(file, allow_pickle=False) as stack:
             wanted = [key for key in stack.files if key in ("imgs", "boxes", "gts")]
             return {key: stack[key] if key in wanted else np.empty(0) for key in stack.files}
     except BROKEN as error:
-        if "allow_pickle" in str(error) or "pickle" in str(error).lower():
+        if "allow_pickle" in str(error):
             raise DatasetError(
                 f"'{file.name}' holds pickled objects, which could run any program and are never loaded. Save imgs, "
                 f"boxes and spacing as plain arrays of numbers."

@@ -137,7 +137,7 @@ def _runtime(arguments: argparse.Namespace) -> str:
     if arguments.device not in (None, "cpu"):
         if arguments.runtime not in ("auto", "torch"):
             raise SettingError(
-                f"-device {arguments.device} is torch's, but --runtime {arguments.runtime} was asked for."
+                f"--runtime {arguments.runtime} computes on the CPU, but -device says {arguments.device}."
             )
         return "torch"
     return next(iter(runtimes.installed()), "torch") if arguments.runtime == "auto" else arguments.runtime
@@ -190,7 +190,7 @@ def _export(model: str, folder: Path) -> None:
     if run.returncode:
         said = (run.stderr.strip() or run.stdout.strip()).splitlines()
         reason = said[-1].removeprefix("error: ") if said else f"exit code {run.returncode}"
-        raise WeightsError(f"{Path(model).name} could not be exported: {reason}")
+        raise WeightsError(f"{Path(model).name} could not be exported: {reason.rstrip('.')}.")
 
 
 def _on_torch(arguments: argparse.Namespace) -> OpenedBoxModel:
