@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from planned import configuration, make_plans, preprocess, preprocessed_folder
 from toy import toy_dataset, toy_teacher, write_image
 
+from nnkd.careful_trainer import CarefulTrainer
 from nnkd.errors import RecipeError, SettingError, VotesError, WeightsError
 from nnkd.recipes import Choice, Recipe, read_plans, write_recipe
 from nnkd.trainer import nnUNetTrainerKD
@@ -65,6 +67,18 @@ def batch_of(trainer):
     trainer.initialize()
     train, validation = trainer.get_dataloaders()
     return next(train), next(validation)
+
+
+@pytest.mark.parametrize("weights_licence", ["CC-BY-NC-4.0", "Apache-2.0"])
+def test_a_training_announces_terms_that_a_teacher_hands_on(voted, monkeypatch, weights_licence):
+    lineage = ({"name": "t0", "licence": "Apache-2.0", "weights_licence": weights_licence},)
+    trainer = trainer_of(voted, replace(recipe_of("t0", "t1"), lineage=lineage))
+    monkeypatch.setattr(CarefulTrainer, "on_train_start", lambda self: None)
+    trainer.on_train_start()
+    log = Path(trainer.log_file).read_text()
+    assert f"licence of t0: Apache-2.0, weights {weights_licence}" in log
+    announced = "NOT FOR COMMERCIAL USE: this student inherits the terms of t0 (CC-BY-NC-4.0)." in log
+    assert announced == (weights_licence == "CC-BY-NC-4.0")
 
 
 @pytest.mark.parametrize("name", ["2d", "3d_fullres"])
