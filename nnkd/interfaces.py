@@ -14,6 +14,7 @@ from nnkd.types import Prompt, TeacherContext, Volume
 if TYPE_CHECKING:
     import numpy as np
 
+    from nnkd.box_export import BoxGraphs
     from nnkd.participants import Participant
     from nnkd.profiles import Architecture
 
@@ -110,6 +111,14 @@ class BoxTeacher(Teacher):
         Returns:
             (n, H, W) float32 probabilities in [0, 1].
         """
+
+    def export_graphs(self) -> BoxGraphs:
+        """Its networks, for nnKD_export.
+
+        Raises:
+            NnkdError: If they cannot be exported; the message says why.
+        """
+        raise NnkdError(f"{type(self).__name__} does not say what its networks are, so it cannot be exported.")
 
 
 class Aggregator(ABC):

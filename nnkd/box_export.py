@@ -1,0 +1,173 @@
+"""Box models written as folders of networks that run without torch, once these answer as torch does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnkd import runtimes
+from nnkd.box_model import DESCRIPTION, KIND, VERSION
+from nnkd.box_pixels import CHANNELS, GRID, SIZE, SMALLEST
+from nnkd.errors import SettingError, WeightsError
+from nnkd.files import sha256, write_json
+from nnkd.network_files import NO_RUNTIME, Difference, difference, write_onnx, write_openvino
+from nnkd.predictions import versions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
+TOLERANCE = 1e-4  # of logits, as a share of the largest one
+PREPROCESSING = {
+    "pixels": "8 bits: red, green and blue, or one grey three times",
+    "longest_side": SIZE,
+    "smaller": "means over areas, rounded to 8 bits",
+    "larger": "linear between the middles of pixels, rounded to 8 bits",
+    "scale": "(x - lowest) / max(highest - lowest, smallest) of the resized image",
+    "smallest": SMALLEST,
+    "pad": "zeros at the right and the bottom, after scaling",
+    "boxes": f"floor(corner * {SIZE} / longest side), upper bounds excluded",
+}
+POSTPROCESSING = {
+    "crop": "the padding off the logits",
+    "resize": "logits to the image's size, linear between the middles of pixels",
+    "mask": "logits > 0",
+    "probabilities": "1 / (1 + exp(-logits))",
+}
+
+
+@dataclass(frozen=True)
+class BoxGraphs:
+    """A box model taken apart: what an image costs once, and what every box in it costs.
+
+    Attributes:
+        name: What it is called, such as "litemedsam".
+        encoder_name: Which image encoder it has, such as "tinyvit".
+        encoder: (1, 3, 256, 256) -> (1, 256, 64, 64), made ready for inference.
+        decoder: (256, 64, 64) and (n, 4) -> (n, 256, 256) logits, likewise; n may be any.
+        whole: An image (1, 3, 256, 256) and (n, 4) -> (n, 256, 256) logits as in training, to be compared with.
+        weights: "name", "sha256" and "licence" of the checkpoint.
+    """
+
+    name: str
+    encoder_name: str
+    encoder: nn.Module
+    decoder: nn.Module
+    whole: nn.Module
+    weights: Mapping[str, str]
+
+
+def write_box_model(graphs: BoxGraphs, folder: Path, openvino: bool = False) -> list[str]:
+    """Write a box model and compare it with torch on pictures made for that.
+
+    Args:
+        graphs: The model.
+        folder: Made if need be; an older box model in it is replaced.
+        openvino: Whether to write OpenVINO's own files beside ONNX.
+
+    Returns:
+        What to tell the user.
+
+    Raises:
+        SettingError: If a package that this needs is not installed.
+        WeightsError: If a written network's logits differ by more than `TOLERANCE`; nothing is left in the folder.
+    """
+    import torch
+
+    if not runtimes.installed():
+        raise SettingError(NO_RUNTIME)
+    forget_box_model(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    boxes = torch.tensor([[16.0, 16, 128, 96], [64, 32, 240, 250]])
+    write_onnx(graphs.encoder, {"image": torch.zeros(1, 3, SIZE, SIZE)}, "embedding", folder / ENCODER)
+    embedding = torch.zeros(CHANNELS, GRID, GRID)
+    write_onnx(graphs.decoder, {"embedding": embedding, "boxes": boxes}, "logits", folder / DECODER, {"boxes": "n"})
+    files = [folder / ENCODER, folder / DECODER]
+    if openvino:
+        for file in tuple(files):
+            write_openvino(file, file.with_suffix(".xml"))
+            files += [file.with_suffix(".xml"), file.with_suffix(".bin")]
+    try:
+        found = {name: _compared(graphs, folder, name) for name in runtimes.installed()}
+    except WeightsError:
+        for file in files:
+            file.unlink(missing_ok=True)
+        raise
+    write_json(folder / DESCRIPTION, _description(graphs, files, found, openvino))
+    return [f"{name}: {one} (PyTorch against {name}, {PICTURES} pictures)" for name, one in found.items()]
+
+
+def forget_box_model(folder: Path) -> None:
+    """Take a description away, so that an export that is killed leaves nothing that looks whole."""
+    (folder / DESCRIPTION).unlink(missing_ok=True)
+
+
+def _description(
+    graphs: BoxGraphs, files: Sequence[Path], found: Mapping[str, Difference], openvino: bool
+) -> dict[str, Any]:
+    encoder = {"file": ENCODER, "int8": None, "name": graphs.encoder_name, "input": "image", "output": "embedding"}
+    encoder |= {"input_shape": [1, 3, SIZE, SIZE], "output_shape": [1, CHANNELS, GRID, GRID]}
+    decoder = {"file": DECODER, "inputs": ["embedding", "boxes"], "output": "logits"}
+    decoder |= {"embedding_shape": [CHANNELS, GRID, GRID], "boxes_shape": ["n", 4], "output_shape": ["n", SIZE, SIZE]}
+    decoder["boxes"] = f"rows x0, y0, x1, y1, float32, in pixels of {SIZE}"
+    if openvino:
+        encoder["openvino"], decoder["openvino"] = (Path(n).with_suffix(".xml").name for n in (ENCODER, DECODER))
+    return {
+        "kind": KIND,
+        "version": VERSION,
+        "name": graphs.name,
+        "size": SIZE,
+        "encoder": encoder,
+        "decoder": decoder,
+        "preprocessing": PREPROCESSING,
+        "postprocessing": POSTPROCESSING,
+        "weights": dict(graphs.weights),
+        "parity": {name: one.note() for name, one in found.items()},
+        "versions": versions("torch", "onnx"),
+        "files": {file.name: sha256(file) for file in files},
+    }
+
+
+# --- comparing ------------------------------------------------------------------------------------------------------
+
+PICTURES = 3
+
+
+def made_up_pictures() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Always the same pictures (1, 3, 256, 256) float32 in [0, 1], and boxes (2, 4) float32 around what is in them."""
+    rng = np.random.default_rng(2024)
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    made = []
+    for _ in range(PICTURES):
+        image, boxes = rng.normal(0.3, 0.05, (SIZE, SIZE)), []
+        for _ in range(2):
+            (y, x), (a, b) = rng.integers(60, 196, 2), rng.integers(15, 55, 2)
+            image[((rows - y) / a) ** 2 + ((columns - x) / b) ** 2 < 1] += rng.uniform(0.2, 0.5)
+            boxes.append([x - b, y - a, x + b, y + a])
+        grey = np.clip(image, 0, 1).astype(np.float32)
+        made.append((np.stack([grey] * 3)[None], np.array(boxes, dtype=np.float32)))
+    return made
+
+
+def _compared(graphs: BoxGraphs, folder: Path, runtime: str) -> Difference:
+    import torch
+
+    encoder = runtimes.open_session(folder / ENCODER, runtime, 1)
+    decoder = runtimes.open_session(folder / DECODER, runtime, 1)
+    total, largest = Difference(0.0, 0, 0), 0.0
+    for image, boxes in made_up_pictures():
+        with torch.inference_mode():
+            expected = graphs.whole(torch.from_numpy(image), torch.from_numpy(boxes)).numpy()
+        embedding = encoder.run({"image": image})[0][0]
+        total += difference(expected, decoder.run({"embedding": embedding, "boxes": boxes})[0])
+        largest = max(largest, float(np.abs(expected).max()))
+    if total.logits > TOLERANCE * largest:
+        raise WeightsError(
+            f"The exported '{graphs.name}' is not the model: on {runtime} {total}, and at most "
+            f"{TOLERANCE * largest:.1e} is let through. Try another version of torch or {runtime}."
+        )
+    return total

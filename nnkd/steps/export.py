@@ -1,0 +1,40 @@
+"""A trained student, or a model prompted by boxes -> networks that run without torch, or without nnkd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from nnkd.box_export import write_box_model
+from nnkd.checkpoints import TrainedModel
+from nnkd.errors import SettingError
+from nnkd.interfaces import BoxTeacher
+from nnkd.stock_models import FOLDER, write_stock_model
+from nnkd.student_export import write_student
+from nnkd.types import StepReport
+
+FORMATS = ("onnx", "openvino", "nnunet")
+
+
+def export(source: TrainedModel | Callable[[], BoxTeacher], target: Path, formats: Sequence[str]) -> StepReport:
+    """Write a model in some formats and compare each with PyTorch.
+
+    Args:
+        source: A student's trained model, or what makes a teacher whose parts are exported.
+        target: Folder.
+        formats: Some of `FORMATS`; "openvino" writes "onnx" too.
+
+    Raises:
+        NnkdError: If the model cannot be loaded, written in a format, or answers otherwise afterwards.
+    """
+    report = StepReport()
+    if not isinstance(source, TrainedModel):
+        if "nnunet" in formats:
+            raise SettingError("nnU-Net has no models prompted by boxes. Leave the format nnunet out.")
+        report.lines += write_box_model(source().export_graphs(), target, openvino="openvino" in formats)
+        return report
+    if "nnunet" in formats:  # first: it is refused sooner than networks are written
+        report.lines += write_stock_model(source, target / FOLDER)
+    if set(formats) - {"nnunet"}:
+        report.lines += write_student(source, target, openvino="openvino" in formats)
+    return report
