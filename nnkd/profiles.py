@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from nnkd.errors import BrokenPluginError, NnkdError
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 COUNTED = "matrix products, convolutions and attention; no norms, activations, pooling or interpolation"
-THOP = "thop"  # its figures are the papers': they counted with it
+THOP, FVCORE = "thop", "fvcore"  # their figures are the papers': they counted with them
+FVCORES_RULES = f"the rules of {FVCORE}"
+OPERATIONS_OF_A_NORM = 5  # that fvcore counts for each number that a norm sees; 2 for batch norms in evaluation mode
 INSTALL_THOP = 'not counted: thop is not installed (pip install "nnkd[profile]")'
 
 
@@ -32,6 +34,8 @@ class Paper:
         counted_parameters: Whether parameters are those that thop meets ("met": in layers it knows and that are
             executed), or "all".
         remark: What else there is to know.
+        counter: What it counted with: "thop", or "fvcore", whose M is 2^20 here and whose G is 2^30.
+        training: Whether the network was in training mode, in which fvcore counts more for batch norms.
     """
 
     source: str
@@ -40,6 +44,8 @@ class Paper:
     at: str = ""
     counted_parameters: str = "met"
     remark: str = ""
+    counter: Literal["thop", "fvcore"] = "thop"
+    training: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,12 +113,14 @@ class PaperCount:
         by: The counter and its version.
         parameters, macs: None where it could not count.
         problem: Why it could not; empty if it could.
+        kilo: What the paper's M is the square of, and its G the cube.
     """
 
     by: str
     parameters: int | None = None
     macs: int | None = None
     problem: str = ""
+    kilo: int = 1000
 
 
 def count(architecture: Architecture) -> Count:
@@ -138,12 +146,15 @@ def count(architecture: Architecture) -> Count:
 
 
 def paper_count(architecture: Architecture) -> PaperCount:
-    """Count a network with the package thop, as the papers did: convolutions, linear layers, norms and poolings that
-    are modules, one run in evaluation mode; neither attention's matrix products nor anything else that is a function.
+    """Count a network as the papers did. Most took the package thop: convolutions, linear layers, norms and poolings
+    that are modules, one run in evaluation mode; neither attention's matrix products nor anything else that is a
+    function. Where the paper took fvcore, its rules are followed without it.
 
     Raises:
         BrokenPluginError: If the network cannot be built or run.
     """
+    if architecture.paper is not None and architecture.paper.counter == FVCORE:
+        return _as_fvcore(architecture, architecture.paper.training)
     try:
         import thop
     except ImportError:  # on Python 3.12 also where setuptools is missing, whose distutils it imports
@@ -162,6 +173,33 @@ def paper_count(architecture: Architecture) -> PaperCount:
         return PaperCount(by, parameters, int(macs))
 
     return _on_some_device(architecture, counted)
+
+
+def _as_fvcore(architecture: Architecture, training: bool) -> PaperCount:
+    """All parameters; what torch's counter counts, and norms that are torch's own layers.
+
+    Source: fvcore 0.1.5; paper 2's two networks come out as printed, and as fvcore itself was measured, to 6 digits.
+    """
+
+    def norms(network: nn.Module, inputs: Sequence[Tensor]) -> int:
+        from torch import nn
+
+        operations: list[int] = []
+
+        def seen(norm: nn.Module, given: tuple[Tensor, ...], _: object) -> None:
+            simple = isinstance(norm, nn.modules.batchnorm._BatchNorm) and not training
+            operations.append(given[0].numel() * (2 if simple else OPERATIONS_OF_A_NORM))
+
+        for module in network.modules():
+            own = isinstance(module, nn.LayerNorm) and type(module).forward is nn.LayerNorm.forward
+            if own or isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.register_forward_hook(seen)
+        network(*inputs)
+        return sum(operations)
+
+    counted = count(architecture)
+    macs = counted.macs + _on_some_device(architecture, norms)
+    return PaperCount(FVCORES_RULES, counted.parameters, macs, kilo=1024)
 
 
 def _named_twice(network: nn.Module) -> bool:

@@ -95,6 +95,23 @@ def test_layers_of_two_names_are_not_left_to_thop():
     assert count(architecture(Twice, (1, 1, 4, 4))).macs == 16
 
 
+class OwnNorm(nn.LayerNorm):
+    """Written out in the published code, so that fvcore sees no norm there."""
+
+    def forward(self, x):
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(("training", "operations"), [(False, 2), (True, 5)])
+def test_norms_by_fvcores_rules(training, operations):
+    paper = Paper("x", counter="fvcore", training=training)
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.LayerNorm(6), OwnNorm(6))
+    found = paper_count(architecture(lambda: network, (1, 3, 5, 6), paper=paper))
+    numbers = 4 * 5 * 6
+    assert (found.parameters, found.kilo) == (16 + 8 + 12 + 12, 1024)
+    assert found.macs == 3 * numbers + operations * numbers + 5 * numbers
+
+
 def test_a_reason_why_thop_would_be_wrong():
     found = paper_count(architecture(Attends, uncountable="its layers are functions"))
     assert (found.macs, found.parameters) == (None, None)

@@ -16,7 +16,7 @@ from nnkd.devices import check_device
 from nnkd.errors import NnkdError, UnknownNameError
 from nnkd.interfaces import Teacher
 from nnkd.latency import Latency, measure
-from nnkd.profiles import COUNTED, Architecture, Count, PaperCount, count, paper_count
+from nnkd.profiles import COUNTED, FVCORE, FVCORES_RULES, Architecture, Count, PaperCount, count, paper_count
 from nnkd.types import StepReport
 
 COLUMNS = ("name", "variant", "input", "parameters", "GMAC", "papers' way", "latency", "peak memory")
@@ -164,11 +164,16 @@ def _lines(rows: Sequence[_Row], timed: bool) -> list[str]:
     if notes:
         lines += ["notes", *notes, ""]
     lines.append(f"GMAC: 10^9 multiply-adds of one run, by torch's counter: {COUNTED}.")
-    by = next((row.papers.by for row in rows if row.papers is not None and row.papers.macs is not None), "")
-    if by:
+    ways = {row.papers.by for row in rows if row.papers is not None and row.papers.macs is not None}
+    for by in sorted(ways - {FVCORES_RULES}):
         lines.append(
             f"papers' way: parameters and multiply-adds by {by}, which papers used and call FLOPs: layers that are "
             f"modules, norms included, and no attention."
+        )
+    if FVCORES_RULES in ways:
+        lines.append(
+            f"papers' way of rows with a note on {FVCORE}: all parameters, in 2^20, and multiply-adds by its rules, in "
+            f"2^30: what torch's counter counts, and norms."
         )
     measured = next((row.latency for row in rows if row.latency is not None), None)
     if measured is not None:
@@ -208,10 +213,16 @@ def _cells(row: _Row) -> tuple[str, ...]:
         ", ".join("x".join(map(str, shape)) for shape in architecture.inputs),
         f"{counts.parameters:,}",
         f"{counts.macs / 1e9:.2f}",
-        f"{papers.parameters / 1e6:.2f} M / {papers.macs / 1e9:.2f} G" if papers and papers.macs is not None else "-",
+        _as_printed(papers) if papers is not None else "-",
         f"{latency.seconds * 1e3:.0f} ms" if latency else "-",
         f"{latency.peak / 2**20:.0f} MiB" if latency and latency.peak is not None else "-",
     )
+
+
+def _as_printed(papers: PaperCount) -> str:
+    if papers.parameters is None or papers.macs is None:
+        return "-"
+    return f"{papers.parameters / papers.kilo**2:.2f} M / {papers.macs / papers.kilo**3:.2f} G"
 
 
 def _notes(row: _Row) -> list[str]:
@@ -227,6 +238,8 @@ def _notes(row: _Row) -> list[str]:
     if paper is not None:
         printed = " / ".join(filter(None, (paper.parameters, paper.macs)))
         counted = "all parameters" if paper.counted_parameters == "all" else "parameters that thop meets"
+        if paper.counter == FVCORE:
+            counted = f"counted with {FVCORE}, all parameters, M is 2^20 and G is 2^30"
         at = f" for {paper.at}" if paper.at else ""
         notes.append(f"{paper.source} prints {printed}{at}; {counted}" + (f"; {paper.remark}" if paper.remark else ""))
     return notes

@@ -10,14 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnkd.box_pixels import SIZE, prepare, probabilities_of_logits, scaled_boxes
+from nnkd.box_export import BoxGraphs
+from nnkd.box_pixels import prepare, probabilities_of_logits, scaled_boxes
 from nnkd.errors import SettingError, WeightsError
 from nnkd.intensities import Windows
 from nnkd.profiles import Architecture
 from nnkd.slice_teacher import SliceTeacher
 from nnkd.types import TeacherContext
 from nnkd_litemedsam import weights as own_weights
+from nnkd_litemedsam.architectures import architectures
 from nnkd_litemedsam.encoders import ENCODERS
+from nnkd_litemedsam.graphs import graphs_of
 from nnkd_litemedsam.model import LiteMedSAM
 
 
@@ -65,7 +68,8 @@ class LiteMedSAMTeacher(SliceTeacher):
             raise SettingError(f"litemedsam.batch got {batch}, but at least 1 is expected.")
         super().__init__(context, windows, batch)
         self.dtype = _dtype(precision)
-        network, self.encoder, used = self._load(weights, None if encoder == "auto" else encoder)
+        self._from = (weights, None if encoder == "auto" else encoder)
+        network, self.encoder, used = self._load(*self._from)
         self._weights = tuple({**file, "licence": licence or file["licence"]} for file in used)
         self.network = network.to(context.device).fuse()
         self.network.image_encoder.to(self.dtype)
@@ -84,21 +88,16 @@ class LiteMedSAMTeacher(SliceTeacher):
 
     @classmethod
     def architectures(cls) -> Sequence[Architecture]:
-        """The network on one slice with one box."""
-        return [
-            Architecture(
-                variant="default",
-                build=LiteMedSAM,
-                inputs=((1, 3, SIZE, SIZE), (1, 4)),
-                graph="one slice is encoded and one box in it decoded",
-                ready=lambda network: network.fuse(),
-                uncountable="its linear layers are functions, which thop does not see",
-            )
-        ]
+        """The network on one slice with one box, and its image encoder alone, for each encoder."""
+        return architectures()
 
     def weights(self) -> Sequence[Mapping[str, str]]:
         """Name, sha256 and licence of the checkpoint; the licence of somebody's own is known only if given."""
         return self._weights
+
+    def export_graphs(self) -> BoxGraphs:
+        """Encoder and decoder; the weights are read again, because fusing is for good."""
+        return graphs_of(*self._load(*self._from)[:2], self._weights[0])
 
     def notes(self) -> Mapping[str, object]:
         """The image encoder beside what `SliceTeacher.notes` says."""
