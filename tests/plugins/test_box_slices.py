@@ -1,4 +1,4 @@
-"""Tests of the training slices: nnkd_litemedsam.slice_making, slice_store, slice_loader, embedding_files, slice_plans."""
+"""Tests of training slices: nnkd_litemedsam.slice_making, slice_store, slice_loader, embedding_files, slice_plans."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def made(dataset, **settings):
 
 def test_a_slice_is_what_the_teacher_sees(scans):
     slices = made(scans)
-    volume, orientation, _ = scans.images().volume("toy_000")
+    volume, _, _ = scans.images().volume("toy_000")
     grey = to_uint8(volume.data[0, 2], grey_scale(volume.data, "CT"))
     picture, _ = slices.read("toy_000", 2)
     assert picture.shape == (256, 171, 3)
