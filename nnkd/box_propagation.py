@@ -86,9 +86,10 @@ def segment(
     did not fit into the memory between them.
 
     Source: Ma et al., Nature Communications 2024 (MedSAM), branch LiteMedSAM. Departs: the first and last slice of each
-    box are reached; where objects overlap the higher probability wins (of equal ones the lower label), not the later
-    object; no box leaves the object's own, for masks run away (DSC of nine organs in one CT .81 instead of .79, of its
-    spleen .93 instead of .79; of three lesions .89 instead of .88).
+    box are reached. No box leaves the object's own, for masks run away (DSC of nine organs in one CT .81 instead of
+    .79, of its spleen .93 instead of .79; of three lesions .89 instead of .88). Where objects overlap, not the later
+    one wins but the one whose box lies in more boxes of other labels (nuclei in their cells' boxes: DSC .79; were the
+    probability to decide: .16), of equals the higher probability, then the lower label.
 
     Args:
         model: Encodes and decodes.
@@ -132,6 +133,16 @@ def next_box(mask: np.ndarray, own: Box) -> Box:
     )
 
 
+def depths(objects: Sequence[BoxedObject]) -> np.ndarray:
+    """In how many boxes of other labels each object's box lies; in one that is equal it does not: (n,) float32."""
+    boxes, labels = (np.array([getattr(one, name) for one in objects]) for name in ("box", "label"))
+    found = np.zeros(len(objects), dtype=np.float32)
+    for i, box in enumerate(boxes):
+        within = (boxes[:, :3] <= box[:3]).all(axis=1) & (boxes[:, 3:] >= box[3:]).all(axis=1)
+        found[i] = (within & (boxes != box).any(axis=1) & (labels != labels[i])).sum()
+    return found
+
+
 Visits = dict[tuple[int, int], list[int]]  # indices of objects by (z, look)
 
 
@@ -163,7 +174,8 @@ class _Work:
         self._open: dict[int, int] = {}  # how many visits a slice still has before it, by slice
         for z, _ in (*self.up, *self.down):
             self._open[z] = self._open.get(z, 0) + 1
-        self._best: dict[int, np.ndarray] = {}  # the highest probability so far, by slice that is visited again
+        self._depths = depths(objects)
+        self._best: dict[int, np.ndarray] = {}  # depth + probability of who won so far, by slice that is visited again
         again = len({z for z, _ in self.up} & {z for z, _ in self.down})
         self._room = memory - again * shape[1] * shape[2] * 4
         self._kept: dict[tuple[int, int], np.ndarray] = {}
@@ -185,21 +197,21 @@ class _Work:
             self.result.decoded += len(some)
             for i, probabilities in zip(some, found, strict=True):
                 mask = probabilities > CUT
-                self._draw(z, self.objects[i].label, mask, probabilities, best)
+                self._draw(z, self.objects[i].label, mask, probabilities + self._depths[i], best)
                 yield i, mask
         self._open[z] -= 1
         if self._open[z]:
             self._best[z] = best
 
-    def _draw(self, z: int, label: int, mask: np.ndarray, probabilities: np.ndarray, best: np.ndarray) -> None:
+    def _draw(self, z: int, label: int, mask: np.ndarray, claims: np.ndarray, best: np.ndarray) -> None:
         drawn = self.result.label_map[z]
-        wins = mask & ((probabilities > best) | ((probabilities == best) & (label < drawn)))
+        wins = mask & ((claims > best) | ((claims == best) & (label < drawn)))
         contested = mask & (drawn != 0) & (drawn != label)
         if contested.any():
             for loser, lost in [(label, contested & ~wins), *_by_value(drawn, contested & wins)]:
                 if lost.any():
                     self.result.lost[loser] = self.result.lost.get(loser, 0) + int(lost.sum())
-        best[wins] = probabilities[wins]
+        best[wins] = claims[wins]
         drawn[wins] = label
 
     def _embedding(self, z: int, look: int, again: bool) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnkd.box_propagation import CUT, BoxedObject, next_box, segment
+from nnkd.box_propagation import CUT, BoxedObject, depths, next_box, segment
 
 SHAPE = (9, 12, 14)
 
@@ -48,10 +48,10 @@ def pictures(grey: np.ndarray):
 
 
 def one_by_one(grey: np.ndarray, objects: list[BoxedObject]) -> np.ndarray:
-    """The published way, each object on its own, then drawn together: the highest probability wins."""
+    """The published way, each object on its own, then drawn together: the innermost box wins, then probability."""
     label_map, best = np.zeros(SHAPE, dtype=np.uint8), np.zeros(SHAPE, dtype=np.float32)
     picture, model = pictures(grey), Fake()
-    for one in sorted(objects, key=lambda one: one.label):
+    for depth, one in sorted(zip(depths(objects), objects, strict=True), key=lambda pair: pair[1].label):
         found = np.zeros(SHAPE, dtype=np.float32)
         for zs in (range(one.middle, one.box[3]), range(one.middle - 1, one.box[0] - 1, -1)):
             for z in zs:
@@ -59,8 +59,8 @@ def one_by_one(grey: np.ndarray, objects: list[BoxedObject]) -> np.ndarray:
                 start = z == one.middle
                 box = one.rows_and_columns if start else next_box(found[last] > CUT, one.rows_and_columns)
                 found[z] = model.decode(model.encode(picture(one.look, z)), np.array([box]), SHAPE[1:])[0]
-        wins = (found > CUT) & (found > best)
-        label_map[wins], best[wins] = one.label, found[wins]
+        wins = (found > CUT) & (found + depth > best)
+        label_map[wins], best[wins] = one.label, (found + depth)[wins]
     return label_map
 
 
@@ -120,7 +120,7 @@ def test_the_next_box_has_a_margin_and_stays_in_its_own():
     assert next_box(np.ones((1, 40), dtype=bool), (0, 0, 1, 40)) == (0, 0, 1, 40)
 
 
-def test_the_higher_probability_wins_and_the_loser_is_counted():
+def test_the_innermost_box_wins_else_the_higher_probability_and_the_loser_is_counted():
     class Sure:
         def encode(self, image):
             return image
@@ -138,7 +138,23 @@ def test_the_higher_probability_wins_and_the_loser_is_counted():
 
     assert boxed((0, 4), (2, 6)) == ([1, 1, 2, 2, 2, 2, 0, 0], {1: 2})
     assert boxed((2, 6), (0, 4)) == ([2, 2, 1, 1, 1, 1, 0, 0], {2: 2})
+    assert boxed((0, 8), (5, 8)) == ([1, 1, 1, 1, 1, 2, 2, 2], {1: 3})
+    assert boxed((2, 7), (0, 8)) == ([2, 2, 1, 1, 1, 1, 1, 2], {2: 5})
+    assert boxed((2, 7), (2, 7)) == ([0, 0, 1, 1, 1, 1, 1, 0], {2: 5})
+    assert boxed((0, 8), (2, 7), (3, 5)) == ([1, 1, 2, 3, 3, 2, 2, 1], {1: 5, 2: 2})
     assert boxed((3, 6), (4, 8)) == ([0, 0, 0, 1, 1, 1, 2, 2], {2: 2})  # equally sure: the lower label
+
+
+def test_in_how_many_boxes_a_box_lies():
+    objects = [
+        BoxedObject(1, (0, 0, 0, 9, 9, 9)),
+        BoxedObject(2, (0, 1, 1, 9, 9, 9)),
+        BoxedObject(2, (1, 2, 2, 3, 3, 3)),
+        BoxedObject(3, (1, 2, 2, 3, 3, 3)),
+        BoxedObject(4, (8, 8, 8, 10, 9, 9)),
+    ]
+    assert depths(objects).tolist() == [0, 1, 1, 2, 0]
+    assert depths([]).tolist() == []
 
 
 @pytest.mark.parametrize(("label", "dtype"), [(255, np.uint8), (256, np.uint16)])
