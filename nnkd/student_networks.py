@@ -36,8 +36,11 @@ def architectures(
         The default row first.
 
     Raises:
-        SettingError: If an option does not exist or cannot take the value, or the trainer has no options.
+        SettingError: If an option does not exist or cannot take the value, the trainer has no options, or its network
+            is counted elsewhere.
     """
+    if elsewhere := getattr(trainer, "no_network", ""):
+        raise SettingError(elsewhere)
     shape = ((1, channels, *_seen(trainer, size)),)
     known = getattr(trainer, "options_class", None)
     if options and known is None:

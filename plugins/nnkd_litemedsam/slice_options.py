@@ -35,7 +35,8 @@ class SliceOptions:
     """Attributes:
     epochs: Number of epochs. None: the preset's.
     iterations: Training iterations an epoch. None: as many as it takes to draw as many slices as there are.
-    val_iterations: Validation iterations an epoch. None: all slices, once.
+    val_iterations: Validation iterations an epoch. None: all slices of the validation cases, once; with fold "all" a
+        twentieth of them.
     lr: AdamW's learning rate. None: the preset's.
     weight_decay: AdamW's.
     save_every: Epochs between two writings of checkpoint_latest, from which --c continues.

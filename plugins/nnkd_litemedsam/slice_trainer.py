@@ -40,6 +40,9 @@ PLATEAU = "plateau"  # the learning rate's schedule, in the checkpoint's log
 PLATEAU_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 FACTOR, PATIENCE = 0.9, 5  # Source: Yang et al. 2024, Tables 3 and 4
 CLIP = 12  # nnU-Net's
+SHARE_OF_ALL = (
+    0.05  # of the slices are looked at in each validation where all cases train; Source: the same, section 3.3
+)
 NOT_HERE = ("mean_fg_dice", "ema_fg_dice", "dice_per_class_or_region")  # nnU-Net's curves, which have no meaning here
 
 
@@ -55,6 +58,8 @@ class SliceTrainer(nnUNetTrainerKD):
     options: Any  # None is replaced by the preset's in `options_class`
     supervises_deeply = False
     one_gpu: ClassVar[bool] = True
+    box_teacher: ClassVar[str] = "litemedsam"  # whose weights its checkpoints are, for nnKD_export
+    no_network: ClassVar[str] = "Its networks are those of a teacher: nnKD_profile --teacher litemedsam counts them."
     labelled: ClassVar[bool] = True  # whether slices without a target are of no use
     curves: ClassVar[Mapping[str, str]] = {}  # names in the log, and what the plot calls them
 
@@ -271,7 +276,9 @@ class SliceTrainer(nnUNetTrainerKD):
         reader, batch = self.reader(), self.batch_size
         every = sum(len(reader.choices(key)) for key in training)
         self.num_iterations_per_epoch = self.options.iterations or math.ceil(every / batch)
-        most = None if self.options.val_iterations is None else self.options.val_iterations * batch
+        most = None if self.fold != "all" else math.ceil(every * SHARE_OF_ALL)
+        if self.options.val_iterations is not None:
+            most = self.options.val_iterations * batch
         fixed = FixedSlices(reader, reader.fixed(validation, most), batch)
         self.num_val_iterations_per_epoch = len(fixed)
         self.print_to_log_file(
