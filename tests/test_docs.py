@@ -23,6 +23,9 @@ TRAINING = (
     ("plugins/nnkd_basic/unet.py", "UNetOptions"),
     ("plugins/nnkd_hsnet/trainer.py", "HSNetOptions"),
     ("plugins/nnkd_punet/trainer.py", "PUNetOptions"),
+    ("plugins/nnkd_litemedsam/slice_options.py", "SliceOptions"),
+    ("plugins/nnkd_litemedsam/slice_options.py", "BoxOptions"),
+    ("plugins/nnkd_litemedsam/slice_options.py", "DistillOptions"),
 )
 PLAN_VALUES = {"batch_size", "patch_size"}  # --set takes these too; they go into the plans
 NNUNETS = {"nnUNetTrainer"}  # students that are nnU-Net's own
@@ -169,7 +172,15 @@ def defaults(file: str, cls: str) -> dict[str, object]:
     return {n.target.id: ast.literal_eval(n.value) for n in body if isinstance(n, ast.AnnAssign)}
 
 
-HEADINGS = ("nnUNetTrainerKD", "nnUNetTrainerUNet", "nnUNetTrainerHSNet", "nnUNetTrainerPUNet")
+HEADINGS = (
+    "nnUNetTrainerKD",
+    "nnUNetTrainerUNet",
+    "nnUNetTrainerHSNet",
+    "nnUNetTrainerPUNet",
+    "trainers on slices",
+    "nnUNetTrainerLiteMedSAM",
+    "nnUNetTrainerRepViTDistill",
+)
 
 
 @pytest.mark.parametrize(("heading", "source"), list(zip(HEADINGS, TRAINING, strict=True)))
