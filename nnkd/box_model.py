@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nnkd import runtimes
-from nnkd.box_pixels import SIZE, prepare, probabilities_of_logits, scaled_boxes
+from nnkd.box_pixels import SIZE, masks_of_logits, prepare, scaled_boxes
 from nnkd.box_propagation import BoxModel
 from nnkd.errors import PredictionError, SettingError, WeightsError
 from nnkd.files import read_json, sha256
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 DESCRIPTION = "box_model.json"
 KIND, VERSION = "box_model", 1
 AT_ONCE = 8  # boxes; more take memory and no less time
+CUT = 0.5  # a probability above it is a yes
 Precision = Literal["fp32", "int8"]
 
 
@@ -162,14 +163,14 @@ class ExportedBoxModel:
         image = image[..., 0] if image.strides[-1] == 0 else image  # three times the same grey
         return self._encoder.run({"image": prepare(image)[None]})[0][0]
 
-    def decode(self, embedding: np.ndarray, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-        """Segment boxes (n, 4) in an embedded slice of `shape` (H, W) -> (n, H, W) float32 probabilities."""
+    def masks(self, embedding: np.ndarray, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """Segment boxes (n, 4) in an embedded slice of `shape` (H, W) -> (n, H, W) bool."""
         corners = scaled_boxes(boxes, shape)
-        found = np.empty((len(boxes), *shape), dtype=np.float32)
+        found = np.empty((len(boxes), *shape), dtype=bool)
         for first in range(0, len(boxes), AT_ONCE):
             some = slice(first, first + AT_ONCE)
             logits = self._decoder.run({"embedding": embedding, "boxes": corners[some]})[0]
-            found[some] = probabilities_of_logits(logits, shape)
+            found[some] = masks_of_logits(logits, shape)
         return found
 
 
@@ -183,9 +184,13 @@ class TeacherBoxModel:
         """Embed one slice, (H, W, 3) uint8."""
         return self._teacher.encode(np.ascontiguousarray(image))
 
-    def decode(self, embedding: np.ndarray, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-        """Segment boxes (n, 4) in an embedded slice of `shape` (H, W) -> (n, H, W) float32 probabilities."""
-        return self._teacher.decode(embedding, boxes, shape)
+    def masks(self, embedding: np.ndarray, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """Segment boxes (n, 4) in an embedded slice of `shape` (H, W) -> (n, H, W) bool."""
+        found = np.empty((len(boxes), *shape), dtype=bool)
+        for first in range(0, len(boxes), AT_ONCE):
+            some = slice(first, first + AT_ONCE)
+            found[some] = self._teacher.decode(embedding, boxes[some], shape) > CUT
+        return found
 
 
 def _problem(content: Any) -> str:

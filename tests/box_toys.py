@@ -14,7 +14,7 @@ WEIGHTS = {"name": "toy.pth", "sha256": "0" * 64, "licence": "CC0-1.0"}
 
 
 class Bright:
-    """Says yes, the surer the brighter, to what is bright in a box; counts what it is asked."""
+    """Says yes to what is bright in a box; counts what it is asked."""
 
     def __init__(self):
         self.encoded = self.decoded = 0
@@ -23,11 +23,11 @@ class Bright:
         self.encoded += 1
         return image.mean(axis=-1, dtype=np.float32) / 255
 
-    def decode(self, embedding, boxes, shape):
+    def masks(self, embedding, boxes, shape):
         assert embedding.shape == shape
-        found = np.zeros((len(boxes), *shape), dtype=np.float32)
+        found = np.zeros((len(boxes), *shape), dtype=bool)
         for one, (y0, x0, y1, x1) in zip(found, boxes, strict=True):
-            one[y0:y1, x0:x1] = embedding[y0:y1, x0:x1]
+            one[y0:y1, x0:x1] = embedding[y0:y1, x0:x1] > 0.5
         self.decoded += len(boxes)
         return found
 

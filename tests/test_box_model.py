@@ -46,14 +46,13 @@ def test_an_image_and_boxes_become_masks(folder, runtime):
     assert embedding.shape == (256, 64, 64)
     assert embedding.dtype == np.float32
     boxes = np.array([[20, 10, 60, 50], [0, 0, 40, 80], [70, 60, 90, 80]] * AT_ONCE)
-    found = model.decode(embedding, boxes, (100, 80))
+    found = model.masks(embedding, boxes, (100, 80))
     assert found.shape == (len(boxes), 100, 80)
-    assert found.min() >= 0
-    assert found.max() <= 1
+    assert found.dtype == bool
     bright = image[..., 0] > 0
     above = np.arange(100)[:, None] < 40
     for number, expected in enumerate((bright, bright & above, bright & False)):
-        assert ((found[number] > 0.5) != expected).mean() < 0.02, number
+        assert (found[number] != expected).mean() < 0.02, number
     np.testing.assert_array_equal(found[:3], found[-3:])
 
 
@@ -114,15 +113,19 @@ def test_networks_that_changed_places_are_refused(folder, tmp_path):
         ExportedBoxModel(BoxModelFolder.read(other), "onnxruntime")
 
 
-def test_a_teacher_gets_slices_of_its_own():
+def test_a_teacher_gets_slices_of_its_own_and_few_boxes_at_once():
     class Teacher:
         def encode(self, image):
             assert image.flags["C_CONTIGUOUS"]
             return image.astype(np.float32)
 
         def decode(self, embedding, boxes, shape):
-            return embedding[None, ..., 0]
+            assert 0 < len(boxes) <= AT_ONCE
+            return boxes[:, :1, None] / 20 * np.ones((1, *shape), np.float32)
 
     model = TeacherBoxModel(Teacher())
     embedding = model.encode(np.broadcast_to(np.ones((4, 5, 1), np.uint8), (4, 5, 3)))
-    assert model.decode(embedding, np.array([[0, 0, 4, 5]]), (4, 5)).shape == (1, 4, 5)
+    boxes = np.array([[row, 0, 20, 5] for row in range(20)])
+    found = model.masks(embedding, boxes, (4, 5))
+    assert found.shape == (20, 4, 5)
+    assert found.all(axis=(1, 2)).tolist() == [row > 10 for row in range(20)]

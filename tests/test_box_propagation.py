@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnkd.box_propagation import CUT, BoxedObject, depths, next_box, segment
+from nnkd.box_propagation import BoxedObject, next_box, ranks, segment
 
 SHAPE = (9, 12, 14)
 
 
 class Fake:
-    """Its embedding is the picture's grey; a box's mask is what is bright in it, in some places less surely."""
+    """Its embedding is the picture's grey; a box's mask is what is bright in it."""
 
     def __init__(self):
         self.encoded: list[bytes] = []
@@ -25,14 +25,13 @@ class Fake:
         self.encoded.append(image.tobytes())
         return image[..., 0].astype(np.float32)
 
-    def decode(self, embedding, boxes, shape):
+    def masks(self, embedding, boxes, shape):
         self.most = max(self.most, len(boxes))
-        found = np.zeros((len(boxes), *shape), dtype=np.float32)
+        found = np.zeros((len(boxes), *shape), dtype=bool)
         for one, (y0, x0, y1, x1) in zip(found, boxes, strict=True):
             assert 0 <= y0 < y1 <= shape[0]
             assert 0 <= x0 < x1 <= shape[1]
-            inside = embedding[y0:y1, x0:x1] / 255
-            one[y0:y1, x0:x1] = np.where(inside > 0.3, 0.5 + inside / (2 + (y0 + x0) % 3), 0)
+            one[y0:y1, x0:x1] = embedding[y0:y1, x0:x1] > 60 + 20 * ((y0 + x0) % 3)
         return found
 
 
@@ -48,19 +47,16 @@ def pictures(grey: np.ndarray):
 
 
 def one_by_one(grey: np.ndarray, objects: list[BoxedObject]) -> np.ndarray:
-    """The published way, each object on its own, then drawn together: the innermost box wins, then probability."""
-    label_map, best = np.zeros(SHAPE, dtype=np.uint8), np.zeros(SHAPE, dtype=np.float32)
-    picture, model = pictures(grey), Fake()
-    for depth, one in sorted(zip(depths(objects), objects, strict=True), key=lambda pair: pair[1].label):
-        found = np.zeros(SHAPE, dtype=np.float32)
+    """The published way, each object on its own, then painted over one another: the smallest box last."""
+    label_map, picture, model = np.zeros(SHAPE, dtype=np.uint8), pictures(grey), Fake()
+    for _, one in sorted(zip(ranks(objects), objects, strict=True), key=lambda pair: -pair[0]):
+        found = np.zeros(SHAPE, dtype=bool)
         for zs in (range(one.middle, one.box[3]), range(one.middle - 1, one.box[0] - 1, -1)):
             for z in zs:
-                last = z - 1 if zs.step > 0 else z + 1
-                start = z == one.middle
-                box = one.rows_and_columns if start else next_box(found[last] > CUT, one.rows_and_columns)
-                found[z] = model.decode(model.encode(picture(one.look, z)), np.array([box]), SHAPE[1:])[0]
-        wins = (found > CUT) & (found + depth > best)
-        label_map[wins], best[wins] = one.label, (found + depth)[wins]
+                start, last = z == one.middle, z - 1 if zs.step > 0 else z + 1
+                box = one.rows_and_columns if start else next_box(found[last], one.rows_and_columns)
+                found[z] = model.masks(model.encode(picture(one.look, z)), np.array([box]), SHAPE[1:])[0]
+        label_map[found] = one.label
     return label_map
 
 
@@ -120,41 +116,24 @@ def test_the_next_box_has_a_margin_and_stays_in_its_own():
     assert next_box(np.ones((1, 40), dtype=bool), (0, 0, 1, 40)) == (0, 0, 1, 40)
 
 
-def test_the_innermost_box_wins_else_the_higher_probability_and_the_loser_is_counted():
-    class Sure:
-        def encode(self, image):
-            return image
-
-        def decode(self, embedding, boxes, shape):
-            found = np.zeros((len(boxes), *shape), dtype=np.float32)
-            for one, (y0, x0, y1, x1) in zip(found, boxes, strict=True):
-                one[y0:y1, x0:x1] = 0.6 if x0 == 0 else 0.9 if x0 == 2 else 1.0
-            return found
-
+def test_the_smaller_box_wins_and_the_loser_is_counted():
     def boxed(*columns):
         objects = [BoxedObject(i + 1, (0, 0, low, 1, 1, high)) for i, (low, high) in enumerate(columns)]
-        found = segment(Sure(), lambda *_: np.zeros((1, 8, 3), np.uint8), (1, 1, 8), objects)
+        found = segment(Fake(), lambda *_: np.full((1, 8, 3), 200, np.uint8), (1, 1, 8), objects)
         return found.label_map[0, 0].tolist(), found.lost
 
-    assert boxed((0, 4), (2, 6)) == ([1, 1, 2, 2, 2, 2, 0, 0], {1: 2})
-    assert boxed((2, 6), (0, 4)) == ([2, 2, 1, 1, 1, 1, 0, 0], {2: 2})
+    assert boxed((0, 5), (3, 6)) == ([1, 1, 1, 2, 2, 2, 0, 0], {1: 2})
+    assert boxed((3, 6), (0, 5)) == ([2, 2, 2, 1, 1, 1, 0, 0], {2: 2})
     assert boxed((0, 8), (5, 8)) == ([1, 1, 1, 1, 1, 2, 2, 2], {1: 3})
-    assert boxed((2, 7), (0, 8)) == ([2, 2, 1, 1, 1, 1, 1, 2], {2: 5})
-    assert boxed((2, 7), (2, 7)) == ([0, 0, 1, 1, 1, 1, 1, 0], {2: 5})
+    assert boxed((2, 7), (2, 7)) == ([0, 0, 1, 1, 1, 1, 1, 0], {2: 5})  # equal boxes: the lower label
     assert boxed((0, 8), (2, 7), (3, 5)) == ([1, 1, 2, 3, 3, 2, 2, 1], {1: 5, 2: 2})
-    assert boxed((3, 6), (4, 8)) == ([0, 0, 0, 1, 1, 1, 2, 2], {2: 2})  # equally sure: the lower label
 
 
-def test_in_how_many_boxes_a_box_lies():
-    objects = [
-        BoxedObject(1, (0, 0, 0, 9, 9, 9)),
-        BoxedObject(2, (0, 1, 1, 9, 9, 9)),
-        BoxedObject(2, (1, 2, 2, 3, 3, 3)),
-        BoxedObject(3, (1, 2, 2, 3, 3, 3)),
-        BoxedObject(4, (8, 8, 8, 10, 9, 9)),
-    ]
-    assert depths(objects).tolist() == [0, 1, 1, 2, 0]
-    assert depths([]).tolist() == []
+def test_who_comes_first():
+    boxes = [(0, 0, 0, 1, 9, 9), (0, 0, 0, 9, 2, 2), (1, 0, 0, 2, 2, 2), (0, 0, 0, 1, 1, 3)]
+    objects = [BoxedObject(label, box) for label, box in zip((1, 3, 2, 4), boxes, strict=True)]
+    assert ranks(objects) == [3, 2, 1, 0]
+    assert ranks([]) == []
 
 
 @pytest.mark.parametrize(("label", "dtype"), [(255, np.uint8), (256, np.uint16)])
@@ -165,7 +144,7 @@ def test_labels_fit(label, dtype):
 
 
 def test_large_pictures_are_decoded_in_parts(monkeypatch):
-    monkeypatch.setattr("nnkd.box_propagation.DECODED", 2 * 4 * SHAPE[1] * SHAPE[2])
+    monkeypatch.setattr("nnkd.box_propagation.DECODED", 2 * SHAPE[1] * SHAPE[2])
     objects = [BoxedObject(i + 1, (2, 0, i, 3, 5, i + 5)) for i in range(5)]
     model = Fake()
     assert np.array_equal(segment(model, pictures(scan()), SHAPE, objects).label_map, one_by_one(scan(), objects))
