@@ -170,7 +170,7 @@ class TrainedModel:
                 f"Install the plugin, or set nnUNet_extTrainer."
             ) from error
         try:
-            network = _network(trainer, plans, configuration, dataset_json)
+            network = new_network(trainer, plans, configuration, dataset_json)
             for checkpoint in reversed(checkpoints):  # so that the first one's weights remain
                 network.load_state_dict(checkpoint["network_weights"])
         except ImportError as error:
@@ -194,8 +194,9 @@ class TrainedModel:
         )
 
 
-def _network(trainer: Any, plans: Any, configuration: Any, dataset_json: dict[str, Any]) -> Any:
-    """Build it as the trainer does; trainers written before nnU-Net 2.8 take the architecture in pieces."""
+def new_network(trainer: Any, plans: Any, configuration: Any, dataset_json: dict[str, Any]) -> Any:
+    """A network with random weights, built as the trainer does; trainers written before nnU-Net 2.8 take the
+    architecture in pieces."""
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
     heads = plans.get_label_manager(dataset_json).num_segmentation_heads

@@ -22,6 +22,7 @@ TRAINING = (
     ("nnkd/training_options.py", "TrainingOptions"),
     ("plugins/nnkd_basic/unet.py", "UNetOptions"),
     ("plugins/nnkd_hsnet/trainer.py", "HSNetOptions"),
+    ("plugins/nnkd_networks/swin_trainer.py", "SwinUNETROptions"),
     ("plugins/nnkd_punet/trainer.py", "PUNetOptions"),
     ("plugins/nnkd_litemedsam/slice_options.py", "SliceOptions"),
     ("plugins/nnkd_litemedsam/slice_options.py", "BoxOptions"),
@@ -106,7 +107,7 @@ def test_a_wrong_command_line_would_be_seen(line, stopped):
 def plugins() -> registry.Registry:
     """nnkd's own plugins, and the example that the pages show."""
     found = registry.Registry()
-    ours = ("basic", "fairness", "hsnet", "litemedsam", "punet", "sam", "sat", "totalsegmentator", "ucb")
+    ours = ("basic", "fairness", "hsnet", "litemedsam", "networks", "punet", "sam", "sat", "totalsegmentator", "ucb")
     for module in (*(f"nnkd_{name}" for name in ours), "nnkd_example"):
         with pytest.MonkeyPatch.context() as patch:
             patch.syspath_prepend(ROOT / "tests" / "third_party")
@@ -157,7 +158,18 @@ def test_the_readme_lists_every_plugin_with_its_licence():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     table = dict(re.findall(r"^\| `(\w+)` \| `-\w+` \|.*\| ([^|]+) \|$", text, flags=re.MULTILINE))
     own = registry.Registry()
-    for name in ("basic", "litemedsam", "sam", "totalsegmentator", "sat", "hsnet", "punet", "fairness", "ucb"):
+    for name in (
+        "basic",
+        "litemedsam",
+        "sam",
+        "totalsegmentator",
+        "sat",
+        "hsnet",
+        "punet",
+        "networks",
+        "fairness",
+        "ucb",
+    ):
         own.add(name, importlib.import_module(f"nnkd_{name}"))
     assert table == {r.entry.name: r.entry.licence for r in own.entries}
 
@@ -176,6 +188,7 @@ HEADINGS = (
     "nnUNetTrainerKD",
     "nnUNetTrainerUNet",
     "nnUNetTrainerHSNet",
+    "nnUNetTrainerSwinUNETR",
     "nnUNetTrainerPUNet",
     "trainers on slices",
     "nnUNetTrainerLiteMedSAM",

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nnkd import one_label, paths
-from nnkd.checkpoints import load_checkpoint
+from nnkd import one_label, paths, pretrained
 from nnkd.dataset import DatasetSpec
 from nnkd.devices import check_device, cores
 from nnkd.errors import NnkdError, RecipeError, SettingError, WeightsError
@@ -267,7 +266,7 @@ def _check(request: Request, folder: Path, plans: Mapping[str, Any]) -> None:
     if request.num_gpus > 1 and getattr(request.trainer, "one_gpu", False):
         raise NnkdError(f"-num_gpus is {request.num_gpus}, but {request.trainer_name} trains on one GPU. Leave it out.")
     if request.pretrained_weights:
-        load_checkpoint(Path(request.pretrained_weights))  # nnU-Net would run whatever its pickle holds
+        pretrained.check(Path(request.pretrained_weights), request.trainer)
     own_cases = getattr(request.trainer, "cases_of", None)
     cases = own_cases(folder) if own_cases else listed_cases(folder / values["data_identifier"])
     check_fold(folder, request.fold, request.configuration, cases)
@@ -336,22 +335,24 @@ def _train(request: Request, dataset: str, plans_name: str) -> None:
             torch.set_num_interop_threads(1)
     if request.device == "cuda" and request.num_gpus > torch.cuda.device_count():
         raise NnkdError(f"-num_gpus is {request.num_gpus}, but torch sees {torch.cuda.device_count()} GPU(s) here.")
+    folder, given = paths.preprocessed_folder(dataset), request.pretrained_weights
     try:
-        run_training(
-            dataset,
-            request.configuration,
-            request.fold,
-            request.trainer_name,
-            plans_name,
-            request.pretrained_weights,
-            request.num_gpus,
-            request.save_probabilities,
-            request.continue_training,
-            request.only_validate,
-            request.disable_checkpointing,
-            request.validate_best,
-            device=torch.device(request.device),
-        )
+        with pretrained.as_nnunets(given, request.trainer, folder, plans_name, request.configuration) as weights:
+            run_training(
+                dataset,
+                request.configuration,
+                request.fold,
+                request.trainer_name,
+                plans_name,
+                weights,
+                request.num_gpus,
+                request.save_probabilities,
+                request.continue_training,
+                request.only_validate,
+                request.disable_checkpointing,
+                request.validate_best,
+                device=torch.device(request.device),
+            )
     except AssertionError as error:
         if not any(frame.name == "load_pretrained_weights" for frame in traceback.extract_tb(error.__traceback__)):
             raise

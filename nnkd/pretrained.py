@@ -1,0 +1,76 @@
+"""-pretrained_weights from files that nnU-Net did not write, for students that can read them (`foreign_weights`)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from nnkd.checkpoints import load_checkpoint, new_network
+from nnkd.files import read_json, sha256
+from nnkd.recipes import read_plans
+
+log = logging.getLogger("nnkd")
+OF_NNUNET = "network_weights"
+
+
+def check(file: Path, trainer: type) -> None:
+    """Refuse a file that is not whole, or holds more than weights. What a foreign one holds is looked at when the
+    network is there.
+
+    Raises:
+        WeightsError: If it is so, or no checkpoint of nnU-Net's, which others than such students need.
+    """
+    if not _is_foreign(file, trainer):
+        load_checkpoint(file)  # nnU-Net would run whatever its pickle holds
+
+
+@contextmanager
+def as_nnunets(
+    file: str | None, trainer: type, preprocessed: Path, plans: str, configuration: str
+) -> Iterator[str | None]:
+    """The file as nnU-Net takes it: itself, or for as long as the training lasts one that was made of it.
+
+    Tensors that a foreign file does not have are those of a new network.
+
+    Args:
+        file: -pretrained_weights; None: there is none.
+        trainer: The student; its `foreign_weights(file, tensors)` returns, by the network's names, what the file has.
+        preprocessed: nnUNet_preprocessed/DATASET.
+        plans: Their name, of a recipe's or others.
+        configuration: Of the plans.
+
+    Raises:
+        WeightsError: If the file does not fit the network.
+    """
+    if file is None or not _is_foreign(Path(file), trainer):
+        yield file
+        return
+    import torch
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    manager = PlansManager(read_plans(preprocessed, plans))
+    dataset_json = read_json(preprocessed / "dataset.json")
+    network = new_network(trainer, manager, manager.get_configuration(configuration), dataset_json)
+    tensors = network.state_dict()
+    found = trainer.foreign_weights(Path(file), tensors)  # type: ignore[attr-defined]
+    log.info(
+        "%d of the network's %d tensors start from %s, sha256 %s; the others at random",
+        len(found), len(tensors), Path(file).name, sha256(Path(file)),
+    )  # fmt: skip
+    with TemporaryDirectory(prefix="nnkd_") as folder:
+        made = Path(folder) / "pretrained.pth"
+        torch.save({OF_NNUNET: {**tensors, **found}}, made)
+        yield str(made)
+
+
+def _is_foreign(file: Path, trainer: type) -> bool:
+    """Whether the student can read such files and this is one, and no checkpoint of nnU-Net's."""
+    if not hasattr(trainer, "foreign_weights"):
+        return False
+    from nnkd import published_weights
+
+    content = published_weights.everything(file, "this student")
+    return not (isinstance(content, dict) and OF_NNUNET in content)
