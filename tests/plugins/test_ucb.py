@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Sequence
 from math import exp, inf, log, nan, sqrt
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from nnkd_ucb.ucb import PRESETS, Ucb
 
 from nnkd.errors import RecipeError, SettingError
-from nnkd.settings import parse_options
+from nnkd.settings import options_of, parse_options
 
 ARMS = ("a", "b", "c")
 FIRST = {"a": (0.9, 0.2), "b": (0.6, 0.3), "c": (1.3, 0.9)}  # loss, cosine
@@ -202,6 +204,12 @@ def test_options_are_read_from_text():
     assert (scheduler.c, scheduler.rescore_every, scheduler.beta, scheduler.decoupled) == (0.5, 1, 1.0, False)
     with pytest.raises(SettingError, match="preset"):
         parse_options(Ucb, {"preset": "best"}, "ucb")
+
+
+def test_the_table_of_options_is_the_codes():
+    text = (Path(__file__).parents[2] / "docs" / "few_shot.md").read_text(encoding="utf-8")
+    table = dict(re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", text, flags=re.MULTILINE))
+    assert table == {name: str(option.default).lower() for name, option in options_of(Ucb).items()}
 
 
 def test_results_and_scores_of_the_wrong_arm_are_refused():
