@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 from nnkd_litemedsam import architectures, swin
 from nnkd_litemedsam.encoders import ENCODERS, build_encoder
 from nnkd_litemedsam.repvit import M0_6, RepViT
@@ -114,6 +115,34 @@ def test_gradients_at_the_start():
 def test_gradients_at_the_published_start():
     torch.manual_seed(0)
     assert len(without_gradient(RepViT(zero_init=True).train())) == 245
+
+
+def as_published(network: RepViT, x: torch.Tensor) -> torch.Tensor:
+    """The published layers one by one, channels before rows and columns."""
+
+    def normed(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return layer.bn(layer.c(x))
+
+    def neck_normed(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        x = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, unbiased=False) + 1e-6).sqrt()
+        return layer.weight[:, None, None] * x + layer.bias[:, None, None]
+
+    stem, neck = network.features[0], network.neck
+    x = normed(stem[2], F.gelu(normed(stem[0], x)))
+    for block in network.features[1:]:
+        mixer, excite = block.token_mixer
+        x = mixer.bn(normed(mixer.conv, x) + mixer.conv1(x) + x)
+        if not isinstance(excite, nn.Identity):
+            x = x * excite.fc2(F.relu(excite.fc1(x.mean((2, 3), keepdim=True)))).sigmoid()
+        layers = block.channel_mixer.m if block.identity else block.channel_mixer
+        y = normed(layers[2], F.gelu(normed(layers[0], x)))
+        x = x + y if block.identity else y
+    return neck_normed(neck[3], neck[2](neck_normed(neck[1], neck[0](x))))
+
+
+def test_repvit_is_the_published_one():
+    network, image = used("repvit"), torch.rand(2, 3, 64, 64)
+    assert torch.allclose(network(image), as_published(network, image), atol=1e-5)
 
 
 def test_blocks_of_one_width_have_residuals():
