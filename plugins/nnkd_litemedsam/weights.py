@@ -12,6 +12,8 @@ from torch import Tensor
 from nnkd import published_weights
 from nnkd.errors import WeightsError
 from nnkd.files import sha256
+from nnkd.licences import forbids_commerce
+from nnkd.predictions import NOT_STATED
 from nnkd.recipes import KEY
 from nnkd.weight_store import WeightStore
 from nnkd_litemedsam.encoders import ENCODERS, build_encoder, encoder_called
@@ -136,7 +138,8 @@ def _trainer(content: Mapping[str, Any]) -> str:
 
 
 def _licence(content: Mapping[str, Any]) -> str:
-    """What a checkpoint says about itself, or else about the models that it learned from."""
+    """What a checkpoint says about itself, or else about the models that it learned from, with code that is not for
+    commercial use."""
     said = content.get("licence")
     if isinstance(said, str) and said:
         return said
@@ -144,4 +147,6 @@ def _licence(content: Mapping[str, Any]) -> str:
     for key in ("init_args", "plans", KEY, "lineage"):
         inherited = inherited.get(key) if isinstance(inherited, Mapping) else None
     models = inherited if isinstance(inherited, Sequence) else ()
-    return ", ".join(sorted({model.get("weights_licence") or "" for model in models} - {""}))
+    found = {model.get("weights_licence") or NOT_STATED for model in models}
+    found |= {model["licence"] for model in models if forbids_commerce(model.get("licence") or "")}
+    return ", ".join(sorted(found))

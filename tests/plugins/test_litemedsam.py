@@ -335,11 +335,22 @@ def test_a_published_swin_stores_more_than_it_must(tmp_path, small):
     assert weights.load_model(tmp_path / "own.pth")[1] == "swin"
 
 
-def test_what_a_checkpoint_says_of_its_licence(tmp_path, small):
-    lineage = {"plans": {"nnkd": {"lineage": [{"name": "a", "weights_licence": "MIT"}, {"name": "b"}]}}}
-    for content, licence in (({"licence": "CC-BY-4.0", "init_args": lineage}, "CC-BY-4.0"), ({"init_args": {}}, "")):
-        torch.save({"network_weights": small().state_dict(), **content}, tmp_path / "own.pth")
-        assert weights.load_model(tmp_path / "own.pth")[2]["licence"] == licence
+@pytest.mark.parametrize(
+    ("said", "lineage", "licence"),
+    [
+        ("CC-BY-4.0", [{"name": "a", "weights_licence": "MIT"}], "CC-BY-4.0"),
+        (None, [{"name": "a", "weights_licence": "MIT"}, {"name": "b"}], "MIT, not stated"),
+        (None, [{"name": "a", "licence": "research only", "weights_licence": "MIT"}], "MIT, research only"),
+        (None, [], ""),
+        (None, None, ""),
+    ],
+)
+def test_what_a_checkpoint_says_of_its_licence(tmp_path, small, said, lineage, licence):
+    content = {"network_weights": small().state_dict()} | ({"licence": said} if said else {})
+    if lineage is not None:
+        content["init_args"] = {"plans": {"nnkd": {"lineage": lineage}}}
+    torch.save(content, tmp_path / "own.pth")
+    assert weights.load_model(tmp_path / "own.pth")[2]["licence"] == licence
 
 
 def broken(kind: str, state: dict) -> object:
