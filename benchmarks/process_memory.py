@@ -15,6 +15,11 @@ def peak_above(action: Callable[[], object]) -> float:
     return (_kibibytes("VmHWM") - before) / 1024
 
 
+def peak() -> float:
+    """MiB that the process took at most so far."""
+    return _kibibytes("VmHWM") / 1024
+
+
 def _kibibytes(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

@@ -1,0 +1,116 @@
+"""LiteMedSAM's TinyViT with its published weights -> RepViT-M0.6, on real images, and what the student loses by it.
+
+    python benchmarks/litemedsam_distillation.py DATA WORK [--cases 20] [--test 6] [--epochs 12] [--iterations 50]
+                                                 [--device cuda] [--out distillation.jsonl]
+    python benchmarks/litemedsam_distillation.py --table distillation.jsonl
+
+DATA holds the folders named in `litemedsam_data.py`. Their last --test cases are held out, of the others the first
+--cases (default: all) are learned from, without labels. Then teacher and student segment the held-out cases in the same
+boxes, one around each piece of a label in a slice, and are compared with the labels: a table like paper 2's Table 5.
+WORK is created; what is there is not done again, so that a killed run continues. --epochs asks for more later on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from commands import Work
+from litemedsam_data import DATASETS, write_dataset
+
+TRAINER, PLANS, RECIPE = "nnUNetTrainerRepViTDistill", "LiteMedSAMPlans", "laptop"
+STUDENT, TEACHER = "repvit", "litemedsam"
+
+
+def train(work: Work, names: list[str], options: argparse.Namespace) -> Path:
+    """The student's folder."""
+    recipe = f"{RECIPE}_{options.cases or 'all'}_{options.epochs}"
+    folder = work.folder / "nnUNet_results" / names[0] / f"{TRAINER}__{PLANS}_{recipe}__2d" / "fold_all"
+    again = ["--c"] if (folder / "checkpoint_latest.pth").is_file() else []
+    settings = {"epochs": options.epochs, "iterations": options.iterations, "final_slices": 50}
+    if options.device == "cpu":
+        settings["precision"] = "bfloat16"
+    work.run(
+        "train", names[0], "2d", "all", "-tr", TRAINER, "--datasets", *names, "-n", recipe, "-device", options.device,
+        *again, "--set", *(f"{key}={value}" for key, value in settings.items()),
+        done_when=str(folder / "validation" / "summary.json"),
+    )  # fmt: skip
+    return folder
+
+
+def curve(folder: Path) -> list[float]:
+    """The validation's relative error of embeddings by epoch."""
+    from nnkd.checkpoints import load_checkpoint
+
+    return [round(float(v), 4) for v in load_checkpoint(folder / "checkpoint_final.pth")["logging"]["relative_error"]]
+
+
+def compare(work: Work, name: str, checkpoint: Path) -> list[dict]:
+    """Teacher and student in the same boxes, and both against the labels: rows of means.csv."""
+    if not (work.folder / "nnUNet_raw" / name / "labelsTs").is_dir():
+        return []
+    work.run(
+        "predict_teachers", "-d", name, "--test", "-t", TEACHER, f"{STUDENT}={TEACHER}", "--set",
+        f"{STUDENT}.weights={checkpoint}", f"{STUDENT}.licence=Apache-2.0", "--boxes-from", "labels", "--box_each",
+        "component", "-device", work.device,
+    )  # fmt: skip
+    folders = [f"nnUNet_raw/{name}/teachersTs/{teacher}" for teacher in (TEACHER, STUDENT)]
+    return work.evaluate(name, folders, f"evaluation_{name}")
+
+
+def table(runs: list[dict]) -> str:
+    """Markdown: DSC and NSD of both by data, of the longest run."""
+    run = max(runs, key=lambda one: (one["cases"] or 10**6, one["epochs"]))
+    lines = [
+        f"Relative error of embeddings by epoch ({run['epochs']} of {run['iterations']} iterations, batch 8, "
+        f"{run['cases'] or 'all'} cases of each set): {', '.join(f'{v:.3f}' for v in run['curve'])}",
+        "",
+        "| data | label | cases | DSC: LiteMedSAM | RepViT | NSD: LiteMedSAM | RepViT |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, means in run["means"].items():
+        by_key = {(row["folder"], row["label"], row["metric"]): row for row in means}
+        for label in dict.fromkeys(row["label"] for row in means if row["label"] != "Common labels"):
+            found = [by_key[who, label, metric] for metric in ("DSC", "NSD") for who in (TEACHER, STUDENT)]
+            cells = ["-" if row["mean"] is None else f"{row['mean']:.3f}" for row in found]
+            lines.append(f"| {name} | {label} | {found[0]['cases']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Train, compare, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("work", type=Path, nargs="?")
+    parser.add_argument("--cases", type=int, help="training cases of each set (default: all)")
+    parser.add_argument("--test", type=int, default=6, help="held-out cases of each set")
+    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--iterations", type=int, default=50)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=Path("distillation.jsonl"))
+    parser.add_argument("--table", type=Path, help="only print the table of these runs")
+    options = parser.parse_args()
+    file = (options.table or options.out).resolve()
+    if options.table is None:
+        if options.work is None:
+            parser.error("DATA and WORK are needed, or --table")
+        data = options.data.resolve()
+        work = Work(options.work, options.device)
+        names = [write_dataset(data, work.folder / "nnUNet_raw", one, options.cases, options.test) for one in DATASETS]
+        folder = train(work, names, options)
+        found = {one.title: compare(work, name, folder / "checkpoint_best.pth")
+                 for one, name in zip(DATASETS, names, strict=True)}  # fmt: skip
+        row = {"cases": options.cases, "test": options.test, "epochs": options.epochs, "device": options.device}
+        row |= {
+            "iterations": options.iterations,
+            "curve": curve(folder),
+            "means": {k: v for k, v in found.items() if v},
+        }
+        with file.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(row) + "\n")
+    print(table([json.loads(line) for line in file.read_text().splitlines()]))
+
+
+if __name__ == "__main__":
+    main()
