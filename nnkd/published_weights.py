@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,7 +16,11 @@ from nnkd.errors import WeightsError
 
 PREFIXES = ("module.",)  # what training in parallel puts in front of names
 WRAPPERS = ("state_dict", "model", "network_weights")  # what trainings put around tensors by name
-BROKEN = (RuntimeError, UnpicklingError, EOFError, OSError, ValueError, KeyError, AttributeError)
+# What reading a file that is no pickle raises, by its first bytes.
+BROKEN = (
+    RuntimeError, UnpicklingError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError,
+    struct.error,
+)  # fmt: skip
 
 
 def read(
