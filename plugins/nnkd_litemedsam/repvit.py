@@ -38,8 +38,10 @@ class Filter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.conv1 is None:
             return self.conv(x)
-        # the 1 x 1 filter is a factor for each channel; as a grouped convolution it took half of a training step on CPUs
-        y = self.conv(x) + torch.addcmul(self.conv1.bias, x, self.conv1.weight.flatten() + 1)
+        if torch.is_grad_enabled():  # a factor for each channel: on CPUs the convolution took half of a training step
+            y = self.conv(x) + torch.addcmul(self.conv1.bias, x, self.conv1.weight.flatten() + 1)
+        else:
+            y = self.conv(x) + x + self.conv1(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.bn(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
     @torch.no_grad()

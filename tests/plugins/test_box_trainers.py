@@ -37,6 +37,7 @@ from nnkd_litemedsam.box_loss import (  # noqa: E402
 )
 from nnkd_litemedsam.distill_trainer import nnUNetTrainerRepViTDistill  # noqa: E402
 from nnkd_litemedsam.model import LiteMedSAM  # noqa: E402
+from nnkd_litemedsam.repvit import Filter  # noqa: E402
 from nnkd_litemedsam.slice_options import BoxOptions, DistillOptions  # noqa: E402
 
 BOX, DISTILL = "nnUNetTrainerLiteMedSAM", "nnUNetTrainerRepViTDistill"
@@ -140,6 +141,15 @@ def test_padding_is_no_error_unless_asked_for():
     ones = torch.ones(2, 256, 64, 64)
     assert relative_error(ones * 0, ones, shapes).tolist() == pytest.approx([1, 1])
     assert relative_error(ones, ones, shapes).tolist() == [0, 0]
+
+
+def test_the_1_x_1_filter_is_a_factor_in_training():
+    torch.manual_seed(0)
+    layer = Filter(5).eval()
+    x = torch.randn(2, 6, 7, 5)
+    trained = layer(x)
+    with torch.no_grad():
+        assert torch.allclose(trained, layer(x), atol=1e-5)
 
 
 # --- options ------------------------------------------------------------------------------------------------------
