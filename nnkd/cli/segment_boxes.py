@@ -105,7 +105,7 @@ def _open_model(arguments: argparse.Namespace) -> OpenedBoxModel:
     from nnkd.exported_box_models import is_exported, kept, weights_of
 
     model, runtime = arguments.model, _runtime(arguments)
-    if Path(model).is_dir():
+    if Path(model).is_dir() and (model != DEFAULT or is_exported(model)):  # a folder may be called as the default is
         if not is_exported(model):
             raise WeightsError(
                 f"The folder '{Path(model).absolute().name}' has no box_model.json, so nnKD_export has not written it. "

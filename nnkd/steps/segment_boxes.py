@@ -72,12 +72,13 @@ def segment_boxes(job: BoxJob, open_model: Callable[[], OpenedBoxModel], overwri
     work = _prepare(job)
     opened = open_model()
     folder = _open(work, opened, overwrite)
+    seen = folder.manifest()  # once: with thousands of cases it takes its time
     seconds = dict.fromkeys(PARTS, 0.0)
     seconds["start"] = time.perf_counter() - begun
     report, totals, assumed = StepReport(), Counter(), Counter()
     for case in tqdm(work.cases, desc=opened.name, unit="case", disable=len(work.cases) == 1 or None):
         try:
-            outcome = _do(case, work, opened, folder, seconds)
+            outcome = _do(case, work, opened, folder, seen, seconds)
         except Exception as error:  # noqa: BLE001 - one bad case does not stop the others
             reason = portable_error(error, job.source.absolute())
             folder.fail(case.name, reason)
@@ -191,7 +192,12 @@ def _open(work: _Work, opened: OpenedBoxModel, overwrite: bool) -> PredictionFol
 
 
 def _do(
-    case: BoxCase, work: _Work, opened: OpenedBoxModel, folder: PredictionFolder, seconds: dict[str, float]
+    case: BoxCase,
+    work: _Work,
+    opened: OpenedBoxModel,
+    folder: PredictionFolder,
+    seen: Manifest,
+    seconds: dict[str, float],
 ) -> tuple[Segmentation, Looks] | None:
     """One case; None if it is there already."""
     begun = time.perf_counter()
@@ -199,7 +205,7 @@ def _do(
     asked = None if work.given is None else work.given.of(case.name)
     if asked is not None:
         inputs["boxes"] = fingerprint(asked)
-    if folder.is_done(folder.manifest(), case.name, inputs):
+    if folder.is_done(seen, case.name, inputs):
         return None
     image = read_image(case, work.job.slices)
     objects, names, looks = _objects(case, work, image, asked)

@@ -360,6 +360,14 @@ def test_a_failed_export_says_why_and_auto_goes_on_with_torch(tmp_path, monkeypa
     assert "no such network. torch computes instead." in caplog.text
 
 
+def test_a_folder_that_is_called_like_the_default_model(tmp_path, monkeypatch):
+    challenge(tmp_path / "in" / "a.npz")
+    (tmp_path / "litemedsam").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_on_torch", lambda arguments: opened())
+    assert cli.main(["-i", "in", "-o", "out", "--runtime", "torch"]) == 0
+
+
 @pytest.mark.parametrize(
     "words", [["--threads", "0"], ["--max_memory", "0"], ["--max_memory", "nan"], ["--runtime", "x"]]
 )
