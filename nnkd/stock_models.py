@@ -58,7 +58,8 @@ def check_stock(predictor: Any, model: TrainedModel) -> None:
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
     name = predictor.trainer_name
-    trainer = recursive_find_trainer_class_by_name(name)
+    with quiet():
+        trainer = recursive_find_trainer_class_by_name(name)
     if trainer.build_network_architecture is not nnUNetTrainer.build_network_architecture:
         raise WeightsError(
             f"'{model.folder.name}' has a network of {name}'s own, which nnU-Net alone cannot build. --format nnunet "

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 DESCRIPTION = "student.json"
 KIND, VERSION = "student", 1
 INPUT, OUTPUT = "image", "logits"
-TOLERANCE = 1e-4  # of logits, as a share of the largest one; of probabilities, as it is
+TOLERANCE = 1e-4  # of logits, as a share of the largest one
+OF_PROBABILITIES = 1e-3
 IMAGES = 2
 
 
@@ -150,7 +151,7 @@ def _compared(student: _Student, file: Path, runtime: str) -> Difference:
     allowed = TOLERANCE * max(1.0, float(np.abs(expected).max()))
     if student.probabilistic:  # the logarithm of what is nearly 0 magnifies rounding
         apart = np.abs(_probabilities(expected, student) - _probabilities(written, student))
-        found, allowed = Difference(float(apart.max()), found.pixels, found.of), TOLERANCE
+        found, allowed = Difference(float(apart.max()), found.pixels, found.of), OF_PROBABILITIES
     if found.logits > allowed:
         raise WeightsError(
             f"The exported {file.name} is not the network: on {runtime} {_said(found, student)}, and at most "

@@ -1,0 +1,105 @@
+"""Tests of nnkd.network_files."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nnkd.errors import BrokenPluginError, SettingError, WeightsError
+from nnkd.network_files import Difference, difference, write_onnx, write_openvino
+from nnkd.runtimes import installed, open_session
+
+pytestmark = pytest.mark.skipif(
+    not {"onnx", "onnxscript"} <= {name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name)}
+    or not installed(),
+    reason='needs onnx, onnxscript and a runtime: pip install "nnkd[export]"',
+)
+
+
+class Toy(nn.Module):
+    """A convolution, and a short cut for inference as some layers have one."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3, padding=1)
+
+    def forward(self, image):
+        if not torch.is_grad_enabled():
+            return torch.cat([self.conv(one) for one in image.split(1)])
+        return self.conv(image)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A network and its file."""
+    torch.manual_seed(0)
+    network, file = Toy(), tmp_path_factory.mktemp("network files") / "toy.onnx"
+    write_onnx(network, {"image": torch.zeros(2, 1, 8, 8)}, "logits", file, {"image": "batch"})
+    return network, file
+
+
+def answers(network: nn.Module, image: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        return network(torch.from_numpy(image)).numpy()
+
+
+@pytest.mark.parametrize("runtime", installed())
+@pytest.mark.parametrize("number", [1, 5])
+def test_a_written_network_answers_alike_for_any_batch(written, runtime, number):
+    network, file = written
+    image = np.random.default_rng(number).standard_normal((number, 1, 8, 8)).astype(np.float32)
+    session = open_session(file, runtime, 1, inputs=("image",), outputs=("logits",))
+    found = difference(answers(network, image), session.run({"image": image})[0], heads=1)
+    assert found.logits < 1e-6
+    assert (found.pixels, found.of) == (0, number * 64)
+
+
+def test_a_file_says_nothing_of_this_machine(written):
+    content = written[1].read_bytes()
+    assert b"conv" in content
+    assert not any(word in content for word in (b".py", b"site-packages", b"/home", __file__.encode()))
+
+
+@pytest.mark.skipif("openvino" not in installed(), reason="openvino is not installed")
+def test_openvinos_own_files_answer_alike(written, tmp_path):
+    network, file = written
+    write_openvino(file, tmp_path / "toy.xml")
+    assert {path.name for path in tmp_path.iterdir()} == {"toy.xml", "toy.bin"}
+    image = np.ones((3, 1, 8, 8), np.float32)
+    (found,) = open_session(tmp_path / "toy.xml", "openvino", 1).run({"image": image})
+    np.testing.assert_allclose(found, answers(network, image), atol=1e-6)
+    (tmp_path / "broken.onnx").write_bytes(b"no network")
+    with pytest.raises(WeightsError, match=r"OpenVINO cannot read 'broken\.onnx'"):
+        write_openvino(tmp_path / "broken.onnx", tmp_path / "broken.xml")
+
+
+def test_what_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    class Asks(nn.Module):
+        def forward(self, image):
+            return image if float(image.sum()) > 0 else -image
+
+    with pytest.raises(BrokenPluginError, match="Asks cannot be written as ONNX"):
+        write_onnx(Asks(), {"image": torch.zeros(1, 2)}, "logits", tmp_path / "asks.onnx")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(SettingError, match=r"needs onnxscript, which is not installed\. Install it: pip"):
+        write_onnx(Toy(), {"image": torch.zeros(1, 1, 8, 8)}, "logits", tmp_path / "toy.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_differences_add_up():
+    first = np.array([[1.0, -1.0, 0.5], [0.0, 0.0, 1.0]])
+    second = np.array([[1.0, -1.0, 0.75], [0.5, 0.0, 0.0]])
+    assert difference(first, second) == Difference(1.0, 2, 6)
+    assert difference(first, second, heads=0) == Difference(1.0, 1, 3)
+    total = Difference(0.1, 2, 6) + Difference(0.3, 1, 4)
+    assert total == Difference(0.3, 3, 10)
+    assert str(total) == "logits differ by at most 3.0e-01, masks in 3 of 10 pixels"
+    with pytest.raises(WeightsError, match="not finite"):
+        difference(first, np.full_like(first, np.nan))
+    with pytest.raises(WeightsError, match=r"answers with \(3,\) numbers"):
+        difference(first, np.zeros(3))
