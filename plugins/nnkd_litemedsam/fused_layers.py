@@ -29,7 +29,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -
     Returns:
         (..., outside).
     """
-    if x.device.type == "cpu" and not torch.is_grad_enabled() and has_fused_linear(x.dtype):
+    inference = x.device.type == "cpu" and not torch.is_grad_enabled()
+    if inference and x.dtype == weight.dtype and has_fused_linear(x.dtype):  # under autocast dtypes differ
         return _fused_linear(x, weight, bias, gelu)
     y = F.linear(x, weight, bias)
     return F.gelu(y) if gelu else y

@@ -25,6 +25,12 @@ def test_linear_is_torchs(shape, bias, gelu):
         assert torch.allclose(linear(x[::2], weight, b, gelu), expected[::2], atol=1e-4)  # not contiguous
 
 
+def test_linear_under_autocast_whose_weights_stay_single():
+    x, weight, bias = numbers(5, 16), numbers(8, 16), numbers(8)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.allclose(linear(x.bfloat16(), weight, bias).float(), F.linear(x, weight, bias).float(), atol=0.2)
+
+
 def test_gradients_flow_through_linear():
     weight = numbers(8, 16).requires_grad_()
     linear(numbers(5, 16), weight, None, gelu=True).sum().backward()
