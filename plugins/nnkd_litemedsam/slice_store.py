@@ -8,7 +8,6 @@ writes them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -180,18 +179,9 @@ class Slices:
         """bool mask of a label in a stored label map."""
         return np.isin(stored, [self.index.values.index(value) for value in self.index.labels[label]])
 
-    def labelled(self) -> list[str]:
-        """Cases with a target that is large enough in some slice."""
-        return [case for case, record in self.index.cases.items() if record.targets()]
-
 
 def _picture(stored: np.ndarray, grey: int, colour: bool) -> np.ndarray:
     """(h, w, 3) of a stored slice (planes and label map, h, w)."""
     if colour:
         return np.ascontiguousarray(np.moveaxis(stored[:3], 0, -1))
     return np.repeat(stored[grey][..., None], 3, axis=-1)
-
-
-def counts(cases: Mapping[str, StoredCase], keys: Sequence[str]) -> int:
-    """How many slices with content these cases have together."""
-    return sum(cases[key].slices - len(cases[key].empty) for key in keys)
