@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,15 @@ class CarefulTrainer(nnUNetTrainer):
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         """nnU-Net's, which would run whatever a pickle may hold, after a look at what this one holds."""
-        load_checkpoint(Path(filename_or_checkpoint))
+        self.check_checkpoint(load_checkpoint(Path(filename_or_checkpoint)))
         super().load_checkpoint(filename_or_checkpoint)
+
+    def check_checkpoint(self, content: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint of another training before anything of it is taken; subclasses override this.
+
+        Args:
+            content: All of it.
+        """
 
     def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
         """nnU-Net's, with the machine's folders called by their variables: logs are handed on with models."""

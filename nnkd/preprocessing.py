@@ -7,10 +7,13 @@ bit by bit differs in up to 1 % of the voxels once three labels meet, because nn
 from __future__ import annotations
 
 import errno
+import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,7 +26,7 @@ from nnkd import votes
 from nnkd.ballots import Ballots
 from nnkd.dataset import DatasetSpec, ImageFolder
 from nnkd.errors import DatasetError, GeometryError, NnkdError
-from nnkd.files import atomic
+from nnkd.files import TEMPORARY_PREFIX, atomic, remove_leftovers
 from nnkd.geometry import Grid
 
 
@@ -73,18 +76,28 @@ def run(job: Job) -> np.ndarray | None:
     return _votes(job, plans, configuration) if job.do_votes else None
 
 
-def run_all(jobs: Sequence[Job], processes: int, title: str) -> Iterator[tuple[Job, Any]]:
-    """Run jobs in processes; a case's own error is handed on, anything else stops the step."""
+def run_all(
+    jobs: Sequence[Any], processes: int, title: str, attempt: Callable[[Any], Any] | None = None
+) -> Iterator[tuple[Any, Any]]:
+    """Run jobs in processes; a case's own error is handed on, anything else stops the step.
+
+    Args:
+        jobs: What is to be done.
+        processes: How many at once.
+        title: Of the progress bar.
+        attempt: Does one, in a worker, see `attempted`; None: `run`, of a `Job`.
+    """
+    attempt = attempt or _attempt
     processes = min(processes, len(jobs))
     progress = tqdm(total=len(jobs), desc=title, unit="case", disable=not jobs)
     with progress:
         if processes <= 1:
             for job in jobs:
-                yield job, _attempt(job)
+                yield job, attempt(job)
                 progress.update()
             return
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            futures: dict[Future, Job] = {pool.submit(_attempt, job): job for job in jobs}
+            futures: dict[Future, Any] = {pool.submit(attempt, job): job for job in jobs}
             try:
                 for future in as_completed(futures):
                     yield futures[future], future.result()
@@ -99,10 +112,22 @@ def run_all(jobs: Sequence[Job], processes: int, title: str) -> Iterator[tuple[J
 
 
 def _attempt(job: Job) -> Any:
-    try:
+    def work() -> Any:
         if job.do_images:
             check_files(ImageFolder(job.images[0].parent, job.spec), job.label, job.case)
         return run(job)
+
+    return attempted(work)
+
+
+def attempted(work: Callable[[], Any]) -> Any:
+    """What the work returns, or as an NnkdError why a case cannot be done.
+
+    Raises:
+        NnkdError: If no other case would fare better.
+    """
+    try:
+        return work()
     except NnkdError as error:
         stop_if_full(error)
         return error
@@ -111,17 +136,22 @@ def _attempt(job: Job) -> Any:
         return DatasetError(f"nnU-Net could not preprocess it ({first_line(error)}).")
 
 
-def check_files(images: ImageFolder, label: Path, case: str) -> None:
+def check_files(images: ImageFolder, label: Path, case: str) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Read a case as nnU-Net would, which looks neither at label maps' values nor at their spacing.
+
+    Returns:
+        Images (C, Z, Y, X) float32, label map (Z, Y, X) integers, and the reader's properties.
 
     Raises:
         DatasetError: If a file is unreadable, a channel is missing, or the label map lies on another grid or holds
             values that dataset.json does not name.
     """
-    image_grid = images.read(case)[1]
-    difference = images.spec.read_label_map(label)[1].difference(image_grid)
+    array, image_grid, properties = images.read(case)
+    label_map, label_grid, _ = images.spec.read_label_map(label)
+    difference = label_grid.difference(image_grid)
     if difference:
         raise DatasetError(f"The label map '{label.name}' does not lie on its image's grid: {difference}. Correct it.")
+    return array, label_map, properties
 
 
 def first_line(error: BaseException) -> str:
@@ -143,23 +173,38 @@ def stop_if_full(error: BaseException) -> None:
 
 
 def _images(job: Job, plans: Any, configuration: Any) -> None:
-    # Written beside DATA_IDENTIFIER, because any stray file in it becomes a training case; moved with the data file
-    # last, because that is the one nnU-Net lists.
-    working = job.folder.parent / f".writing-{job.folder.name}-{job.case}"
-    working.mkdir(exist_ok=True)
-    try:
+    with whole_case(job.folder, job.case) as target:
         preprocessor = configuration.preprocessor_class(verbose=False)
         preprocessor.run_case_save(
-            str(working / job.case),
+            str(target),
             [str(f) for f in job.images],
             str(job.label),
             plans,
             configuration,
             dict(job.spec.json),
         )
-        job.folder.mkdir(exist_ok=True)
-        for file in sorted(working.iterdir(), key=lambda path: path.stem == job.case and path.suffix != ".pkl"):
-            os.replace(file, job.folder / file.name)
+
+
+@contextmanager
+def whole_case(folder: Path, case: str) -> Iterator[Path]:
+    """Write a preprocessed case whole or not at all.
+
+    Args:
+        folder: Where it goes; made if need be.
+        case: Its identifier.
+
+    Yields:
+        What the files are to be called, without ending.
+    """
+    # Written beside DATA_IDENTIFIER, because any stray file in it becomes a training case; moved with the data file
+    # last, because that is the one nnU-Net lists.
+    working = folder.parent / f".writing-{folder.name}-{case}"
+    working.mkdir(exist_ok=True)
+    try:
+        yield working / case
+        folder.mkdir(exist_ok=True)
+        for file in sorted(working.iterdir(), key=lambda path: path.stem == case and path.suffix != ".pkl"):
+            os.replace(file, folder / file.name)
     finally:
         for file in working.iterdir():
             file.unlink()
@@ -234,6 +279,35 @@ def to_preprocessed_grid(
     new_shape = compute_new_shape(seg.shape, spacing, target)
     resampled = configuration.resampling_fn_seg(seg[None], new_shape, spacing, target)[0]
     return np.maximum(np.asarray(resampled), 0).astype(np.int16)
+
+
+def tidy(target: Path) -> None:
+    """Remove what a killed run left half-written: our working folders, and JSON that nnU-Net itself writes.
+
+    Args:
+        target: nnUNet_preprocessed/DATASET.
+
+    Raises:
+        DatasetError: If a JSON that somebody made is broken.
+    """
+    for folder in (*target.glob(f"{TEMPORARY_PREFIX}*"), *target.glob(f"*_auxiliaries/{TEMPORARY_PREFIX}*")):
+        if folder.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
+    remove_leftovers(target)
+    remove_leftovers(target / "gt_segmentations")
+    for file in target.glob("*.json"):
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            if not _made_anew(file):
+                raise DatasetError(f"{file.name} of {target.name} is no valid JSON. Correct or delete it.") from None
+            file.unlink()
+
+
+def _made_anew(file: Path) -> bool:
+    """Whether preprocessing writes the file again: not splits, and not plans that somebody made (a recipe, say)."""
+    written = ("dataset.json", "dataset_fingerprint.json", "nnUNetPlans.json")
+    return file.name in written or file.name.endswith("_inputs.json") or "ResEncUNet" in file.name
 
 
 def is_preprocessed(folder: Path, case: str) -> bool:

@@ -45,6 +45,8 @@ class Recipe:
         inputs: By teacher, one hash over its label maps: what was learned from.
         label: The one label to learn (`nnkd.one_label`); None: all of them.
         datasets: All datasets of a training on several, by full name; the first one has the results.
+        auxiliaries: Tasks that may train along, as `nnkd.auxiliaries.Task.name` has them.
+        auxiliary_scheduler: Which of them does when; None without auxiliaries.
     """
 
     base: str
@@ -59,6 +61,8 @@ class Recipe:
     inputs: Mapping[str, str] = field(default_factory=dict)
     label: str | None = None
     datasets: tuple[str, ...] = ()
+    auxiliaries: tuple[str, ...] = ()
+    auxiliary_scheduler: Choice | None = None
 
     @classmethod
     def of_plans(cls, plans: Mapping[str, Any]) -> Recipe:
@@ -76,6 +80,9 @@ class Recipe:
             content["teachers"] = tuple(content["teachers"])
             content["lineage"] = tuple(content["lineage"])
             content["datasets"] = tuple(content.get("datasets", ()))
+            content["auxiliaries"] = tuple(content.get("auxiliaries", ()))
+            if content.get("auxiliary_scheduler") is not None:
+                content["auxiliary_scheduler"] = Choice(**content["auxiliary_scheduler"])
             return cls(**content)
         except (KeyError, TypeError) as error:
             raise RecipeError(
@@ -88,8 +95,9 @@ class Recipe:
         content = json.loads(json.dumps(asdict(self)))
         if self.label is None:  # recipes of all labels are what they were before there were others
             del content["label"]
-        if not self.datasets:
-            del content["datasets"]
+        for later in ("datasets", "auxiliaries", "auxiliary_scheduler"):
+            if not content[later]:
+                del content[later]
         return content
 
     def slug(self) -> str:
@@ -100,6 +108,8 @@ class Recipe:
             how = [model["name"] for model in self.lineage] or ["supervised"]
         if self.sampler.name != "uniform":
             how.append(self.sampler.name)
+        if self.auxiliary_scheduler is not None:
+            how.append(self.auxiliary_scheduler.name)
         digits = sha256_text(json.dumps(self.content(), sort_keys=True))[:6]
         return re.sub(r"[^A-Za-z0-9]+", "-", "-".join(how)).strip("-") + f"_{digits}"
 

@@ -16,7 +16,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import distributed
 
 from nnkd import one_label, splits
-from nnkd.careful_trainer import CarefulTrainer
+from nnkd.auxiliary_training import AuxiliaryTraining
 from nnkd.case_losses import weighing
 from nnkd.errors import RecipeError, VotesError
 from nnkd.files import write_json
@@ -35,9 +35,9 @@ from nnkd.votes_folder import VotesFolder
 SAMPLER_STATE = "sampler_state"
 
 
-class nnUNetTrainerKD(CarefulTrainer):
+class nnUNetTrainerKD(AuxiliaryTraining):
     """Learns from the votes of the recipe's teachers (plans["nnkd"]); without teachers it is nnU-Net's supervised
-    training on labelsTr. The constructor is nnU-Net's, untouched.
+    training on labelsTr. Auxiliary tasks may train along. The constructor is nnU-Net's, untouched.
 
     Source: Li et al., MICCAI 2025, section 2.1, deterministic distillation.
     """
@@ -325,8 +325,8 @@ class nnUNetTrainerKD(CarefulTrainer):
         return nullcontext()
 
     def train_step(self, batch: dict) -> dict:
-        """nnU-Net's training step."""
-        with self._autocast(), weighing(self, self.draw, batch["keys"]):
+        """nnU-Net's training step; with auxiliary tasks see `AuxiliaryTraining`."""
+        with self._autocast(), weighing(self, self.draw, batch["keys"], self.heard_scale):
             return super().train_step(batch)
 
     def validation_step(self, batch: dict) -> dict:

@@ -38,6 +38,8 @@ class TrainingOptions:
         voxel_weight: "agreement" weighs each voxel by how much the teachers agree there, |2 mean - 1|.
         manual: "unanimous" trains manual label maps as a unanimous vote; "ignore" leaves these cases to the teachers'
             votes; "only" trains on manual label maps alone, after a training on votes, say (-pretrained_weights).
+        max_aux_cases: Cases of each auxiliary task at most (paper 3 has 30).
+        turn: What an auxiliary scheduler chooses for: every "iteration", or a whole "epoch".
     """
 
     epochs: AtLeastOne = 1000
@@ -55,6 +57,8 @@ class TrainingOptions:
     precision: Literal["auto", "bfloat16"] = "auto"
     voxel_weight: Literal["none", "agreement"] = "none"
     manual: Literal["unanimous", "ignore", "only"] = "unanimous"
+    max_aux_cases: AtLeastOne = 30
+    turn: Literal["iteration", "epoch"] = "iteration"
 
     def movement(self, plans: Mapping[str, Any], dimensions: int) -> tuple[bool, float | None]:
         """How patches are moved about.

@@ -113,7 +113,7 @@ def test_statistics_for_prediction_stay_the_targets():
 
 @pytest.mark.parametrize("scale", [65536.0, 0.5])
 def test_the_cosine_does_not_depend_on_the_scale_of_both_losses(scale):
-    network, second, (images, target) = started(dropout=0.0)
+    _, second, (images, target) = started(dropout=0.0)
     plain = second.train(lambda: loss_of(second(images), target))[1]
     other, second, _ = started(dropout=0.0)
     for parameter in other.parameters():

@@ -31,7 +31,17 @@ def _parser() -> argparse.ArgumentParser:
         "instead of planning; as in nnUNetv2_preprocess")  # fmt: skip
     add("-c", nargs="+", default=["2d", "3d_fullres", "3d_lowres"], help="configurations to preprocess")
     add("-np", type=int, nargs="+", default=None, help="processes, one number or one per configuration")
+    add("--auxiliaries", nargs="+", default=[], metavar="DATASET", help="datasets that may train along with this one "
+        "(nnKD_train -as), on its grid: ID, ID:LABEL, or ID:* for each label that 30 cases have")  # fmt: skip
+    add("--max_aux_cases", type=_at_least_one, default=30, metavar="N", help="cases of each of them (default: 30)")
     return parser
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of at least 1")
+    return number
 
 
 def _run(arguments: argparse.Namespace) -> StepReport:
@@ -55,6 +65,8 @@ def _run(arguments: argparse.Namespace) -> StepReport:
                 target_spacing=arguments.overwrite_target_spacing,
                 plans_name=arguments.overwrite_plans_name,
                 existing_plans=arguments.plans_name,
+                auxiliaries=arguments.auxiliaries,
+                max_aux_cases=arguments.max_aux_cases,
             )
         )
         whole.lines += report.lines

@@ -12,9 +12,9 @@ from nnkd.types import StepReport
 
 def _parser() -> argparse.ArgumentParser:
     parser = command.parser(
-        "Train a student, as nnUNetv2_train does. Recipe flags (-t -a -s --set -n) write a recipe, which is a plans "
-        "file, and print the -p to use from then on; without them a student learns from all teachers, by its usual "
-        "aggregator.",
+        "Train a student, as nnUNetv2_train does. Recipe flags (-t -a -s -as --set -n) write a recipe, which is a "
+        "plans file, and print the -p to use from then on; without them a student learns from all teachers, by its "
+        "usual aggregator.",
         "nnKD_train 701 2d 0 -tr nnUNetTrainerUNet -a majority --set majority.ties=yes --set epochs=200",
     )
     add = parser.add_argument
@@ -53,6 +53,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DATASET",
         help="train on these datasets together (students that can); results go under the first argument's",
     )
+    recipe.add_argument(
+        "-as",
+        dest="scheduler",
+        default=None,
+        metavar="NAME",
+        help="auxiliary scheduler: which of --auxiliaries trains along in a turn (ucb, dal, gms, mtl, random, none)",
+    )
+    recipe.add_argument(
+        "--auxiliaries",
+        nargs="+",
+        default=[],
+        metavar="DATASET",
+        help="datasets that may train along: ID (all labels are foreground), ID:LABEL, or ID:* for each label that 30 "
+        "cases have",
+    )
     recipe.add_argument("-n", default=None, help="name of the recipe (default: a readable one with 6 digits)")
     recipe.add_argument(
         "--per_label",
@@ -87,12 +102,28 @@ def _run(arguments: argparse.Namespace) -> StepReport:
             checked = parse_options(plugin, options, name)
             made[kind] = plugin(**checked)
             flags[kind] = (name, {key: checked[key] for key in options})
+    flags["scheduler"], made["scheduler"] = _scheduler(arguments, settings, plugins)
     if settings:
         raise SettingError(
             f"--set names '{next(iter(settings))}', but options belong to the training itself (epochs=200), to the "
-            f"aggregator {arguments.a or 'staple'} or to the sampler {arguments.s or 'uniform'}."
+            f"aggregator {arguments.a or 'staple'}, to the sampler {arguments.s or 'uniform'} or to the auxiliary "
+            f"scheduler {arguments.scheduler or '(-as)'}."
         )
     return _train(arguments, {**flags, "made": made}, plugins)
+
+
+def _scheduler(arguments: argparse.Namespace, settings: dict, plugins: object) -> tuple:
+    """-as as name and given options, and its class; its options are taken out of the settings."""
+    from nnkd.settings import parse_options
+
+    name = arguments.scheduler
+    if name is None:
+        return None, None
+    plugin, options = plugins.load("auxiliary_scheduler", name), settings.pop(name, {})
+    checked = parse_options(plugin, options, name)
+    if arguments.auxiliaries:
+        plugin(arguments.auxiliaries, **checked)  # refuses values that it cannot choose with
+    return (name, {key: checked[key] for key in options}), plugin
 
 
 def _train(arguments: argparse.Namespace, flags: dict, plugins: object) -> StepReport:
@@ -104,7 +135,7 @@ def _train(arguments: argparse.Namespace, flags: dict, plugins: object) -> StepR
         paths.dataset_name(dataset)  # before torch is imported
     is_student = arguments.tr in plugins.names("student")
     trainer = plugins.load("student", arguments.tr) if is_student else _nnunet_trainer(arguments.tr, plugins)
-    choices = {kind: Choice(*flags[kind]) if flags[kind] else None for kind in ("aggregator", "sampler")}
+    choices = {kind: Choice(*flags[kind]) if flags[kind] else None for kind in ("aggregator", "sampler", "scheduler")}
     return train(
         Request(
             dataset=arguments.dataset_name_or_id,
@@ -123,6 +154,9 @@ def _train(arguments: argparse.Namespace, flags: dict, plugins: object) -> StepR
                 flags["made"]["aggregator"],
                 flags["made"]["sampler"],
                 arguments.datasets,
+                arguments.auxiliaries,
+                choices["scheduler"],
+                flags["made"]["scheduler"],
             ),
             pretrained_weights=arguments.pretrained_weights,
             num_gpus=arguments.num_gpus,

@@ -3,7 +3,6 @@ than its inputs is done, because nnU-Net's own preprocessor begins by deleting e
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -15,14 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnkd import consensus, preprocessing
+from nnkd import auxiliary_preprocessing, consensus, preprocessing
+from nnkd.auxiliaries import MOST_CASES, Target, parse
 from nnkd.dataset import RawDataset
 from nnkd.errors import DatasetError, NnkdError, RecipeError, UnknownNameError
-from nnkd.files import TEMPORARY_PREFIX, atomic, read_json, remove_leftovers, sha256, sha256_text, write_json
+from nnkd.files import atomic, read_json, remove_leftovers, sha256, sha256_text, write_json
 from nnkd.nifti import check_whole
 from nnkd.paths import room
 from nnkd.predictions import Lineage, prediction_folders
 from nnkd.recipes import KEY, read_plans
+from nnkd.training_checks import configuration_of
 from nnkd.types import Failure, StepReport
 from nnkd.votes_folder import VotesFolder, VotesIndex, VotesOfCase, sparse_counts
 
@@ -41,6 +42,8 @@ class Request:
         preprocess: False: fingerprint and plans only.
         existing_plans: Plans that are there already, edited by hand or moved from another dataset, to preprocess
             instead of planning anew.
+        auxiliaries: Datasets that may train along with this one, see `nnkd.auxiliaries.parse`.
+        max_aux_cases: Cases of each auxiliary task at most.
     """
 
     dataset: str
@@ -57,6 +60,8 @@ class Request:
     target_spacing: Sequence[float] | None = None
     plans_name: str | None = None
     existing_plans: str | None = None
+    auxiliaries: Sequence[str] = ()
+    max_aux_cases: int = MOST_CASES
 
 
 def plan_and_preprocess(request: Request) -> StepReport:
@@ -67,12 +72,13 @@ def plan_and_preprocess(request: Request) -> StepReport:
         RecipeError: If the existing plans are missing, or are a recipe.
     """
     dataset = RawDataset.open(request.dataset)
+    parse(request.auxiliaries, dataset.name)  # wrong names are found first
     cases = _check(dataset)
     processes = _processes(request)
     _check_classes(request)
     target = room("nnUNet_preprocessed") / dataset.name
     target.mkdir(parents=True, exist_ok=True)
-    _tidy(target)
+    preprocessing.tidy(target)
     if request.existing_plans is None:
         with _no_zero_workers():
             plans_name = _plan(request, dataset, target, cases)
@@ -86,6 +92,10 @@ def plan_and_preprocess(request: Request) -> StepReport:
         plans = read_json(target / f"{plans_name}.json")
         for number, configuration in zip(processes, request.configurations, strict=True):
             _configuration(dataset, target, plans, configuration, cases, number, report)
+            if request.auxiliaries and configuration in plans["configurations"]:
+                values = configuration_of(plans, configuration, target)
+                wanted = Target(target, plans, configuration, values, dataset.spec.channel_names)
+                auxiliary_preprocessing.preprocess(request.auxiliaries, wanted, request.max_aux_cases, number, report)
     report.lines.append(f"Plans: {plans_name}. Train with nnKD_train {dataset.name} CONFIGURATION FOLD -tr STUDENT ...")
     return report
 
@@ -133,28 +143,6 @@ def _check_classes(request: Request) -> None:
                 f"{flag} names '{name}', but nnU-Net has no such class in nnunetv2.{place}. Correct the name, or leave "
                 f"{flag} out for nnU-Net's default."
             )
-
-
-def _tidy(target: Path) -> None:
-    """Remove what a killed run left half-written: our working folders, and JSON that nnU-Net itself writes."""
-    for folder in target.glob(f"{TEMPORARY_PREFIX}*"):
-        if folder.is_dir():
-            shutil.rmtree(folder, ignore_errors=True)
-    remove_leftovers(target)
-    remove_leftovers(target / "gt_segmentations")
-    for file in target.glob("*.json"):
-        try:
-            json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            if not _made_anew(file):
-                raise DatasetError(f"{file.name} of {target.name} is no valid JSON. Correct or delete it.") from None
-            file.unlink()
-
-
-def _made_anew(file: Path) -> bool:
-    """Whether this run writes the file again: not splits, and not plans that somebody made (a recipe, say)."""
-    written = ("dataset.json", "dataset_fingerprint.json", "nnUNetPlans.json")
-    return file.name in written or file.name.endswith("_inputs.json") or "ResEncUNet" in file.name
 
 
 @contextmanager

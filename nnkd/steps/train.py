@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nnkd import one_label, paths, pretrained
+from nnkd import auxiliaries, auxiliary_checks, one_label, paths, pretrained
 from nnkd.dataset import DatasetSpec
 from nnkd.devices import check_device, cores
 from nnkd.errors import NnkdError, RecipeError, SettingError, WeightsError
-from nnkd.interfaces import Aggregator, JointAggregator, Sampler
+from nnkd.interfaces import Aggregator, AuxiliaryScheduler, JointAggregator, Sampler
 from nnkd.preprocessing import listed_cases
 from nnkd.recipes import KEY, Choice, Recipe, plans_of, read_plans, usual_aggregator, write_recipe
 from nnkd.settings import parse_options
@@ -39,6 +39,9 @@ class RecipeFlags:
         rule: The aggregator itself, to be checked against the teachers; None: the default.
         draws: The sampler itself, to be checked against the participants; None: the default.
         datasets: --datasets; results go under the first one.
+        auxiliaries: --auxiliaries.
+        auxiliary_scheduler: -as with its options, checked by the caller.
+        chooses: The scheduler's class; None: -as was not given.
     """
 
     teachers: Sequence[str] | None = None
@@ -49,11 +52,14 @@ class RecipeFlags:
     rule: Aggregator | None = None
     draws: Sampler | None = None
     datasets: Sequence[str] = ()
+    auxiliaries: Sequence[str] = ()
+    auxiliary_scheduler: Choice | None = None
+    chooses: type[AuxiliaryScheduler] | None = None
 
     def any(self) -> bool:
         """Whether a recipe is asked for."""
         given = (self.teachers is not None, self.aggregator, self.sampler, self.options, self.name, self.datasets)
-        return any(given)
+        return any(given) or bool(self.auxiliaries or self.auxiliary_scheduler)
 
 
 @dataclass(frozen=True)
@@ -174,12 +180,17 @@ def _plans(request: Request, folder: Path) -> tuple[dict[str, Any], Recipe | Non
 
 def _recipe(request: Request, folder: Path, plans: Mapping[str, Any]) -> Recipe:
     flags, spec = request.flags, DatasetSpec.read(folder / "dataset.json")
-    identifier = configuration_of(plans, request.configuration, folder)["data_identifier"]
-    votes = VotesFolder.of(folder, identifier)
-    teachers = [] if _plans_itself(request) else _teachers(flags.teachers, votes)
+    chooser = flags.auxiliary_scheduler
+    auxiliaries.check_flags(flags.chooses, chooser.name if chooser else None, flags.auxiliaries)
+    configuration = configuration_of(plans, request.configuration, folder)
+    votes = VotesFolder.of(folder, configuration["data_identifier"])
+    supervised = _plans_itself(request) or (chooser and flags.teachers is None and not votes.exists())
+    teachers = [] if supervised else _teachers(flags.teachers, votes)
     if teachers and flags.aggregator and flags.rule:
         _check_rule(flags.rule, flags.aggregator.name, teachers, votes.index.labels)
     values, options = _split_options(request)
+    target = auxiliaries.Target(folder, plans, request.configuration, configuration, spec.channel_names)
+    prepared = target.prepare(flags.auxiliaries, options.get("max_aux_cases", auxiliaries.MOST_CASES))
     lineage: list[dict[str, str]] = []
     if teachers:
         chosen = {m.name: m for m in votes.index.lineage}
@@ -198,6 +209,8 @@ def _recipe(request: Request, folder: Path, plans: Mapping[str, Any]) -> Recipe:
         has_regions=spec.has_regions,
         inputs=votes.digests(teachers) if teachers else {},
         datasets=tuple(flags.datasets),
+        auxiliaries=tuple(found.task.name for found in prepared),
+        auxiliary_scheduler=chooser,
     )
 
 
@@ -285,6 +298,10 @@ def _check(request: Request, folder: Path, plans: Mapping[str, Any]) -> None:
 def _check_recipe(request: Request, folder: Path, plans: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     recipe = Recipe.of_plans(plans)
     options = parse_options(request.trainer.options_class, recipe.options, request.trainer_name)
+    target = auxiliaries.Target(
+        folder, plans, request.configuration, values, DatasetSpec.read(folder / "dataset.json").channel_names
+    )
+    auxiliary_checks.check(target, recipe, options, request.trainer, request.fold)
     if hasattr(request.trainer, "check_options") and not (request.continue_training or request.only_validate):
         request.trainer.check_options(options, values["patch_size"])
         if _plans_itself(request):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -15,7 +16,6 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from pydantic import Field
 from torch import distributed, nn
 
-from nnkd.case_losses import weighing
 from nnkd.errors import RecipeError, SettingError
 from nnkd.recipes import KEY, Recipe
 from nnkd.settings import parse_options
@@ -32,6 +32,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 OF_THE_NETWORK = ("norm", "latent", "samples")
 CURVES = ("reconstruction", "kl", "kl_per_dimension")
 DEAD_BELOW, DEAD_FOR = 0.01, 10  # nats in every dimension, epochs
+OF_A_STEP = ("loss", "reconstruction", "kl_per_dimension")
 ADAMS_EPS = 1e-8  # torch's, for the loss of a whole image
 
 
@@ -179,24 +180,20 @@ class nnUNetTrainerPUNet(nnUNetTrainerKD):
             ignored = target == manager.ignore_label if manager.has_ignore_label else target[:, :0] > 0
         return soft.masked_fill(ignored.any(1, keepdim=True), NO_VOTE)
 
-    def train_step(self, batch: dict) -> dict:
-        """nnU-Net's training step, with the masks going in too."""
+    @property
+    def heard_scale(self) -> float:
+        """Samplers expect means over voxels."""
+        return 1 / self._voxels()
+
+    def target_loss(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss per voxel, with the masks going into the network too."""
         data, target, masks = self._on_device(batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        with self._precision(), weighing(self, self.draw, batch["keys"], scale=1 / self._voxels()):
-            terms = self.loss(self.network(data, masks), target)
-        loss = terms.loss / self._voxels()
-        if self.grad_scaler is None:
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.network.parameters(), 12)
-            self.optimizer.step()
-        else:
-            self.grad_scaler.scale(loss).backward()
-            self.grad_scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.network.parameters(), 12)
-            self.grad_scaler.step(self.optimizer)
-            self.grad_scaler.update()
-        return _numbers(terms)
+        terms = self.loss(self.network(data, masks), target)
+        return terms.loss / self._voxels(), dict(zip(OF_A_STEP, terms, strict=True))
+
+    def auxiliary_loss(self) -> nn.Module:
+        """nnU-Net's, of the samples' mean: masks of an auxiliary task are not those that the posterior knows."""
+        return nnUNetTrainerKD._build_loss(self)
 
     def validation_step(self, batch: dict) -> dict:
         """The loss with latents from the posterior; the pseudo Dice of the answer, which has latents from the prior."""
@@ -249,5 +246,4 @@ class nnUNetTrainerPUNet(nnUNetTrainerKD):
 
 def _numbers(terms: Terms) -> dict[str, np.ndarray]:
     """What a step returns, for the log."""
-    names = ("loss", "reconstruction", "kl_per_dimension")
-    return {name: value.detach().float().cpu().numpy() for name, value in zip(names, terms, strict=True)}
+    return {name: value.detach().float().cpu().numpy() for name, value in zip(OF_A_STEP, terms, strict=True)}

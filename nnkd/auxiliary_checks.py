@@ -1,0 +1,78 @@
+"""What can be amiss with a training with auxiliary tasks before it starts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nnkd.auxiliaries import OPTIONS, Target
+from nnkd.errors import RecipeError, SettingError
+from nnkd.files import read_json
+from nnkd.preprocessing import listed_cases
+from nnkd.recipes import Recipe
+
+log = logging.getLogger("nnkd")
+
+
+def check(target: Target, recipe: Recipe, options: Mapping[str, Any], trainer: type, fold: str) -> None:
+    """Whether a recipe's auxiliary tasks can train along.
+
+    Args:
+        target: What is adapted to.
+        recipe: Of the training.
+        options: The trainer's, defaults filled in.
+        trainer: The student.
+        fold: A number or "all".
+
+    Raises:
+        SettingError: If an option is of auxiliaries, but there are none.
+        RecipeError: If the student or the configuration takes none, one is not preprocessed, or the target has no
+            label to learn.
+    """
+    if recipe.auxiliary_scheduler is None:
+        useless = [name for name in OPTIONS if name in recipe.options]
+        if useless:
+            raise SettingError(
+                f"'{useless[0]}' is about auxiliary datasets, but the recipe has none. Leave it out, or name some with "
+                f"-as and --auxiliaries."
+            )
+        return
+    if hasattr(trainer, "write_plans") or not hasattr(trainer, "auxiliary_loss"):
+        raise RecipeError(
+            f"{trainer.__name__} makes its training data itself and takes no auxiliaries. Leave -as and --auxiliaries "
+            f"out, or choose another student."
+        )
+    if target.values.get("previous_stage"):
+        raise RecipeError(
+            f"{target.configuration} is a cascade's second stage, which looks at predictions of the first; auxiliary "
+            f"cases have none. Choose another configuration, or leave -as and --auxiliaries out."
+        )
+    tasks = target.prepare(recipe.auxiliaries, options["max_aux_cases"])
+    if len(tasks) == 1:
+        log.info("There is one auxiliary, %s: nothing to choose, it trains along in every turn.", tasks[0].task.name)
+    if not recipe.teachers:
+        _check_labels(target, fold)
+
+
+def _check_labels(target: Target, fold: str) -> None:
+    """A target without teachers learns from label maps alone; a training on empty ones looks like any other."""
+    from batchgenerators.utilities.file_and_folder_operations import load_pickle
+
+    folder = target.preprocessed / target.values["data_identifier"]
+    cases = _training_cases(target.preprocessed, fold, listed_cases(folder))
+    for case in cases:
+        places = load_pickle(str(folder / f"{case}.pkl"))["class_locations"]
+        if any(len(found) for key, found in places.items() if not (isinstance(key, tuple) and min(key) < 0)):
+            return
+    raise RecipeError(
+        f"None of the {len(cases)} training case(s) of fold {fold} of {target.preprocessed.name} has a labelled voxel, "
+        f"and the recipe has no teachers, so there is nothing to adapt to. Put label maps into labelsTr and preprocess "
+        f"again, or name teachers with -t."
+    )
+
+
+def _training_cases(preprocessed: Path, fold: str, there: Sequence[str]) -> Sequence[str]:
+    file = preprocessed / "splits_final.json"
+    return there if fold == "all" or not file.is_file() else read_json(file)[int(fold)]["train"]

@@ -1,0 +1,332 @@
+"""Auxiliary datasets on a target's grid, each normalised by itself: the target's spacing, axes and resampling, but the
+channel scheme and the intensity properties of the dataset's own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnkd import preprocessing
+from nnkd.auxiliaries import (
+    AuxiliaryIndex,
+    Target,
+    Task,
+    grid_of,
+    parse,
+    read_index,
+    write_index,
+)
+from nnkd.auxiliary_channels import Conversion, check_axes, conversion_to, converted, schemes
+from nnkd.dataset import DatasetSpec, ImageFolder, RawDataset
+from nnkd.errors import DatasetError, NnkdError, RecipeError, UnknownNameError
+from nnkd.files import remove_leftovers, sha256, sha256_text
+from nnkd.types import Failure, StepReport
+
+SAMPLES = 50_000  # foreground voxels of a case whose intensities are kept for the dataset's properties
+CROPPED = 3 / 4.0  # below this median share of an image left by cropping, nnU-Net normalises by what is left
+SECONDS_BETWEEN_RECORDS = 5
+
+
+@dataclass(frozen=True)
+class CaseJob:
+    """What a worker process needs for one case.
+
+    Attributes:
+        case: nnU-Net's identifier.
+        images: Its image files.
+        label: Its label map.
+        spec: The auxiliary dataset.
+        conversion: Of its channels.
+        plans: The target's, with the auxiliary's normalisation and reader.
+        configuration: Its name.
+        folder: Where the case goes.
+        target: The target's name, for messages.
+    """
+
+    case: str
+    images: tuple[Path, ...]
+    label: Path
+    spec: DatasetSpec
+    conversion: Conversion
+    plans: Mapping[str, Any]
+    configuration: str
+    folder: Path
+    target: str
+
+
+def preprocess(names: Sequence[str], target: Target, most: int, processes: int, report: StepReport) -> None:
+    """Preprocess auxiliary datasets for one configuration; what does not fit is said and left out.
+
+    Args:
+        names: See `nnkd.auxiliaries.parse`.
+        target: What they are for.
+        most: Cases of each task at most.
+        processes: How many at once.
+        report: Gets lines, and as failures what was left out.
+
+    Raises:
+        NnkdError: If a name is wrong, or one is the target itself.
+    """
+    tasks = parse(names, target.preprocessed.name, target.folder)
+    for dataset in dict.fromkeys(task.dataset for task in tasks):
+        try:
+            raw = RawDataset.open(dataset)
+            work = _Work(raw, target, [task for task in tasks if task.dataset == dataset], processes)
+            work.run(most, report)
+        except (DatasetError, RecipeError, UnknownNameError) as error:
+            preprocessing.stop_if_full(error)
+            report.failures.append(Failure(dataset, str(error)))
+
+
+class _Work:
+    """What is to be done for one dataset, and the record of what was."""
+
+    def __init__(self, raw: RawDataset, target: Target, tasks: Sequence[Task], processes: int):
+        self.raw, self.target, self.tasks, self.processes = raw, target, tasks, processes
+        self.images = raw.images()
+        self._hashes: dict[str, str] = {}
+        spec = DatasetSpec.read(target.preprocessed / "dataset.json")
+        self.conversion = conversion_to(spec, raw.spec)
+        self.folder = target.folder / raw.name
+        self.grid = grid_of(target.plans, target.values, spec.channel_names)
+        found = read_index(self.folder)
+        fresh = AuxiliaryIndex(
+            dataset=raw.name,
+            grid=self.grid,
+            channels=self.conversion,
+            labels={label: list(values) for label, values in raw.spec.labels.items()},
+            ignore_label=raw.spec.ignore_label,
+        )
+        same = found is not None and (found.labels, found.ignore_label) == (fresh.labels, fresh.ignore_label)
+        kept = ("label_maps", "present", "inputs", "schemes", "use_mask", "intensities", "measured") if same else ()
+        self.index = fresh.model_copy(update={key: getattr(found, key) for key in kept})
+        self.written = time.monotonic()
+
+    def run(self, most: int, report: StepReport) -> None:
+        """Look at the label maps, choose cases, measure them, and preprocess what is missing or old."""
+        cases = [case for case in self.images.cases() if self.raw.label_file(case).is_file()]
+        if not cases:
+            raise DatasetError(
+                f"{self.raw.name} has no label map in labelsTr, so nothing can be learned along from it. Choose "
+                f"datasets with label maps."
+            )
+        self._check_axes(cases)
+        self.folder.parent.mkdir(exist_ok=True)
+        remove_leftovers(self.folder)
+        self._look(cases, report)
+        chosen = self._measured(most, report)
+        jobs = [self._job(case) for case in chosen if not self._is_done(case)]
+        title = f"{self.target.configuration}: {self.raw.name}"
+        for job, outcome in preprocessing.run_all(jobs, self.processes, title, partial(_attempt, _store)):
+            if isinstance(outcome, NnkdError):
+                self._leave_out(job.case, outcome, report)
+            else:
+                self.index.inputs[job.case] = self._inputs(job.case)
+                report.done.append(job.case)
+            self._save()
+        self._forget(cases)
+        self._save(at_once=True)
+        report.lines.append(
+            f"{self.target.configuration}: auxiliary {self.raw.name}: {len(jobs)} case(s) preprocessed, "
+            f"{len(chosen) - len(jobs)} up to date; channels {self.index.channels}, {', '.join(self.index.schemes)}"
+        )
+
+    def _check_axes(self, cases: Sequence[str]) -> None:
+        """Of the first image that can be read."""
+        for case in cases:
+            try:
+                image = self.images.read(case)[0]
+            except DatasetError:
+                if case == cases[-1]:
+                    raise
+                continue
+            check_axes(self.target.values["patch_size"], image, self.target.preprocessed.name, self.raw.name)
+            return
+
+    def _look(self, cases: Sequence[str], report: StepReport) -> None:
+        """Which labels each case has, of all cases."""
+        hashes = {case: sha256(self.raw.label_file(case)) for case in cases}
+        present = self.index.present
+        self.index.present = {
+            c: present[c] for c in cases if c in present and self.index.label_maps.get(c) == hashes[c]
+        }
+        todo = [self._job(case) for case in cases if case not in self.index.present]
+        for job, outcome in preprocessing.run_all(
+            todo, self.processes, f"{self.raw.name}: labels", partial(_attempt, _labels)
+        ):
+            if isinstance(outcome, NnkdError):
+                self._leave_out(job.case, outcome, report)
+            else:
+                self.index.present[job.case] = outcome
+        self.index.label_maps = {case: hashes[case] for case in self.index.present}
+
+    def _chosen(self, most: int) -> list[str]:
+        tasks = [task for given in self.tasks for task in self.index.tasks(given)]
+        return list(dict.fromkeys(case for task in tasks for case in self.index.chosen(task, most)))
+
+    def _measured(self, most: int, report: StepReport) -> list[str]:
+        """The cases to preprocess, after their intensities were measured; one that cannot be read gives place to
+        another."""
+        found: dict[str, Any] = {}
+        while True:
+            chosen = self._chosen(most)
+            source = sha256_text("".join(self._files(case) for case in sorted(chosen)) + self.conversion)
+            if source == self.index.measured:
+                return chosen
+            todo = [self._job(case) for case in chosen if case not in found]
+            if not todo:
+                break
+            title = f"{self.raw.name}: intensities"
+            for job, outcome in preprocessing.run_all(todo, self.processes, title, partial(_attempt, _measure)):
+                if isinstance(outcome, NnkdError):
+                    self._leave_out(job.case, outcome, report)
+                else:
+                    found[job.case] = outcome
+        self._normalise([found[case] for case in sorted(chosen)])
+        self.index.measured = source
+        return chosen
+
+    def _normalise(self, found: Sequence[tuple[np.ndarray, float]]) -> None:
+        """nnU-Net's fingerprint and choice of normalisation, of this dataset alone."""
+        from nnunetv2.preprocessing.normalization import default_normalization_schemes as known
+
+        self.index.schemes = schemes(self.raw.spec, self.conversion)
+        cropped = float(np.median([share for _, share in found])) < CROPPED
+        leaves = "leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true"
+        self.index.use_mask = [cropped and bool(getattr(getattr(known, s), leaves)) for s in self.index.schemes]
+        values = np.concatenate([intensities for intensities, _ in found], axis=1)
+        self.index.intensities = {str(channel): _properties(row) for channel, row in enumerate(values)}
+
+    def _leave_out(self, case: str, error: NnkdError, report: StepReport) -> None:
+        self.index.present.pop(case, None)
+        self.index.label_maps.pop(case, None)
+        self.index.inputs.pop(case, None)
+        report.failures.append(Failure(f"{self.raw.name}/{case}", str(error)))
+
+    def _forget(self, cases: Sequence[str]) -> None:
+        """Remove preprocessed cases whose image or label map is gone."""
+        for case in set(preprocessing.listed_cases(self.folder)) - set(cases):
+            preprocessing.remove_case(self.folder, case)
+            self.index.inputs.pop(case, None)
+
+    def _save(self, at_once: bool = False) -> None:
+        if at_once or time.monotonic() - self.written > SECONDS_BETWEEN_RECORDS:
+            write_index(self.folder, self.index)
+            self.written = time.monotonic()
+
+    def _files(self, case: str) -> str:
+        if case not in self._hashes:
+            self._hashes[case] = "".join(sha256(f) for f in (*self.images.files(case), self.raw.label_file(case)))
+        return self._hashes[case]
+
+    def _inputs(self, case: str) -> str:
+        made_by = (self.grid, self.conversion, self.index.schemes, self.index.use_mask, self.index.intensities)
+        return sha256_text(self._files(case) + str(made_by))
+
+    def _is_done(self, case: str) -> bool:
+        there = preprocessing.is_preprocessed(self.folder, case)
+        return there and self.index.inputs.get(case) == self._inputs(case)
+
+    def _job(self, case: str) -> CaseJob:
+        return CaseJob(
+            case=case,
+            images=self.images.files(case),
+            label=self.raw.label_file(case),
+            spec=self.raw.spec,
+            conversion=self.conversion,
+            plans=self._plans(),
+            configuration=self.target.configuration,
+            folder=self.folder,
+            target=self.target.preprocessed.name,
+        )
+
+    def _plans(self) -> dict[str, Any]:
+        """The target's plans with what is this dataset's own."""
+        values = {
+            **self.target.values,
+            "normalization_schemes": self.index.schemes,
+            "use_mask_for_norm": self.index.use_mask,
+        }
+        values.pop("inherits_from", None)
+        return {
+            **self.target.plans,
+            "image_reader_writer": type(self.raw.spec.reader).__name__,
+            "foreground_intensity_properties_per_channel": self.index.intensities,
+            "configurations": {self.target.configuration: values},
+        }
+
+
+# --- in a worker --------------------------------------------------------------------------------------------------
+
+
+def _attempt(work: Any, job: CaseJob) -> Any:
+    return preprocessing.attempted(partial(work, job))
+
+
+def _labels(job: CaseJob) -> list[str]:
+    """Which labels a case has."""
+    there = set(np.unique(job.spec.read_label_map(job.label)[0]).tolist())
+    return [label for label, values in job.spec.labels.items() if there.intersection(values)]
+
+
+def _measure(job: CaseJob) -> tuple[np.ndarray, float]:
+    """(C, n) float32 foreground intensities, and the share of the image that cropping leaves."""
+    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+    from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
+
+    images, seg, _ = _read(job)
+    cropped, seg, _ = crop_to_nonzero(images, seg)
+    sampled, _ = DatasetFingerprintExtractor.collect_foreground_intensities(seg, cropped, num_samples=SAMPLES)
+    return np.array(sampled, dtype=np.float32), float(np.prod(cropped.shape[1:]) / np.prod(images.shape[1:]))
+
+
+def _properties(values: np.ndarray) -> dict[str, float]:
+    """nnU-Net's intensity properties of one channel."""
+    low, middle, high = np.percentile(values, (0.5, 50.0, 99.5))
+    return {
+        "mean": float(values.mean(dtype=np.float64)),
+        "median": float(middle),
+        "std": float(values.std(dtype=np.float64)),
+        "min": float(values.min()),
+        "max": float(values.max()),
+        "percentile_99_5": float(high),
+        "percentile_00_5": float(low),
+    }
+
+
+def _read(job: CaseJob) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Images (C, Z, Y, X) float32 with the target's channels, label map (1, Z, Y, X), the reader's properties."""
+    folder = ImageFolder(job.images[0].parent, job.spec)
+    images, label_map, properties = preprocessing.check_files(folder, job.label, job.case)
+    return converted(images, job.conversion), label_map[None], properties
+
+
+def _store(job: CaseJob) -> None:
+    """nnU-Net's preprocessing of a case."""
+    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    images, seg, properties = _read(job)
+    plans = dict(job.plans)
+    if images.shape[1] == 1:  # the one plane of a picture is the slice, whatever axis the target is cut along
+        plans |= {"transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2]}
+    manager = PlansManager(plans)
+    configuration = manager.get_configuration(job.configuration)
+    preprocessor = configuration.preprocessor_class(verbose=False)
+    data, seg, properties = preprocessor.run_case_npy(
+        images, seg, properties, manager, configuration, dict(job.spec.json)
+    )
+    data, seg = data.astype(np.float32, copy=False), seg.astype(np.int16, copy=False)
+    patch = tuple(configuration.patch_size)
+    blocks, chunks = comp_blosc2_params(data.shape, patch, data.itemsize)
+    blocks_seg, chunks_seg = comp_blosc2_params(seg.shape, patch, seg.itemsize)
+    with preprocessing.whole_case(job.folder, job.case) as file:
+        nnUNetDatasetBlosc2.save_case(
+            data, seg, properties, str(file), chunks=chunks, blocks=blocks, chunks_seg=chunks_seg, blocks_seg=blocks_seg
+        )

@@ -1,0 +1,266 @@
+"""What nnUNetTrainerKD needs to train with auxiliary tasks: heads, turns, checkpoints, the record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from torch import Tensor, nn
+
+from nnkd import auxiliary_record, settings
+from nnkd.auxiliaries import SCHEDULER, Prepared, Target
+from nnkd.auxiliary_gradients import SecondPass, binary_heads
+from nnkd.auxiliary_loader import FOREGROUND, IGNORED, AuxiliaryBatches, AuxiliaryCases, AuxiliaryLoader
+from nnkd.careful_trainer import CarefulTrainer
+from nnkd.errors import RecipeError
+from nnkd.recipes import Recipe
+from nnkd.training_along import Along
+from nnkd.training_checks import configuration_of
+
+STATE = "nnkd_auxiliaries"  # in a checkpoint's log: the one part of nnU-Net's checkpoint that takes more
+
+
+class AuxiliaryTraining(CarefulTrainer):
+    """The part of nnUNetTrainerKD that trains with auxiliary tasks, if its recipe has any; nothing changes otherwise.
+
+    Departs: paper 3 does not say whose statistics batch normalisation keeps for prediction; here the target's alone.
+    """
+
+    recipe: Recipe
+    options: Any
+    installed: Callable[..., tuple[Any, Any]]
+    auxiliaries: Along | None = None
+    heard_scale: ClassVar[float] = 1.0
+
+    # --- what students may override -------------------------------------------------------------------------------
+
+    def target_loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch of the target, and what a step hands to the log, "loss" among it. Students whose network
+        or loss takes more than images and targets override this instead of `train_step`."""
+        data, target = self.on_device(batch)
+        loss = self.loss(self.network(data), target)
+        return loss, {"loss": loss}
+
+    def auxiliary_loss(self) -> nn.Module:
+        """The loss of an auxiliary task: what the student would learn it by with supervision. It is built while
+        `label_manager` is that of one foreground label, and the recipe has no teachers."""
+        return self._build_loss()
+
+    # --- nnU-Net's training ---------------------------------------------------------------------------------------
+
+    def initialize(self) -> None:
+        """nnU-Net's; then the scheduler and the heads of auxiliary tasks, trained by the same optimiser."""
+        super().initialize()
+        choice = self.recipe.auxiliary_scheduler
+        if choice is None:
+            return
+        kind, _ = self.installed(SCHEDULER, choice.name)
+        scheduler = kind(self.recipe.auxiliaries, **settings.parse_options(kind, choice.options, choice.name))
+        if scheduler.trains_on == "none":
+            return
+        network = self.network.module if self.is_ddp else self.network
+        heads = None
+        if not self._target_is_binary:
+            heads = binary_heads(getattr(network, "_orig_mod", network), 1 if self.label_manager.has_regions else 2)
+            self.optimizer.add_param_group({"params": list(heads.parameters())})
+        second = SecondPass(network, heads, self.is_ddp)
+        self.auxiliaries = Along(scheduler, second, self.options.turn == "epoch")
+        if self.local_rank == 0:
+            self.auxiliaries.record = Path(self.output_folder) / auxiliary_record.RECORD
+
+    @property
+    def _target_is_binary(self) -> bool:
+        manager = self.label_manager
+        return len(manager.foreground_regions if manager.has_regions else manager.foreground_labels) == 1
+
+    def train_step(self, batch: dict) -> dict:
+        """nnU-Net's; with auxiliaries, with a backward pass over one of them before the step."""
+        if self.auxiliaries is None and type(self).target_loss is AuxiliaryTraining.target_loss:
+            return super().train_step(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.on_gpu_in_half():
+            loss, numbers = self.target_loss(batch)
+        (loss if self.grad_scaler is None else self.grad_scaler.scale(loss)).backward()
+        if self.auxiliaries is not None:
+            self.auxiliaries.backward(1.0 if self.grad_scaler is None else self.grad_scaler.get_scale())
+        self._descend()
+        said = {name: value.detach().float().cpu().numpy() for name, value in numbers.items()}
+        if self.auxiliaries is not None:
+            self.auxiliaries.end_iteration(float(said["loss"]), self.current_epoch)
+        return said
+
+    def _descend(self) -> None:
+        """nnU-Net's clipping and step."""
+        heads = None if self.auxiliaries is None else self.auxiliaries.second.heads
+        parameters = [*self.network.parameters(), *(heads.parameters() if heads is not None else ())]
+        if self.grad_scaler is None:
+            nn.utils.clip_grad_norm_(parameters, 12)
+            self.optimizer.step()
+            return
+        self.grad_scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(parameters, 12)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def on_device(self, batch: Mapping[str, Any]) -> tuple[Tensor, Any]:
+        """A batch's images and targets, where the network is."""
+        data, target = batch["data"].to(self.device, non_blocking=True), batch["target"]
+        if isinstance(target, list):
+            return data, [t.to(self.device, non_blocking=True) for t in target]
+        return data, target.to(self.device, non_blocking=True)
+
+    def on_gpu_in_half(self) -> AbstractContextManager:
+        """nnU-Net's autocast."""
+        return torch.autocast("cuda") if self.device.type == "cuda" else nullcontext()
+
+    # --- from start to end ----------------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """nnU-Net's; then the auxiliaries' loaders."""
+        super().on_train_start()
+        if self.auxiliaries is None:
+            return
+        tasks = self._prepared_tasks()
+        with self._of_one_foreground(any(task.index.ignore_label is not None for task in tasks)):
+            loss = self.auxiliary_loss().to(self.device)
+            batches = self._auxiliary_batches(tasks)
+
+        def loss_of(batch: Mapping[str, Any]) -> Tensor:
+            data, target = self.on_device(batch)
+            with self.on_gpu_in_half():
+                return loss(self.auxiliaries.second(data), target)
+
+        self.auxiliaries.begin(batches, loss_of)
+
+    @contextmanager
+    def _of_one_foreground(self, ignores: bool) -> Iterator[None]:
+        """As if the dataset had one label, learned with supervision, and an ignore label if a task has one."""
+        recipe, manager = self.recipe, self.label_manager
+        regions = manager.has_regions
+        labels: dict[str, Any] = {"background": 0, "foreground": [FOREGROUND] * 2 if regions else FOREGROUND}
+        labels |= {"ignore": IGNORED} if ignores else {}
+        made = {"labels": labels, **({"regions_class_order": [FOREGROUND]} if regions else {})}
+        self.label_manager = self.plans_manager.get_label_manager(made)
+        self.recipe = replace(recipe, teachers=())
+        try:
+            yield
+        finally:
+            self.recipe, self.label_manager = recipe, manager
+
+    def _prepared_tasks(self) -> list[Prepared]:
+        folder, plans = Path(self.preprocessed_dataset_folder_base), self.plans_manager.plans
+        channels = self.dataset_json["channel_names"]
+        target = Target(
+            folder,
+            plans,
+            self.configuration_name,
+            configuration_of(plans, self.configuration_name, folder),
+            [str(channels[key]) for key in sorted(channels, key=int)],
+        )
+        return target.prepare(self.recipe.auxiliaries, self.options.max_aux_cases)
+
+    def _auxiliary_batches(self, tasks: Sequence[Prepared]) -> AuxiliaryBatches:
+        """Loaders with the target's patches, batch size and augmentation."""
+        manager = self.label_manager
+        for task in tasks:
+            self.print_to_log_file(f"Auxiliary {task.task.name}: {len(task.cases)} case(s), {task.index.channels}")
+        masked = [any(flags) for flags in zip(*(task.index.use_mask for task in tasks), strict=True)]
+        rotation, dummy_2d, initial_patch, mirror = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        patch = self.configuration_manager.patch_size
+        transforms = self.get_training_transforms(
+            patch,
+            rotation,
+            self._get_deep_supervision_scales(),
+            mirror,
+            dummy_2d,
+            use_mask_for_norm=masked,
+            is_cascaded=False,
+            foreground_labels=manager.foreground_labels,
+            regions=manager.foreground_regions if manager.has_regions else None,
+            ignore_label=manager.ignore_label,
+        )
+        without_ignore = self.plans_manager.get_label_manager({"labels": {"background": 0, "foreground": FOREGROUND}})
+        loader = AuxiliaryLoader(
+            AuxiliaryCases(tasks),
+            self.batch_size,
+            initial_patch,
+            patch,
+            without_ignore,
+            oversample_foreground_percent=self.oversample_foreground_percent,
+            probabilistic_oversampling=self.probabilistic_oversampling,
+            transforms=transforms,
+        )
+        return AuxiliaryBatches(loader, get_allowed_n_proc_DA() // 2)
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        """nnU-Net's; ends the turn if it is an epoch.
+
+        Raises:
+            RecipeError: If the student's own `train_step` left the auxiliaries out.
+        """
+        super().on_train_epoch_end(train_outputs)
+        if self.auxiliaries is None:
+            return
+        if not self.auxiliaries.steps:
+            raise RecipeError(
+                f"{type(self).__name__} has a train_step of its own, which leaves auxiliaries out. Choose another "
+                f"student, or have its author override target_loss instead."
+            )
+        self.auxiliaries.end_epoch(self.current_epoch)
+
+    def on_epoch_end(self) -> None:
+        """nnU-Net's, and the plots of the record as often as a checkpoint is written."""
+        super().on_epoch_end()
+        if self.current_epoch % self.save_every == 0:
+            self._draw_record()
+
+    def on_train_end(self) -> None:
+        """nnU-Net's, and the plots."""
+        super().on_train_end()
+        self._draw_record()
+        if self.auxiliaries is not None:
+            self.auxiliaries.batches.close()
+
+    def _draw_record(self) -> None:
+        if self.auxiliaries is not None and self.auxiliaries.record is not None:
+            auxiliary_record.draw(self.auxiliaries.record)
+
+    # --- checkpoints ----------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's, with the auxiliaries' state in its log: the network's weights stay as nnU-Net predicts with."""
+        log = self.logger.local_logger.my_fantastic_logging
+        if self.auxiliaries is not None:
+            log[STATE] = self.auxiliaries.state_dict()
+        try:
+            super().save_checkpoint(filename)
+        finally:
+            log.pop(STATE, None)
+
+    def check_checkpoint(self, content: Mapping[str, Any]) -> None:
+        """Resume the auxiliaries' state.
+
+        Raises:
+            RecipeError: If there is none, or one of other tasks or of another scheduler.
+        """
+        super().check_checkpoint(content)
+        if not self.was_initialized:
+            self.initialize()
+        if self.auxiliaries is None:
+            return
+        if STATE not in content["logging"]:
+            raise RecipeError(
+                "The checkpoint is of a training without auxiliaries, but the recipe has some. Continue with the plans "
+                "it was trained with, or train under another recipe name (-n)."
+            )
+        self.auxiliaries.load_state_dict(content["logging"][STATE])
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        """nnU-Net's, without the auxiliaries' state in the log."""
+        super().load_checkpoint(filename_or_checkpoint)
+        self.logger.local_logger.my_fantastic_logging.pop(STATE, None)
