@@ -7,7 +7,7 @@ share too, even where most strata hold one person."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 
@@ -123,6 +123,49 @@ def default_folds(participants: Mapping[str, Participant]) -> list[Fold]:
     people = list(cases)
     dealt = KFold(DEFAULT_FOLDS, shuffle=True, random_state=DEFAULT_SEED).split(people)
     return [_fold(cases, {people[i] for i in validation}) for _, validation in dealt]
+
+
+def few_shot_folds(
+    participants: Mapping[str, Participant],
+    shots: int,
+    folds: int,
+    rng: np.random.Generator,
+    eligible: Container[str] | None = None,
+) -> list[Fold]:
+    """Folds in each of which a few participants train and all others validate. Nobody trains in two folds as long as
+    there are enough people; beyond that, as few as possible do.
+
+    Source: Yang et al., ASAP, section 3.1: three shots, five folds.
+
+    Args:
+        participants: By case.
+        shots: Participants who train in each fold, at least 1.
+        folds: Their number, at least 1.
+        rng: Decides who.
+        eligible: Cases that can train, because they have a manual label map; None: all. A participant with one such
+            case can be drawn, and trains with all their cases.
+
+    Returns:
+        As `participant_folds`.
+
+    Raises:
+        SettingError: If shots or folds is below 1.
+        ParticipantsError: If there are too few people.
+    """
+    if shots < 1 or folds < 1:
+        what, number = ("shots", shots) if shots < 1 else ("folds", folds)
+        raise SettingError(f"{number} {what} were asked for, but at least 1 is needed: a training needs labels.")
+    cases = _cases_of_people(participants)
+    people = [p for p, its in cases.items() if eligible is None or any(case in eligible for case in its)]
+    if shots > len(people) or shots == len(cases):
+        raise ParticipantsError(
+            f"{shots} shots need {shots} labelled participants in each fold and another one to validate, but of "
+            f"{len(cases)} participants {len(people)} are labelled. Ask for fewer."
+        )
+    order = [people[index] for index in rng.permutation(len(people))]
+    drawn = [{order[(fold * shots + shot) % len(order)] for shot in range(shots)} for fold in range(folds)]
+    everybody = set(cases)
+    return [_fold(cases, everybody - training) for training in drawn]
 
 
 def group_counts(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nnkd.errors import ParticipantsError, SettingError
 from nnkd.participants import Participant
-from nnkd.splits import default_folds, group_counts, hold_out, participant_folds
+from nnkd.splits import default_folds, few_shot_folds, group_counts, hold_out, participant_folds
 
 
 @st.composite
@@ -149,3 +149,30 @@ def test_refusals():
     for nonsense in (0, -3, 2.5, float("nan")):
         with pytest.raises(SettingError, match="whole number or a share"):
             hold_out(cohort, nonsense, [], rng)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cohorts(), st.integers(1, 4), st.integers(1, 6), st.integers(0, 2**32 - 1))
+def test_few_shot_folds(cohort: dict[str, Participant], shots: int, folds: int, seed: int):
+    split = few_shot_folds(cohort, shots, folds, np.random.default_rng(seed))
+    assert split == few_shot_folds(cohort, shots, folds, np.random.default_rng(seed))
+    drawn = [people(cohort, fold["train"]) for fold in split]
+    assert [len(some) for some in drawn] == [shots] * folds
+    for fold, some in zip(split, drawn, strict=True):
+        assert sorted(fold["train"] + fold["val"]) == sorted(cohort)
+        assert not some & people(cohort, fold["val"])
+    counts = Counter(name for some in drawn for name in some)
+    number = len(people(cohort, list(cohort)))
+    assert max(counts.values()) == -(-shots * folds // number)  # nobody twice before everybody was once
+
+
+def test_only_labelled_people_are_shots():
+    cohort = {f"c{i}": Participant(f"p{i}") for i in range(6)}
+    split = few_shot_folds(cohort, 2, 3, np.random.default_rng(0), {"c1", "c4"})
+    assert [fold["train"] for fold in split] == [["c1", "c4"]] * 3
+    with pytest.raises(ParticipantsError, match="of 6 participants 2 are labelled"):
+        few_shot_folds(cohort, 3, 1, np.random.default_rng(0), {"c1", "c4"})
+    with pytest.raises(ParticipantsError, match="another one to validate"):
+        few_shot_folds(cohort, 6, 1, np.random.default_rng(0))
+    with pytest.raises(SettingError, match="0 shots were asked for"):
+        few_shot_folds(cohort, 0, 5, np.random.default_rng(0))

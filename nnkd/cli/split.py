@@ -15,8 +15,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Write splits_final.json into nnUNet_preprocessed: folds by participant (participants.tsv, cases.tsv), "
         "stratified jointly over any columns. nnU-Net's own split is by case: two scans of one person may come on both "
         "sides. --test moves people from imagesTr and labelsTr to imagesTs and labelsTs, once. --labelled keeps the "
-        "manual label maps of some people and moves the others to labelsHidden, for experiments with few labels. The "
-        "same seed gives the same split.",
+        "manual label maps of some people and moves the others to labelsHidden, for experiments with few labels. "
+        "--shots makes folds in which a few people train and all others validate. The same seed gives the same split.",
         "nnKD_split -d 701 --test 0.3 --stratify sex age bmi --bins age=30,40,50 bmi=21,24",
     )
     parser.add_argument("-d", required=True, metavar="DATASET", help="dataset id or name")
@@ -26,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--labelled", type=int, metavar="N", help="participants whose manual label maps stay in labelsTr"
+    )
+    parser.add_argument(
+        "--shots", type=int, metavar="N", help="participants who train in each fold; all others validate"
     )
     parser.add_argument(
         "--stratify", nargs="+", default=[], metavar="COLUMN", help="columns of participants.tsv, such as sex age bmi"
@@ -63,6 +66,7 @@ def _run(arguments: argparse.Namespace) -> StepReport:
         folds=arguments.folds,
         test=arguments.test,
         labelled=arguments.labelled,
+        shots=arguments.shots,
         stratify=tuple(dict.fromkeys(arguments.stratify)),
         bins=dict(arguments.bins),
         seed=arguments.seed,

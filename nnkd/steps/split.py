@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nnkd import consensus, paths, splits
 from nnkd.dataset import RawDataset
-from nnkd.errors import DatasetError, ParticipantsError, PredictionError
+from nnkd.errors import DatasetError, ParticipantsError, PredictionError, SettingError
 from nnkd.files import is_visible, read_json, write_json
 from nnkd.participants import PARTICIPANTS_FILE, Participant, participants_of_cases
 from nnkd.predictions import label_map_files, prediction_folders
@@ -37,6 +37,7 @@ class Wishes:
         folds: Number of cross-validation folds.
         test: Participants to set aside: a whole number, or a share below 1; None: leave the test set as it is.
         labelled: Participants whose manual label maps stay in labelsTr; None: leave them as they are.
+        shots: Participants who train in each fold, all others validating; None: cross-validation.
         stratify: Columns of participants.tsv.
         bins: Inner bounds by numeric column; quartiles for the others.
         seed: Of all draws.
@@ -46,6 +47,7 @@ class Wishes:
     folds: int = splits.DEFAULT_FOLDS
     test: float | None = None
     labelled: int | None = None
+    shots: int | None = None
     stratify: Sequence[str] = ()
     bins: Mapping[str, Sequence[float]] = field(default_factory=dict)
     seed: int = 0
@@ -122,8 +124,7 @@ def _split(dataset: RawDataset, wishes: Wishes) -> StepReport:
             record.labelled.cases = [case for case in record.labelled.cases if case not in gone]
     if wishes.labelled is not None:
         record.labelled = _labelled_draw(dataset, record, training, wishes)
-    rng = np.random.default_rng([wishes.seed, FOLD_DRAW])
-    folds = splits.participant_folds(training, wishes.folds, wishes.stratify, rng, wishes.bins)
+    folds = _folds(dataset, training, record, wishes)
     file = paths.room("nnUNet_preprocessed") / dataset.name / SPLITS
     _check_splits(file, folds, dataset, wishes.overwrite)
     # nothing has been touched so far
@@ -131,6 +132,22 @@ def _split(dataset: RawDataset, wishes: Wishes) -> StepReport:
     if _as_sets(folds) != _as_sets(_existing_splits(file)):
         write_json(file, folds)
     return _report(dataset, people, folds, record, wishes)
+
+
+def _folds(
+    dataset: RawDataset, training: Mapping[str, Participant], record: Record, wishes: Wishes
+) -> list[splits.Fold]:
+    rng = np.random.default_rng([wishes.seed, FOLD_DRAW])
+    if wishes.shots is None:
+        return splits.participant_folds(training, wishes.folds, wishes.stratify, rng, wishes.bins)
+    if wishes.stratify:
+        raise SettingError(
+            f"--shots {wishes.shots} draws a few people at random, who cannot have the shares of all, but --stratify "
+            f"names {', '.join(wishes.stratify)}. Leave one of them out."
+        )
+    hidden = set(record.labelled.cases) if record.labelled else set()
+    labelled = set(consensus.manual_cases(dataset)) - hidden
+    return splits.few_shot_folds(training, wishes.shots, wishes.folds, rng, labelled or None)
 
 
 def _people(dataset: RawDataset, cases: Sequence[str], wishes: Wishes) -> dict[str, Participant]:

@@ -273,3 +273,27 @@ def test_unwritable_folder_is_one_sentence(cohort: RawDataset, monkeypatch: pyte
             split(cohort, Wishes(folds=2, test=3))
     split(cohort, Wishes(folds=2, test=3))
     assert len(names(cohort.folder / "imagesTs")) == 6
+
+
+def test_shots(cohort: RawDataset, capsys: pytest.CaptureFixture):
+    assert main(["-d", "702", "--shots", "3", "--folds", "4"]) == 0
+    folds = json.loads(splits_file(cohort).read_text())
+    drawn = [{person(case) for case in fold["train"]} for fold in folds]
+    assert [len(fold["train"]) for fold in folds] == [6] * 4
+    assert len(set().union(*drawn)) == 12
+    assert "fold 0: 3 participants (6 cases) to train, 9 participants (18 cases) to validate" in capsys.readouterr().out
+    before = tree(cohort)
+    for arguments, sentence in (
+        (["--shots", "0"], "0 shots were asked for, but at least 1 is needed"),
+        (["--shots", "3", "--stratify", "sex"], "--shots 3 draws a few people at random"),
+        (["--shots", "12"], "12 shots need 12 labelled participants in each fold and another one"),
+    ):
+        assert main(["-d", "702", "--overwrite", *arguments]) == 1
+        assert sentence in capsys.readouterr().err
+    assert tree(cohort) == before
+
+
+def test_people_whose_label_maps_are_hidden_are_no_shots(cohort: RawDataset):
+    split(cohort, Wishes(labelled=4, shots=2, folds=2))
+    folds = json.loads(splits_file(cohort).read_text())
+    assert {case for fold in folds for case in fold["train"]} == names(cohort.folder / "labelsTr")
