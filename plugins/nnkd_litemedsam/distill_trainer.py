@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nnkd.box_pixels import CHANNELS
 from nnkd.errors import RecipeError
 from nnkd.interfaces import BoxTeacher
 from nnkd.settings import parse_options
 from nnkd.types import TeacherContext
 from nnkd_litemedsam import embedding_teachers
-from nnkd_litemedsam.box_loss import EmbeddingLoss, relative_error
+from nnkd_litemedsam.box_loss import EmbeddingLoss, no_padding, relative_error
 from nnkd_litemedsam.embedding_files import GIB, EmbeddingFiles
 from nnkd_litemedsam.embedding_teachers import OWN, EmbeddingTeacher, PluginTeacher
 from nnkd_litemedsam.final_validation import Row, looks, rows, summary_of
@@ -25,13 +26,16 @@ from nnkd_litemedsam.slice_loader import Reader, Targets
 from nnkd_litemedsam.slice_options import DistillOptions
 from nnkd_litemedsam.slice_trainer import SliceTrainer
 
+SEEN_BEFORE = 8  # slices that tell the scale of the teacher's embeddings
+
 
 class nnUNetTrainerRepViTDistill(SliceTrainer):
     """RepViT-M0.6 (or another image encoder) learns to embed images as a teacher does; prompt encoder and mask decoder
     are the teacher's own and stay as they are. No labels are looked at.
 
     Source: Yang et al. 2024, sections 2.2 and 3.4. Departs: the teacher is LiteMedSAM's TinyViT unless another one is
-    named, because weights of the paper's Swin were never published; padding does not count (`padding=all`: it does).
+    named, because weights of the paper's Swin were never published; padding does not count (`padding=all`: it does);
+    the encoder's last layer norm starts with the teacher's mean and deviation in each channel.
     """
 
     options_class = DistillOptions
@@ -101,7 +105,27 @@ class nnUNetTrainerRepViTDistill(SliceTrainer):
             )
         network.prompt_encoder.requires_grad_(False)
         network.mask_decoder.requires_grad_(False)
+        self._start_at_the_teachers_scale(network.image_encoder)
         return network
+
+    @torch.no_grad()
+    def _start_at_the_teachers_scale(self, encoder: nn.Module) -> None:
+        """LiteMedSAM's embeddings are a ninth as long as those of a fresh layer norm. AdamW moves a weight by about the
+        learning rate a step, so hundreds of steps would go into shrinking."""
+        norms = [m for m in encoder.modules() if isinstance(m, nn.LayerNorm) and m.weight.shape == (CHANNELS,)]
+        if not norms:
+            return
+        reader, found = Reader(self.slices, self.several), []
+        keys = [key for key in self.do_split()[0] if reader.choices(key)]
+        for key, z in reader.fixed(keys, SEEN_BEFORE):
+            sample = reader.sample(key, z, np.random.default_rng(0), flips=False)
+            embedding = self.teacher.embed(torch.from_numpy(sample.image)[None].to(self.device))[0]
+            inside = no_padding(torch.tensor([sample.shape], device=self.device))[0] > 0
+            found.append(embedding[:, inside].cpu())
+        if found:
+            pixels = torch.cat(found, dim=1)
+            norms[-1].weight.copy_(pixels.std(dim=1))
+            norms[-1].bias.copy_(pixels.mean(dim=1))
 
     def _build_loss(self) -> nn.Module:
         return EmbeddingLoss(masked=self.options.padding == "masked")

@@ -290,6 +290,28 @@ def test_the_embedding_error_falls(shrunk):
     assert trainer.kept.used == len(list(trainer.slices["Dataset701_Toy"].folder.rglob("*.npy"))) * (2**21 + 128)
 
 
+def test_the_last_norm_starts_at_the_teachers_scale(shrunk, monkeypatch):
+    raw(shrunk, training=1)
+
+    def normed(name):
+        encoder = Patches(name)
+        encoder.norm = torch.nn.LayerNorm(256)
+        return encoder
+
+    monkeypatch.setattr(slice_trainer, "build_encoder", normed)
+    trainer = trainer_of(shrunk, nnUNetTrainerRepViTDistill, cache=0, flips=False)
+    norm = trainer.make_network().image_encoder.norm
+    z = trainer.reader().choices("toy_000")
+    taught = []
+    for place in z:
+        sample = trainer.reader().sample("toy_000", place, np.random.default_rng(0), False)
+        inside = no_padding(torch.tensor([sample.shape]))[0] > 0
+        taught.append(trainer.teacher.embed(torch.from_numpy(sample.image)[None])[0][:, inside])
+    taught = torch.cat(taught, 1)
+    assert torch.allclose(norm.weight, taught.std(1), atol=1e-5)
+    assert torch.allclose(norm.bias, taught.mean(1), atol=1e-5)
+
+
 def test_folds_are_by_participant(shrunk):
     dataset = raw(shrunk, training=6, labelled=6)
     rows = "".join(f"toy_{i:03d}\tp{max(i, 1)}\n" for i in range(6))
