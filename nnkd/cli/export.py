@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnkd.cli import command
-from nnkd.errors import NnkdError, UnknownNameError, WeightsError
+from nnkd.errors import NnkdError, SettingError, UnknownNameError, WeightsError
 from nnkd.types import StepReport
 
 if TYPE_CHECKING:
@@ -51,15 +51,22 @@ def _parser() -> argparse.ArgumentParser:
     add("-o", type=Path, required=True, metavar="OUT", help="folder to write to")
     add("--format", nargs="+", choices=FORMATS, default=["onnx"], metavar="FORMAT", help="some of onnx, openvino "
         "(ONNX beside it) and nnunet, for students with the network that nnU-Net plans (default: onnx)")  # fmt: skip
+    add("--int8", action="store_true", help="also write a box model's encoder in 8 bits; needs --calibration")
+    add("--calibration", type=Path, metavar="FOLDER", help="four images or more of the kinds to be segmented: MedSAM's "
+        "npz with gts, a raw dataset with imagesTr and labelsTr, or images alone")  # fmt: skip
+    add("--tolerance", type=float, default=0.01, metavar="DSC", help="refuse 8 bits if the mean DSC of the calibration "
+        "images falls by more (default: 0.01)")  # fmt: skip
     return parser
 
 
 def _export(arguments: argparse.Namespace) -> StepReport:
+    if arguments.int8 != (arguments.calibration is not None):
+        raise SettingError("--int8 and --calibration FOLDER go together: 8 bits are chosen and checked with images.")
     source = _teacher_of(arguments) if arguments.model is not None else _trained(arguments)
 
     from nnkd.steps.export import export
 
-    report = export(source, arguments.o, arguments.format)
+    report = export(source, arguments.o, arguments.format, arguments.calibration, arguments.tolerance)
     report.lines.append(f"written to {arguments.o.name or '.'}: {', '.join(arguments.format)}")
     return report
 

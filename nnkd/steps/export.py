@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nnkd.box_export import write_box_model
+from nnkd.box_int8 import TOLERANCE, add_int8
+from nnkd.calibration_pictures import read_pictures
 from nnkd.checkpoints import TrainedModel
 from nnkd.errors import SettingError
 from nnkd.interfaces import BoxTeacher
@@ -16,13 +18,21 @@ from nnkd.types import StepReport
 FORMATS = ("onnx", "openvino", "nnunet")
 
 
-def export(source: TrainedModel | Callable[[], BoxTeacher], target: Path, formats: Sequence[str]) -> StepReport:
+def export(
+    source: TrainedModel | Callable[[], BoxTeacher],
+    target: Path,
+    formats: Sequence[str],
+    calibration: Path | None = None,
+    tolerance: float = TOLERANCE,
+) -> StepReport:
     """Write a model in some formats and compare each with PyTorch.
 
     Args:
         source: A student's trained model, or what makes a teacher whose parts are exported.
         target: Folder.
         formats: Some of `FORMATS`; "openvino" writes "onnx" too.
+        calibration: Folder of pictures with which a box model's encoder is written in 8 bits too; None: it is not.
+        tolerance: By how much the mean DSC may fall by that.
 
     Raises:
         NnkdError: If the model cannot be loaded, written in a format, or answers otherwise afterwards.
@@ -31,8 +41,13 @@ def export(source: TrainedModel | Callable[[], BoxTeacher], target: Path, format
     if not isinstance(source, TrainedModel):
         if "nnunet" in formats:
             raise SettingError("nnU-Net has no models prompted by boxes. Leave the format nnunet out.")
+        pictures = None if calibration is None else read_pictures(calibration)
         report.lines += write_box_model(source().export_graphs(), target, openvino="openvino" in formats)
+        if pictures is not None:
+            report.lines += add_int8(target, pictures, tolerance)
         return report
+    if calibration is not None:
+        raise SettingError("8 bits are for models prompted by boxes. Leave --int8 out.")
     if "nnunet" in formats:  # first: it is refused sooner than networks are written
         report.lines += write_stock_model(source, target / FOLDER)
     if set(formats) - {"nnunet"}:

@@ -1,0 +1,58 @@
+"""nnkd_litemedsam.graphs: a model taken apart is the model, for any number of boxes."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("segment_anything") is None,
+    reason='needs segment-anything: pip install "nnkd[litemedsam]"',
+)
+
+torch = pytest.importorskip("torch")
+from nnkd_litemedsam.graphs import graphs_of  # noqa: E402
+from nnkd_litemedsam.model import LiteMedSAM  # noqa: E402
+from nnkd_litemedsam.tiny_vit import TinyViT  # noqa: E402
+
+SMALL = {"widths": (4, 8, 8, 8), "depths": (1, 1, 1, 1), "heads": (1, 2, 2, 2)}
+WEIGHTS = {"name": "toy.pth", "sha256": "00", "licence": ""}
+
+
+@pytest.fixture(scope="module")
+def graphs():
+    torch.manual_seed(0)
+    network = LiteMedSAM(TinyViT(**SMALL))
+    for parameter in network.parameters():  # biases that start at 0 would hide a forgotten one
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return graphs_of(network, "tinyvit", WEIGHTS)
+
+
+def boxes(number: int):
+    corners = 20 + 150 * torch.rand(number, 2, generator=torch.Generator().manual_seed(number))
+    return torch.cat([corners, corners + 30], dim=1)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_the_parts_are_the_whole(graphs, number):
+    image = torch.rand(1, 3, 256, 256)
+    with torch.inference_mode():
+        expected = graphs.whole(image, boxes(number))
+        found = graphs.decoder(graphs.encoder(image)[0], boxes(number))
+    assert found.shape == (number, 256, 256)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    assert graphs.whole._folded is None  # what is compared with stays as it was trained
+
+
+def test_no_number_of_boxes_is_written_into_the_decoder(graphs):
+    number = torch.export.Dim("n", min=1)
+    shapes = {"embedding": None, "boxes": {0: number}}
+    with torch.enable_grad():  # as nnkd.network_files does it; a fixed number is an error here
+        program = torch.export.export(
+            graphs.decoder, (torch.zeros(256, 64, 64), boxes(2)), dynamic_shapes=shapes, strict=False
+        )
+    embedding = torch.randn(256, 64, 64)
+    with torch.inference_mode():
+        expected = graphs.decoder(embedding, boxes(5))
+        torch.testing.assert_close(program.module()(embedding, boxes(5)), expected, rtol=1e-3, atol=1e-3)
