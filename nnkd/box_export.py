@@ -12,9 +12,9 @@ import numpy as np
 from nnkd import runtimes
 from nnkd.box_model import DESCRIPTION, KIND, VERSION
 from nnkd.box_pixels import CHANNELS, GRID, SIZE, SMALLEST
-from nnkd.errors import SettingError, WeightsError
+from nnkd.errors import WeightsError
 from nnkd.files import sha256, write_json
-from nnkd.network_files import NO_RUNTIME, Difference, difference, write_onnx, write_openvino
+from nnkd.network_files import Difference, check_packages, difference, write_onnx, write_openvino
 from nnkd.predictions import versions
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ def write_box_model(graphs: BoxGraphs, folder: Path, openvino: bool = False) -> 
     """
     import torch
 
-    if not runtimes.installed():
-        raise SettingError(NO_RUNTIME)
+    check_packages(openvino)
     forget_box_model(folder)
     folder.mkdir(parents=True, exist_ok=True)
     boxes = torch.tensor([[16.0, 16, 128, 96], [64, 32, 240, 250]])

@@ -8,11 +8,13 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnkd import runtimes
 from nnkd.errors import BrokenPluginError, SettingError, WeightsError
 from nnkd.files import atomic
 
@@ -50,6 +52,23 @@ class Difference:
         return f"logits differ by at most {self.logits:.1e}, masks in {self.pixels} of {self.of} pixels"
 
 
+def check_packages(openvino: bool = False) -> None:
+    """Make sure that networks can be written and compared, before anything expensive. None of it is imported.
+
+    Args:
+        openvino: Whether OpenVINO's own files are wanted.
+
+    Raises:
+        SettingError: If a package is not installed.
+    """
+    wanted = ("onnx", "onnxscript", *(("openvino",) if openvino else ()))
+    missing = [name for name in wanted if find_spec(name) is None]
+    if missing:
+        raise SettingError(f"Exporting needs {' and '.join(missing)}, which is not installed. Install it: {INSTALL}.")
+    if not runtimes.installed():
+        raise SettingError(NO_RUNTIME)
+
+
 def write_onnx(
     network: nn.Module,
     inputs: Mapping[str, Tensor],
@@ -68,16 +87,9 @@ def write_onnx(
         dynamic: By input, the name of its first axis, if that may have any size.
 
     Raises:
-        SettingError: If onnx or onnxscript is not installed.
         BrokenPluginError: If the network cannot be written as ONNX.
     """
-    try:
-        import onnx
-        import onnxscript  # noqa: F401 - torch asks for it in a traceback of its own
-    except ImportError as error:
-        raise SettingError(
-            f"Writing ONNX needs {error.name}, which is not installed. Install it: {INSTALL}."
-        ) from error
+    import onnx
     import torch
 
     axes = {name: torch.export.Dim(axis, min=1) for name, axis in (dynamic or {}).items()}
@@ -112,13 +124,10 @@ def write_openvino(onnx_file: Path, file: Path) -> None:
         file: .xml; a .bin of the same name comes to lie beside it.
 
     Raises:
-        SettingError: If OpenVINO is not installed.
-        WeightsError: If it cannot read the file.
+        WeightsError: If OpenVINO cannot read the file.
     """
-    try:
-        import openvino
-    except ImportError as error:
-        raise SettingError(f"Writing OpenVINO's files needs openvino. Install it: {INSTALL}.") from error
+    import openvino
+
     try:
         model = openvino.Core().read_model(onnx_file)
     except RuntimeError as error:

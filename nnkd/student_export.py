@@ -11,11 +11,11 @@ import numpy as np
 
 from nnkd import runtimes
 from nnkd.checkpoints import TrainedModel
-from nnkd.errors import SettingError, WeightsError
+from nnkd.errors import WeightsError
 from nnkd.files import sha256, write_json
 from nnkd.inference import load_predictor
 from nnkd.licences import announcement
-from nnkd.network_files import NO_RUNTIME, Difference, difference, write_onnx, write_openvino
+from nnkd.network_files import Difference, check_packages, difference, write_onnx, write_openvino
 from nnkd.predictions import versions
 from nnkd.recipes import KEY, Recipe
 
@@ -70,8 +70,7 @@ def write_student(model: TrainedModel, folder: Path, openvino: bool = False) -> 
         BrokenPluginError: If the network cannot be written as ONNX.
         WeightsError: If the model cannot be loaded, or a written network answers otherwise; no description is left.
     """
-    if not runtimes.installed():
-        raise SettingError(NO_RUNTIME)
+    check_packages(openvino)
     (folder / DESCRIPTION).unlink(missing_ok=True)
     predictor = load_predictor(model, "cpu")
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from nnkd import network_files, runtimes
 from nnkd.errors import BrokenPluginError, SettingError, WeightsError
-from nnkd.network_files import Difference, difference, write_onnx, write_openvino
+from nnkd.network_files import Difference, check_packages, difference, write_onnx, write_openvino
 from nnkd.runtimes import installed, open_session
 
 pytestmark = pytest.mark.skipif(
@@ -78,17 +78,25 @@ def test_openvinos_own_files_answer_alike(written, tmp_path):
         write_openvino(tmp_path / "broken.onnx", tmp_path / "broken.xml")
 
 
-def test_what_cannot_be_written_is_refused(tmp_path, monkeypatch):
+def test_what_cannot_be_written_is_refused(tmp_path):
     class Asks(nn.Module):
         def forward(self, image):
             return image if float(image.sum()) > 0 else -image
 
     with pytest.raises(BrokenPluginError, match="Asks cannot be written as ONNX"):
         write_onnx(Asks(), {"image": torch.zeros(1, 2)}, "logits", tmp_path / "asks.onnx")
-    monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(SettingError, match=r"needs onnxscript, which is not installed\. Install it: pip"):
-        write_onnx(Toy(), {"image": torch.zeros(1, 1, 8, 8)}, "logits", tmp_path / "toy.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_packages_are_asked_for_before_anything_is_done(monkeypatch):
+    check_packages(openvino=False)
+    monkeypatch.setattr(network_files, "find_spec", lambda name: None if name == "openvino" else object())
+    check_packages(openvino=False)
+    with pytest.raises(SettingError, match="Exporting needs openvino, which is not installed"):
+        check_packages(openvino=True)
+    monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
+    with pytest.raises(SettingError, match=r'Install one of them: pip install "nnkd\[export\]"'):
+        check_packages()
 
 
 def test_differences_add_up():

@@ -107,6 +107,20 @@ def test_folders_that_are_no_models_are_refused(tmp_path, capsys):
     assert "'renamed' is not called TRAINER__PLANS__CONFIGURATION" in said(capsys)
 
 
+def test_eight_bits_need_calibration_and_a_box_model(written, tmp_path, monkeypatch, capsys):
+    noted = []
+    monkeypatch.setattr(module, "read_pictures", lambda folder: [folder.name])
+    monkeypatch.setattr(module, "add_int8", lambda *words: noted.append(words) or ["8 bits done"])
+    report = export(Teacher, tmp_path / "out", ["onnx"], tmp_path / "images", 0.02)
+    assert noted == [(tmp_path / "out", ["images"], 0.02)]
+    assert report.lines == ["write_box_model done", "8 bits done"]
+    assert main(["--model", "litemedsam", "-o", str(tmp_path), "--int8"]) == 1
+    assert "--int8 and --calibration FOLDER go together" in said(capsys)
+    folder = trained(tmp_path)
+    assert main(["-m", str(folder), "-o", str(tmp_path / "out"), "--int8", "--calibration", str(tmp_path)]) == 1
+    assert "8 bits are for models prompted by boxes" in said(capsys)
+
+
 @pytest.mark.parametrize(
     "words",
     [
