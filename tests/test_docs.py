@@ -17,7 +17,7 @@ from nnkd.cli import command
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-FLAGS = {"-a": "aggregator", "-s": "sampler", "-tr": "student"}
+FLAGS = {"-a": "aggregator", "-s": "sampler", "-tr": "student", "-as": "auxiliary_scheduler"}
 TRAINING = (
     ("nnkd/training_options.py", "TrainingOptions"),
     ("plugins/nnkd_basic/unet.py", "UNetOptions"),
@@ -150,7 +150,8 @@ def test_options_in_command_lines_exist(plugins):
             elif words[0] == "nnKD_predict_teachers":
                 allowed = {"channel", *settings.options_of(plugins.load("teacher", aliases[owner]))}
             else:
-                kind = "sampler" if owner in values(words, "-s") else "aggregator"
+                kinds = (FLAGS[flag] for flag in ("-s", "-as") if owner in values(words, flag))
+                kind = next(kinds, "aggregator")
                 allowed = set(settings.options_of(plugins.load(kind, owner)))
             assert option in allowed, f"{page}: {line}: there is no option '{setting}'"
 

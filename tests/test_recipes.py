@@ -78,3 +78,11 @@ def test_a_recipe_of_another_version_is_refused():
 @pytest.mark.parametrize(("number", "rule"), [(1, "mean"), (2, "mean"), (3, "staple"), (6, "staple")])
 def test_the_usual_aggregator_weighs_teachers_where_there_are_enough(number, rule):
     assert usual_aggregator([f"t{i}" for i in range(number)]) == Choice(rule)
+
+
+def test_auxiliaries_leave_other_recipes_what_they_were(folder):
+    plain = Recipe("nnUNetPlans", ("a", "b"), options={"lr": 0.1})
+    assert not [key for key in plain.content() if "auxiliar" in key]
+    adapted = Recipe("nnUNetPlans", auxiliaries=("Dataset801_X",), auxiliary_scheduler=Choice("ucb", {"c": 0.1}))
+    assert adapted.slug().startswith("supervised-ucb_")
+    assert Recipe.of_plans(read_plans(folder, write_recipe(folder, adapted))) == adapted
