@@ -39,11 +39,7 @@ def check(target: Target, recipe: Recipe, options: Mapping[str, Any], trainer: t
                 f"-as and --auxiliaries."
             )
         return
-    if hasattr(trainer, "write_plans") or not hasattr(trainer, "auxiliary_loss"):
-        raise RecipeError(
-            f"{trainer.__name__} makes its training data itself and takes no auxiliaries. Leave -as and --auxiliaries "
-            f"out, or choose another student."
-        )
+    check_student(trainer, True)
     if target.values.get("previous_stage"):
         raise RecipeError(
             f"{target.configuration} is a cascade's second stage, which looks at predictions of the first; auxiliary "
@@ -54,6 +50,19 @@ def check(target: Target, recipe: Recipe, options: Mapping[str, Any], trainer: t
         log.info("There is one auxiliary, %s: nothing to choose, it trains along in every turn.", tasks[0].task.name)
     if not recipe.teachers:
         _check_labels(target, fold)
+
+
+def check_student(trainer: type, wanted: object) -> None:
+    """Whether a student takes auxiliaries, if any are wanted.
+
+    Raises:
+        RecipeError: If it does not, because it makes its training data itself.
+    """
+    if wanted and (hasattr(trainer, "write_plans") or not hasattr(trainer, "auxiliary_loss")):
+        raise RecipeError(
+            f"{trainer.__name__} makes its training data itself and takes no auxiliaries. Leave -as and --auxiliaries "
+            f"out, or choose another student."
+        )
 
 
 def _check_labels(target: Target, fold: str) -> None:

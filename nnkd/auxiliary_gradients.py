@@ -103,8 +103,7 @@ class SecondPass:
     def __init__(self, network: nn.Module, heads: nn.ModuleList | None, several: bool = False):
         self.network, self.heads, self.several = network, heads, several
         own = dict(network.named_parameters())
-        prefix = next((name[: name.index(HEADS)] for name in own if HEADS in name), "")
-        # the prior of a probabilistic network may have layers of that name too: those of the decoder only
+        prefix = "_orig_mod." if hasattr(network, "_orig_mod") else ""  # torch.compile's
         self._exchanged = {} if heads is None else {f"{prefix}{HEADS}{n}": p for n, p in heads.named_parameters()}
         self.shared = [p for name, p in own.items() if p.requires_grad and name not in self._exchanged]
         self.parameters = [*own.values(), *self._exchanged.values()]

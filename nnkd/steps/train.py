@@ -124,6 +124,7 @@ def _planned(request: Request) -> Request:
             f"-t, -a and --per_label say how to learn from votes, but {request.trainer_name} learns from slices of the "
             f"images. Leave them out."
         )
+    auxiliary_checks.check_student(request.trainer, request.flags.auxiliary_scheduler or request.flags.auxiliaries)
     plans = request.trainer.write_plans(names)
     plans = plans if request.plans == USUAL_PLANS else request.plans
     return replace(request, plans=plans, flags=replace(request.flags, datasets=names[1:] and names))
@@ -301,7 +302,8 @@ def _check_recipe(request: Request, folder: Path, plans: Mapping[str, Any], valu
     target = auxiliaries.Target(
         folder, plans, request.configuration, values, DatasetSpec.read(folder / "dataset.json").channel_names
     )
-    auxiliary_checks.check(target, recipe, options, request.trainer, request.fold)
+    if not request.only_validate:
+        auxiliary_checks.check(target, recipe, options, request.trainer, request.fold)
     if hasattr(request.trainer, "check_options") and not (request.continue_training or request.only_validate):
         request.trainer.check_options(options, values["patch_size"])
         if _plans_itself(request):
