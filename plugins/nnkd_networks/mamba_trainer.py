@@ -16,7 +16,7 @@ from nnkd.settings import parse_options
 from nnkd.trainer import nnUNetTrainerKD
 from nnkd.training_options import AtLeastOne, Positive, TrainingOptions
 from nnkd_networks.mamba_unet import MambaUNet
-from nnkd_networks.selective_scan import Kernel
+from nnkd_networks.state_space import Scan
 
 # options that say how the network is built
 OF_THE_NETWORK = ("embed", "depths", "state", "drop_path", "checkpointing", "scan")
@@ -43,7 +43,7 @@ class MambaUNetOptions(TrainingOptions):
     state: Annotated[int, Field(ge=1, le=256)] = 16
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
     checkpointing: bool = False
-    scan: Kernel = "auto"
+    scan: Scan = "auto"
 
 
 class nnUNetTrainerMambaUNet(nnUNetTrainerKD):

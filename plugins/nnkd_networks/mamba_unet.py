@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nnkd_networks.selective_scan import Kernel
-from nnkd_networks.state_space import Expand, Merge, Stage, linear
+from nnkd_networks.state_space import Expand, Merge, Scan, Stage, linear
 
 DEPTHS = (2, 2, 2, 2)
 PATCH = 4  # pixels per axis of what the first layer turns into one
@@ -95,7 +94,7 @@ class MambaUNet(nn.Module):
         state: States per channel.
         drop_path: Chance that the encoder's last block is left out in training; it grows from 0 at its first one.
         checkpointing: Compute blocks again in the backward pass instead of keeping what they made.
-        scan: See `selective_scan`.
+        scan: See `StateSpace`.
         one_logit: Give (0, x) for two softmax heads, whose softmax is sigmoid(x).
     """
 
@@ -110,7 +109,7 @@ class MambaUNet(nn.Module):
         state: int = 16,
         drop_path: float = 0.0,
         checkpointing: bool = False,
-        scan: Kernel = "auto",
+        scan: Scan = "auto",
         one_logit: bool = False,
     ):
         super().__init__()

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +29,6 @@ from torch.utils.flop_counter import register_flop_formula
 
 log = logging.getLogger("nnkd")
 
-Kernel = Literal["auto", "torch"]
 MULTIPLY_ADDS = 4  # a state and step: delta A, (delta u) B, the step itself, C h
 MOST_STATES = 256  # that mamba-ssm's kernel takes
 # Numbers in a segment's states, and those that are advanced in one call. On a CPU a segment stays in the cache and a
@@ -39,7 +38,9 @@ SEGMENT_ELSEWHERE, CALL_ELSEWHERE = 2**25, 2**20
 SHORTEST = 16  # steps of a segment: what is kept for the backward pass is at most this part of all states
 
 
-def selective_scan(u: Tensor, delta: Tensor, decay: Tensor, b: Tensor, c: Tensor, *, kernel: Kernel = "auto") -> Tensor:
+def selective_scan(
+    u: Tensor, delta: Tensor, decay: Tensor, b: Tensor, c: Tensor, *, kernel: Callable[..., Tensor] | None = None
+) -> Tensor:
     """Scan K sequences of each image, each with its own parameters.
 
     Args:
@@ -48,17 +49,15 @@ def selective_scan(u: Tensor, delta: Tensor, decay: Tensor, b: Tensor, c: Tensor
         decay: (K, D, N) A, at most 0.
         b: (B, K, L, N) how states take in.
         c: (B, K, L, N) how states are read out.
-        kernel: "auto" takes mamba-ssm's on CUDA, where it is installed; "torch" never does.
+        kernel: mamba-ssm's (`mambas_kernel`), to be taken on CUDA; None: plain torch everywhere.
 
     Returns:
         (B, K, L, D) y, float32 or float64.
     """
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
     given = [x.to(dtype) for x in (u, delta, decay, b, c)]
-    if kernel == "auto" and u.is_cuda and dtype == torch.float32 and decay.shape[-1] <= MOST_STATES:
-        theirs = mambas_kernel()
-        if theirs is not None:
-            return through(theirs, *given)
+    if kernel is not None and u.is_cuda and dtype == torch.float32 and decay.shape[-1] <= MOST_STATES:
+        return through(kernel, *given)
     return _scan(*given)[0]
 
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from nnkd_networks.selective_scan import Kernel, selective_scan
+from nnkd_networks.selective_scan import mambas_kernel, selective_scan
+
+Scan = Literal["auto", "torch"]
 
 EXPAND = 2  # features inside of a block over those outside
 CHANNELS_PER_RANK = 16  # step sizes come from a 16th as many numbers as there are channels
@@ -71,13 +74,14 @@ class StateSpace(nn.Module):
         width: C.
         dim: 2 or 3.
         state: States per channel, N.
-        scan: See `selective_scan`.
+        scan: "auto" takes mamba-ssm's kernel on CUDA where it is installed; "torch" never does.
     """
 
-    def __init__(self, width: int, dim: int, state: int, scan: Kernel):
+    def __init__(self, width: int, dim: int, state: int, scan: Scan):
         super().__init__()
         inner, rank, ways = EXPAND * width, math.ceil(width / CHANNELS_PER_RANK), 2 * dim
-        self.sizes, self.scan = (rank, state, state), scan
+        self.sizes = (rank, state, state)
+        self.kernel = mambas_kernel() if scan == "auto" else None  # not in the forward pass, which may be compiled
         self.enter = nn.Linear(width, 2 * inner, bias=False)
         self.conv = (nn.Conv2d, nn.Conv3d)[dim - 2](inner, inner, 3, padding=1, groups=inner)
         self.project = nn.Parameter(torch.empty(ways, inner, sum(self.sizes)).uniform_(-1, 1) / math.sqrt(inner))
@@ -99,7 +103,7 @@ class StateSpace(nn.Module):
         u = sequences(x)
         delta, b, c = (u @ self.project).split(self.sizes, -1)
         delta = functional.softplus((delta @ self.delta_weight).float() + self.delta_bias.unsqueeze(1))
-        y = selective_scan(u, delta, -self.decay_log.float().exp(), b, c, kernel=self.scan)
+        y = selective_scan(u, delta, -self.decay_log.float().exp(), b, c, kernel=self.kernel)
         # every way adds its skip times the very pixel: one product does for all
         y = image(y, x.shape[1:-1]) + x * self.skip.sum(0)
         return self.leave(self.norm(y) * functional.silu(gate))
@@ -113,7 +117,7 @@ class Block(nn.Module):
         drop: Chance that in training an image goes around the layer.
     """
 
-    def __init__(self, width: int, dim: int, state: int, scan: Kernel, drop: float):
+    def __init__(self, width: int, dim: int, state: int, scan: Scan, drop: float):
         super().__init__()
         self.drop = drop
         self.norm = nn.LayerNorm(width)
@@ -137,7 +141,7 @@ class Stage(nn.Module):
         width, dim, state, scan: See `StateSpace`.
     """
 
-    def __init__(self, width: int, dim: int, state: int, scan: Kernel, drops: Sequence[float], checkpointing: bool):
+    def __init__(self, width: int, dim: int, state: int, scan: Scan, drops: Sequence[float], checkpointing: bool):
         super().__init__()
         self.checkpointing = checkpointing
         self.blocks = nn.ModuleList(Block(width, dim, state, scan, drop) for drop in drops)

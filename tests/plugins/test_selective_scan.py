@@ -180,7 +180,8 @@ def test_a_mamba_ssm_that_does_not_load_is_named_once(monkeypatch, caplog):
 
 @pytest.mark.skipif(not HAS_MAMBA, reason="needs mamba-ssm (pip install mamba-ssm, which wants nvcc) and a CUDA device")
 def test_mambas_kernel_gives_the_same():
-    found = with_gradients(scan.selective_scan, some(length=300, channels=16, states=16, device="cuda"))
+    given = some(length=300, channels=16, states=16, device="cuda")
+    found = with_gradients(lambda *x: scan.selective_scan(*x, kernel=scan.mambas_kernel()), given)
     exact = some(length=300, channels=16, states=16, dtype=torch.float64)
     for name, one, other in zip(("y", *NAMES), found, with_gradients(scan.step_by_step, exact), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()), msg=name)
@@ -190,5 +191,5 @@ def test_mambas_kernel_gives_the_same():
 def test_on_cuda_it_is_the_loop(monkeypatch):
     monkeypatch.setattr(scan, "SEGMENT_ELSEWHERE", 2000)
     monkeypatch.setattr(scan, "CALL_ELSEWHERE", 300)
-    found = with_gradients(lambda *x: scan.selective_scan(*x, kernel="torch"), some(device="cuda"))
+    found = with_gradients(scan.selective_scan, some(device="cuda"))
     assert_equal(found, with_gradients(scan.step_by_step, some(dtype=torch.float64)))
