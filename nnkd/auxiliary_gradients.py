@@ -224,11 +224,15 @@ def _watched(parameters: Iterable[nn.Parameter], products: list[Tensor], keep: b
 
 @contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
-    """Random numbers go on afterwards as if nothing had been drawn: torch's, numpy's and Python's of this process."""
+    """Random numbers go on afterwards as if nothing had been drawn: torch's, numpy's and Python's of this process.
+    Within, they are others than those to come: a loader in this process would make the same batch twice."""
     of_python, of_numpy = random.getstate(), np.random.get_state()
     devices = [device] if device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices=devices):
+            seed = random.getrandbits(32)
+            np.random.seed(seed)
+            torch.default_generator.manual_seed(seed)
             yield
     finally:
         random.setstate(of_python)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from nnkd.auxiliary_gradients import Alignment, SecondPass, binary_heads
+from nnkd.auxiliary_gradients import Alignment, SecondPass, binary_heads, undisturbed
 from nnkd.errors import RecipeError
 
 
@@ -95,6 +95,12 @@ def test_scores_change_nothing():
         assert grad is None or torch.equal(parameter.grad, grad)
     assert torch.equal(torch.get_rng_state(), streams[0])
     assert (np.random.get_state()[1].tolist(), random.getstate()) == streams[1:]
+
+
+def test_a_score_draws_other_numbers_than_training_will():
+    with undisturbed(torch.device("cpu")):
+        scored = float(torch.rand(1)), np.random.rand(), random.random()
+    assert not set(scored) & {float(torch.rand(1)), np.random.rand(), random.random()}
 
 
 def test_a_score_is_what_training_would_hear():
