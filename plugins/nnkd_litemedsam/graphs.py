@@ -5,11 +5,79 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnkd.box_export import BoxGraphs
 from nnkd_litemedsam.folded_decoder import FoldedDecoder
 from nnkd_litemedsam.model import LiteMedSAM
+from nnkd_litemedsam.repvit import Block, Excite, RepViT
+from nnkd_litemedsam.tiny_vit import ChannelNorm, Downsample, MBConv, TinyViT
+
+
+class RepViTGraph(nn.Module):
+    """A fused RepViT with channels in front, as runtimes want it: with channels behind, as torch on CPUs has it, half
+    of OpenVINO's time went into turning arrays over."""
+
+    def __init__(self, encoder: RepViT):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(1, 3, 256, 256) -> (1, 256, 64, 64)."""
+        first, _, second = self.encoder.features[0]
+        x = second.c(F.gelu(first.c(image)))
+        for block in self.encoder.features[1:]:
+            x = self._block(block, x)
+        return _neck(self.encoder.neck, x)
+
+    def _block(self, block: Block, x: Tensor) -> Tensor:
+        kernel, excite = block.token_mixer
+        x = kernel.conv.c(x)
+        if isinstance(excite, Excite):
+            x = x * excite.fc2(F.relu(excite.fc1(x.mean((2, 3), keepdim=True)))).sigmoid()
+        widen, _, narrow = block.channel_mixer.m if block.identity else block.channel_mixer
+        y = narrow.c(F.gelu(widen.c(x)))
+        return x + y if block.identity else y
+
+
+class TinyViTGraph(nn.Module):
+    """A fused TinyViT whose first stage, half of its work, has channels in front."""
+
+    def __init__(self, encoder: TinyViT):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(1, 3, 256, 256) -> (1, 256, 64, 64)."""
+        first, _, second = self.encoder.patch_embed.seq
+        x = second.c(F.gelu(first.c(image)))
+        convolutions, *others = self.encoder.layers
+        for block in convolutions.blocks:
+            x = F.gelu(x + self._filtered(block, x))
+        x = self._filtered(convolutions.downsample, x).permute(0, 2, 3, 1)
+        for stage in others:
+            x = stage(x)
+        return _neck(self.encoder.neck, x.permute(0, 3, 1, 2))
+
+    def _filtered(self, layers: MBConv | Downsample, x: Tensor) -> Tensor:
+        return layers.conv3.c(F.gelu(layers.conv2.c(F.gelu(layers.conv1.c(x)))))
+
+
+def _neck(neck: nn.Sequential, x: Tensor) -> Tensor:
+    """(B, C, H, W); layer norms over the channels are written out, or they would turn the array over twice each."""
+    for layer in neck:
+        if not isinstance(layer, ChannelNorm):
+            x = layer(x)
+            continue
+        x = x - x.mean(1, keepdim=True)
+        x = x / torch.sqrt((x * x).mean(1, keepdim=True) + layer.eps)
+        x = x * layer.weight[:, None, None] + layer.bias[:, None, None]
+    return x
+
+
+GRAPHS = {RepViT: RepViTGraph, TinyViT: TinyViTGraph}
 
 
 class DecoderGraph(nn.Module):
@@ -35,4 +103,5 @@ def graphs_of(network: LiteMedSAM, encoder: str, weights: Mapping[str, str]) -> 
     """
     whole = network.eval().requires_grad_(False)
     ready = copy.deepcopy(whole).fuse()
-    return BoxGraphs("litemedsam", encoder, ready.image_encoder, DecoderGraph(ready), whole, weights)
+    turned = GRAPHS.get(type(ready.image_encoder), lambda as_it_is: as_it_is)(ready.image_encoder)
+    return BoxGraphs("litemedsam", encoder, turned, DecoderGraph(ready), whole, weights)

@@ -14,19 +14,25 @@ pytestmark = pytest.mark.skipif(
 torch = pytest.importorskip("torch")
 from nnkd_litemedsam.graphs import graphs_of  # noqa: E402
 from nnkd_litemedsam.model import LiteMedSAM  # noqa: E402
+from nnkd_litemedsam.repvit import RepViT  # noqa: E402
 from nnkd_litemedsam.tiny_vit import TinyViT  # noqa: E402
 
 SMALL = {"widths": (4, 8, 8, 8), "depths": (1, 1, 1, 1), "heads": (1, 2, 2, 2)}
 WEIGHTS = {"name": "toy.pth", "sha256": "00", "licence": ""}
 
 
-@pytest.fixture(scope="module")
-def graphs():
+@pytest.fixture(scope="module", params=["tinyvit", "repvit"])
+def graphs(request):
     torch.manual_seed(0)
-    network = LiteMedSAM(TinyViT(**SMALL))
+    small = RepViT(((4, True), (8, False), (8, True))) if request.param == "repvit" else TinyViT(**SMALL)
+    network = LiteMedSAM(small)
     for parameter in network.parameters():  # biases that start at 0 would hide a forgotten one
         parameter.data += 0.1 * torch.randn_like(parameter)
-    return graphs_of(network, "tinyvit", WEIGHTS)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.5, 2)
+    return graphs_of(network, request.param, WEIGHTS)
 
 
 def boxes(number: int):
@@ -42,9 +48,11 @@ def test_the_parts_are_the_whole(graphs, number):
         found = graphs.decoder(graphs.encoder(image)[0], boxes(number))
     assert found.shape == (number, 256, 256)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    assert type(graphs.encoder) is not type(graphs.whole.image_encoder)  # channels are in front
     assert graphs.whole._folded is None  # what is compared with stays as it was trained
 
 
+@pytest.mark.parametrize("graphs", ["tinyvit"], indirect=True)  # the decoder is always the same
 def test_no_number_of_boxes_is_written_into_the_decoder(graphs):
     number = torch.export.Dim("n", min=1)
     shapes = {"embedding": None, "boxes": {0: number}}
