@@ -108,13 +108,16 @@ def _configuration(predictor: Any) -> str:
 def _compare(predictor: Any, target: Path, model: TrainedModel) -> None:
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
     with quiet():
         stock = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
         # nnU-Net's loader runs whatever a pickle may hold; this one was written above
         stock.initialize_from_trained_model_folder(str(target), tuple(model.folds), CHECKPOINT)
     patch = tuple(predictor.configuration_manager.patch_size)
-    channels = next(iter(predictor.list_of_parameters[0].values())).shape[1]
+    channels = determine_num_input_channels(
+        predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
+    )
     image = torch.randn(1, channels, *patch, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         for theirs, ours in zip(stock.list_of_parameters, predictor.list_of_parameters, strict=True):

@@ -73,6 +73,7 @@ def write_student(model: TrainedModel, folder: Path, openvino: bool = False) -> 
     check_packages(openvino)
     (folder / DESCRIPTION).unlink(missing_ok=True)
     predictor = load_predictor(model, "cpu")
+    predictor.network = getattr(predictor.network, "_orig_mod", predictor.network)  # if nnUNet_compile is set
     folder.mkdir(parents=True, exist_ok=True)
     networks, lines, found = [], [], {}
     for fold, parameters in zip(model.folds, predictor.list_of_parameters, strict=True):
