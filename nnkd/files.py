@@ -53,15 +53,18 @@ def atomic(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path, older_than_s: float = 0.0) -> None:
+def remove_leftovers(folder: Path, older_than_s: float = 0.0, of: str = "") -> None:
     """Remove temporary files that killed processes left in a folder.
 
     Args:
         folder: Where to look.
         older_than_s: Age in seconds since the last change. 0 only for folders that no other process of ours writes
             to at the moment.
+        of: Only those of the file with this name, whatever its ending; empty: all.
     """
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        if of and not path.name.removeprefix(TEMPORARY_PREFIX).partition("-")[2].startswith(f"{of}."):
+            continue
         try:
             if time.time() - path.stat().st_mtime >= older_than_s:
                 path.unlink(missing_ok=True)

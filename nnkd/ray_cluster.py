@@ -13,6 +13,7 @@ from typing import Any
 from nnkd.claims import Claim, Claims
 from nnkd.devices import cores
 from nnkd.errors import BrokenPluginError, NnkdError
+from nnkd.files import remove_leftovers
 from nnkd.paths import ROOMS
 from nnkd.predictions import Manifest
 from nnkd.sharing import POLL_S
@@ -240,6 +241,7 @@ class _Run:
 
     def _again(self, case: str) -> Iterator[tuple[str, Outcome]]:
         self.losses[case] += 1
+        remove_leftovers(self.teacher.job.folder, of=case)  # nobody else writes it: the claim is still held
         if self.losses[case] < TRIES:
             self.claims.release(case)
             self.todo.append(case)

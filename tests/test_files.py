@@ -125,3 +125,12 @@ def test_a_users_json_that_is_none_is_one_sentence(tmp_path, content, says):
     with pytest.raises(SettingError, match=says) as caught:
         files.read_object(file, "boxes", "{...}")
     assert str(tmp_path) not in str(caught.value)
+
+
+def test_what_was_left_of_one_file_goes_alone(tmp_path):
+    """While other processes write there: of a case that is known to be nobody's."""
+    names = [f".writing-0123456789ab-{name}" for name in ("toy_1.nii.gz", "toy_11.nii.gz", "a.json")]
+    for name in names:
+        (tmp_path / name).touch()
+    files.remove_leftovers(tmp_path, of="toy_1")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names[1:])

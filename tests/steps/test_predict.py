@@ -62,7 +62,7 @@ def sampler(tmp_path, monkeypatch) -> Path:
     file = folder / "fold_0" / "checkpoint_final.pth"
     content = torch.load(file, weights_only=False)
     torch.save({**content, "network_weights": Toy().state_dict()}, file)
-    monkeypatch.setattr(checkpoints, "_network", lambda *_: Toy())
+    monkeypatch.setattr(checkpoints, "new_network", lambda *_: Toy())
     return folder
 
 
