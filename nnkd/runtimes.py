@@ -68,7 +68,10 @@ def open_session(
         WeightsError: If the file is missing, broken, or has other inputs or outputs.
     """
     _check(file, runtime, threads)
-    opened = (_OpenVino if runtime == "openvino" else _OnnxRuntime)(file, threads, cache)
+    if runtime == "openvino":
+        opened: Session = _OpenVino(file, threads, cache, (*inputs, *outputs))
+    else:
+        opened = _OnnxRuntime(file, threads)
     for what, wanted, has in (("inputs", inputs, opened.inputs), ("outputs", outputs, opened.outputs)):
         if wanted and sorted(wanted) != sorted(has):
             raise WeightsError(
@@ -110,7 +113,7 @@ def _reason(error: Exception, file: Path) -> str:
 
 
 class _OpenVino:
-    def __init__(self, file: Path, threads: int, cache: Path | None):
+    def __init__(self, file: Path, threads: int, cache: Path | None, names: Sequence[str]):
         import openvino
 
         settings: dict[str, Any] = {
@@ -127,8 +130,8 @@ class _OpenVino:
             compiled = openvino.Core().compile_model(file, "CPU", settings)
         except RuntimeError as error:
             raise _broken(file, error) from error
-        self.inputs = tuple(port.get_any_name() for port in compiled.inputs)
-        self.outputs = tuple(port.get_any_name() for port in compiled.outputs)
+        self.inputs = tuple(_name(port, names) for port in compiled.inputs)
+        self.outputs = tuple(_name(port, names) for port in compiled.outputs)
         self._request = compiled.create_infer_request()
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -136,8 +139,13 @@ class _OpenVino:
         return _computed(self, lambda: list(self._request.infer(arrays, share_inputs=True).values()), arrays)
 
 
+def _name(port: Any, wanted: Sequence[str]) -> str:
+    """What an input or output is called. OpenVINO gives it several names where layers that do nothing fell away."""
+    return next((name for name in wanted if name in port.get_names()), port.get_any_name())
+
+
 class _OnnxRuntime:
-    def __init__(self, file: Path, threads: int, cache: Path | None):
+    def __init__(self, file: Path, threads: int):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

@@ -55,6 +55,23 @@ def test_a_network_computes_and_its_answers_are_the_callers(file, runtime, tmp_p
 
 
 @pytest.mark.parametrize("runtime", ON)
+@pytest.mark.parametrize("name", ["a", "z"])
+def test_an_output_is_found_behind_layers_that_do_nothing(tmp_path, runtime, name):
+    """OpenVINO drops them and then calls the output by either layer's name."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    from onnx import TensorProto, helper
+
+    x, y = (helper.make_tensor_value_info(one, TensorProto.FLOAT, [2]) for one in ("x", name))
+    nodes = [helper.make_node("Div", ["x", "x"], ["ratio"]), helper.make_node("Identity", ["ratio"], [name])]
+    model = helper.make_model(helper.make_graph(nodes, "toy", [x], [y]), opset_imports=[helper.make_opsetid("", 17)],
+                              ir_version=9)  # fmt: skip
+    onnx.save(model, tmp_path / "toy.onnx")
+    session = open_session(tmp_path / "toy.onnx", runtime, 1, inputs=("x",), outputs=(name,))
+    assert session.outputs == (name,)
+    np.testing.assert_array_equal(session.run({"x": np.array([2, 4], dtype=np.float32)})[0], [1, 1])
+
+
+@pytest.mark.parametrize("runtime", ON)
 def test_a_network_refuses_other_arrays(file, runtime):
     session = open_session(file, runtime, 1)
     with pytest.raises(WeightsError, match=r"'toy\.onnx' takes a and b, but was given a"):
