@@ -31,18 +31,14 @@ from nnkd.trainer import nnUNetTrainerKD
 from nnkd_litemedsam import slice_making, slice_plans
 from nnkd_litemedsam.encoders import build_encoder
 from nnkd_litemedsam.model import LiteMedSAM
+from nnkd_litemedsam.plateau import Plateau
 from nnkd_litemedsam.progress import plot
 from nnkd_litemedsam.slice_loader import DrawnSlices, FixedSlices, Reader
 from nnkd_litemedsam.slice_options import PRESETS, SliceOptions
 from nnkd_litemedsam.slice_store import FOLDER, Slices, read_index
 
-PLATEAU = "plateau"  # the learning rate's schedule, in the checkpoint's log
-PLATEAU_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
-FACTOR, PATIENCE = 0.9, 5  # Source: Yang et al. 2024, Tables 3 and 4
 CLIP = 12  # nnU-Net's
-SHARE_OF_ALL = (
-    0.05  # of the slices are looked at in each validation where all cases train; Source: the same, section 3.3
-)
+SHARE_OF_ALL = 0.05  # of slices validates where all cases train; Source: Yang et al. 2024, section 3.3
 NOT_HERE = ("mean_fg_dice", "ema_fg_dice", "dice_per_class_or_region")  # nnU-Net's curves, which have no meaning here
 
 
@@ -157,10 +153,8 @@ class SliceTrainer(nnUNetTrainerKD):
 
     def configure_optimizers(self) -> tuple[Any, Any]:
         """AdamW; the learning rate falls by a tenth when the validation loss did not for five epochs."""
-        optimizer = torch.optim.AdamW(
-            self.trained_parameters(), self.initial_lr, betas=(0.9, 0.999), weight_decay=self.weight_decay
-        )
-        return optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=FACTOR, patience=PATIENCE)
+        optimizer = torch.optim.AdamW(self.trained_parameters(), self.initial_lr, weight_decay=self.weight_decay)
+        return optimizer, Plateau(optimizer)
 
     # --- data ---------------------------------------------------------------------------------------------------
 
@@ -359,16 +353,12 @@ class SliceTrainer(nnUNetTrainerKD):
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         """Means over the images; the learning rate's schedule hears the loss."""
         number = sum(found["number"] for found in val_outputs)
-        means = {
-            name: float(np.sum([found[name] for found in val_outputs]) / number) for name in ("loss", *self.curves)
-        }
+        names = ("loss", *self.curves)
+        means = {name: float(np.sum([found[name] for found in val_outputs]) / number) for name in names}
         self.logger.log("val_losses", means["loss"], self.current_epoch)
         for name in self.curves:
             self.logger.log(name, means[name], self.current_epoch)
-        self.lr_scheduler.step(means["loss"])
-        state = {name: self.lr_scheduler.state_dict()[name] for name in PLATEAU_STATE}
-        log = self.logger.local_logger.my_fantastic_logging
-        log[PLATEAU] = [state]  # not a curve: only the last one is of use
+        self.lr_scheduler.hear(means["loss"], self.logger.local_logger.my_fantastic_logging)
 
     def on_epoch_end(self) -> None:
         """nnU-Net's, with the best checkpoint by validation loss."""
@@ -377,9 +367,8 @@ class SliceTrainer(nnUNetTrainerKD):
         losses = value("val_losses", None)
         said = [f"train_loss {value('train_losses', -1):.5f}", f"val_loss {losses[-1]:.5f}"]
         said += [f"{name} {value(name, -1):.4f}" for name in self.curves]
-        seconds = value("epoch_end_timestamps", -1) - value("epoch_start_timestamps", -1)
+        said.append(f"{value('epoch_end_timestamps', -1) - value('epoch_start_timestamps', -1):.2f} s")
         self.print_to_log_file(", ".join(said))
-        self.print_to_log_file(f"Epoch time: {seconds:.2f} s")
         folder = Path(self.output_folder)
         if (epoch + 1) % self.save_every == 0 and epoch != self.num_epochs - 1:
             self.save_checkpoint(str(folder / "checkpoint_latest.pth"))
@@ -392,9 +381,7 @@ class SliceTrainer(nnUNetTrainerKD):
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         """nnkd's; the learning rate's schedule goes on where it was."""
         super().load_checkpoint(filename_or_checkpoint)
-        kept = self.logger.local_logger.my_fantastic_logging.get(PLATEAU)
-        if kept:
-            self.lr_scheduler.load_state_dict({**self.lr_scheduler.state_dict(), **kept[-1]})
+        self.lr_scheduler.resume(self.logger.local_logger.my_fantastic_logging)
 
     # --- after a training ---------------------------------------------------------------------------------------
 
@@ -408,7 +395,6 @@ class SliceTrainer(nnUNetTrainerKD):
             self.initialize()
         self.network.eval()
         summary = self.final_summary()
-        file = Path(self.output_folder) / "validation" / "summary.json"
-        write_json(file, summary)
+        write_json(Path(self.output_folder) / "validation" / "summary.json", summary)
         self.print_to_log_file("Validation complete")
         self.print_to_log_file(f"Mean over {summary['slices']} slices: {summary['mean']}")
