@@ -55,9 +55,9 @@ def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     if image.shape[:2] == shape:
         return image
     rows, columns = _weights(image.shape[0], shape[0]), _weights(image.shape[1], shape[1])
-    values = np.einsum("hi,ijc->hjc", rows, image.astype(np.float32), optimize=True)
-    values = np.einsum("wj,hjc->hwc", columns, values, optimize=True)
-    return np.clip(np.floor(values + 0.5), 0, 255).astype(np.uint8)
+    # each channel by itself: the sums' order would depend on how many there are, and with it what is just one half
+    planes = [rows @ image[..., channel].astype(np.float32) @ columns.T for channel in range(image.shape[2])]
+    return np.clip(np.floor(np.stack(planes, axis=-1) + 0.5), 0, 255).astype(np.uint8)
 
 
 def scaled_boxes(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

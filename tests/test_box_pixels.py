@@ -86,6 +86,14 @@ def test_enlarging_is_torchs(shape):
     assert np.abs(np.moveaxis(theirs, 0, -1) - resize(image, wanted)).max() <= 0.51
 
 
+@pytest.mark.parametrize("shape", [(417, 534), (334, 296), (241, 244), (358, 110), (425, 199)])
+def test_one_channel_gives_what_three_equal_ones_do(shape):
+    """Sums ran in another order, so that one pixel at exactly one half came out one lower."""
+    grey = np.random.default_rng(0).integers(0, 256, (*shape, 1), dtype=np.uint8)
+    wanted = scaled_shape(shape)
+    np.testing.assert_array_equal(resize(grey, wanted), resize(np.repeat(grey, 3, -1), wanted)[..., :1])
+
+
 @pytest.mark.parametrize("shape", [(512, 512), (512, 400), (180, 300), (257, 256), (400, 3)])
 def test_shrinking_is_opencvs(shape):
     cv2 = pytest.importorskip("cv2", reason="needs opencv-python-headless to compare with")
