@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from nnkd.auxiliary_plots import MOST_COLUMNS, bounds_plot, choice_plot, cumulative_plot
-from nnkd.auxiliary_turns import Turns, reasons, table
+from nnkd.auxiliary_record import carried
+from nnkd.auxiliary_turns import REMEDY, Turns, read_turns, reasons, table
+from nnkd.errors import RecipeError
+from nnkd.files import sha256
 
+log = logging.getLogger("nnkd")
+NOT_AS_WRITTEN = (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError)
 HEADS = ("turns", "mean loss", "mean cosine", "mean reward", "for its estimate")
 
 
@@ -18,9 +25,49 @@ def auxiliary_section(trainings: Mapping[str, Turns]) -> dict[str, Any] | None:
     Args:
         trainings: The record of each, by what to call it.
     """
-    if not trainings:
-        return None
-    return {"heads": HEADS, "trainings": [_training(name, turns) for name, turns in trainings.items()]}
+    return _section([_training(name, turns) for name, turns in trainings.items()], [])
+
+
+def section_of_folders(folders: Mapping[str, Path]) -> dict[str, Any] | None:
+    """The same of the records that prediction folders carry (`nnkd.auxiliary_record.carry`), each fold a training. What
+    cannot be shown is said in a sentence; None where no folder has a record.
+
+    Args:
+        folders: By name.
+    """
+    trainings, notes = [], []
+    for name, file in _records(folders):
+        try:
+            trainings.append(_training(name, read_turns(file)))
+        except RecipeError as error:
+            notes.append(f"{name}: {error}")
+        except NOT_AS_WRITTEN as error:
+            notes.append(f"{name}: '{file.name}' is not as it was written ({type(error).__name__}: {error}). {REMEDY}")
+    for note in notes:
+        log.warning("Auxiliary datasets of %s", note)
+    return _section(trainings, notes)
+
+
+def _records(folders: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
+    """Every training once, though several folders may be one student's."""
+    found: dict[str, tuple[list[str], Path]] = {}
+    for name, folder in folders.items():
+        for fold, file in carried(folder).items():
+            names, _ = found.setdefault(_identity(file), ([], file))
+            names.append(f"{name}, {fold}")
+    for names, file in found.values():
+        yield "; ".join(names), file
+
+
+def _identity(file: Path) -> str:
+    try:
+        return sha256(file)
+    except OSError:  # reading it will say why
+        return str(file)
+
+
+def _section(trainings: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> dict[str, Any] | None:
+    return {"heads": HEADS, "trainings": trainings, "notes": notes} if trainings or notes else None
 
 
 def _training(name: str, turns: Turns) -> dict[str, Any]:

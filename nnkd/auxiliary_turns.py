@@ -5,7 +5,9 @@ One line of JSON a turn, what `AuxiliaryScheduler.trace` returns.
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +18,7 @@ from nnkd.errors import FolderError, RecipeError
 
 MOST_EXPLAINED = 3  # datasets; the others are in the table
 MOST_NAMED = 10
+REMEDY = "Predict again, or train anew if the training's own record is damaged."
 
 
 @dataclass(frozen=True)
@@ -56,30 +59,32 @@ class Turns:
 
 
 def read_turns(file: Path) -> Turns:
-    """Read the record of a training. Of turns that a continued training went through again the later lines count; a
-    last line that was cut off is passed over.
+    """Read the record of a training, or a prediction folder's copy. Of turns that a continued training went through
+    again the later lines count; a last line that was cut off is passed over.
 
     Raises:
         FolderError: If there is no such file.
-        RecipeError: If it holds no turn, or something else.
+        RecipeError: If it cannot be read, or holds no turn, something else, or turns in which nothing was chosen.
     """
     if not file.is_file():
         raise FolderError(
             f"There is no '{file.name}' in {file.parent.name}, the record of a training with auxiliary datasets. "
             f"Train with nnKD_train -as, or leave the section out."
         )
-    lines = file.read_text(encoding="utf-8").splitlines()
+    lines = _lines(file)
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
+            if "dataset" not in row and {"turn", "cosine"} <= row.keys():
+                raise RecipeError("All auxiliary datasets trained along in every turn, so that nothing was chosen.")
             turn = row["turn"], row["dataset"], row["counts"][row["dataset"]]
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             if number == len(lines):
                 continue
             raise RecipeError(
                 f"Line {number} of '{file.name}' is no turn of an auxiliary scheduler ({type(error).__name__}: "
-                f"{error}). Train anew, or leave the section out."
+                f"{error}). {REMEDY}"
             ) from error
         while rows and rows[-1]["turn"] >= turn[0]:
             rows.pop()
@@ -87,6 +92,16 @@ def read_turns(file: Path) -> Turns:
     if not rows:
         raise RecipeError(f"'{file.name}' holds no finished turn. Train on with --c.")
     return Turns(tuple(rows))
+
+
+def _lines(file: Path) -> list[str]:
+    """Of a record, packed or not."""
+    try:
+        content = file.read_bytes()
+        return (gzip.decompress(content) if file.suffix == ".gz" else content).decode("utf-8").splitlines()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise RecipeError(f"'{file.name}' cannot be read: it is cut off or damaged ({why}). {REMEDY}") from error
 
 
 def reasons(turns: Turns) -> list[str]:

@@ -13,6 +13,8 @@ from auxiliary_toys import auxiliary, few_shot_target, prepared
 from nnkd_punet.trainer import nnUNetTrainerPUNet
 from planned import preprocess
 from toy import toy_teacher
+from two_ranks import one_of_two, total
+from two_ranks import trainer_of as trainer_of_rank
 
 from nnkd import auxiliary_record
 from nnkd.auxiliary_loader import AuxiliaryBatches, AuxiliaryCases
@@ -238,6 +240,49 @@ def test_a_whole_training_continues_to_the_bit(target, tmp_path):
     again.train_step(next(again.dataloader_train))
     assert rows(again)[-1]["turn"] == 7
     assert rows(again)[-1]["scores"] == {}
+
+
+def one_rank(rank: int, folder: str) -> None:
+    """A training that ends after one epoch, and its continuation."""
+    preprocessed, chosen = Path(folder) / "nnUNet_preprocessed" / "Dataset701_Toy", []
+    with one_of_two(rank, Path(folder)):
+        for epochs in (1, 2):
+            trainer = trainer_of_rank(preprocessed, "nnUNetTrainerKD", "nnUNetPlans_two", continued=epochs == 2)
+            trainer.num_epochs = epochs
+            if epochs == 2:
+                trainer.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
+            trainer.initialize() if not trainer.was_initialized else None
+            along = trainer.auxiliaries
+            update = along.scheduler.update
+            along.scheduler.update = lambda name, *heard, to=update: chosen.append((name, *heard)) or to(name, *heard)
+            trainer.run_training()
+            torch.distributed.barrier()  # so that the checkpoint is there
+        found = {
+            "chosen": chosen,
+            "total": total(trainer.network, along.second.heads),
+            "scheduler": along.scheduler.state_dict(),
+            "writes": along.record is not None,
+        }
+        (Path(folder) / f"rank{rank}.json").write_text(json.dumps(found))
+
+
+def test_two_ranks_choose_the_same_and_one_writes_the_record(target):
+    trainer = trainer_of(target, epochs=2, iterations=2, val_iterations=1)
+    plans = dict(trainer.plans_manager.plans)
+    (target.preprocessed / "nnUNetPlans_two.json").write_text(json.dumps({**plans, "plans_name": "nnUNetPlans_two"}))
+    folder = target.preprocessed.parents[1]
+    torch.multiprocessing.spawn(one_rank, (str(folder),), nprocs=2)
+    first, second = (json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert (first.pop("writes"), second.pop("writes")) == (True, False)
+    assert first["total"] == pytest.approx(second.pop("total"), rel=1e-6)
+    assert (first["chosen"], first["scheduler"]) == (second["chosen"], second["scheduler"])
+    model = folder / "nnUNet_results" / "Dataset701_Toy" / "nnUNetTrainerKD__nnUNetPlans_two__2d"
+    lines = (model / "fold_0" / auxiliary_record.RECORD).read_text().splitlines()
+    written = [json.loads(line) for line in lines]
+    assert [row["turn"] for row in written] == [1, 2, 3, 4]
+    assert [[row["dataset"], row["loss"], row["cosine"]] for row in written] == first["chosen"]
+    assert [bool(row["scores"]) for row in written] == [True, False, False, False]  # the bandit went on, not anew
+    assert load_checkpoint(model / "fold_0" / "checkpoint_final.pth")["current_epoch"] == 2
 
 
 def test_a_checkpoint_of_other_auxiliaries_is_refused(target, tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -13,8 +15,10 @@ from nnkd_ucb.rivals import Random as Uniform
 from nnkd_ucb.ucb import Ucb
 
 from nnkd.auxiliary_plots import MOST_COLUMNS, chosen_shares
-from nnkd.auxiliary_section import auxiliary_section
+from nnkd.auxiliary_record import carried, carry
+from nnkd.auxiliary_section import auxiliary_section, section_of_folders
 from nnkd.auxiliary_turns import Turns, read_turns, reasons, table
+from nnkd.checkpoints import TrainedModel
 from nnkd.errors import FolderError, RecipeError
 
 ARMS = ("801", "803:liver", "804:spleen")
@@ -137,3 +141,97 @@ def test_the_page_shows_every_training():
     assert "<th>803:liver</th>" in page
     assert "801 trained along in" in page
     assert auxiliary_section({}) is None
+
+
+# --- in prediction folders ------------------------------------------------------------------------------------------
+
+
+def student(folder, *folds, name="few", turns=5):
+    """A model folder in which each of these folds has a record of its own length."""
+    model = folder / f"nnUNetTrainerKD__{name}__2d"
+    for number, fold in enumerate(folds):
+        (model / f"fold_{fold}").mkdir(parents=True)
+        written(model / f"fold_{fold}" / "auxiliaries.jsonl", played(Ucb(ARMS), turns + number))
+    return TrainedModel(model, folds)
+
+
+def damaged(folder, name="fold_0", content=b"{}"):
+    """A copy that is not what was written."""
+    (folder / "auxiliaries").mkdir(parents=True, exist_ok=True)
+    (folder / "auxiliaries" / f"{name}.jsonl.gz").write_bytes(content)
+    return folder
+
+
+def test_predictions_carry_the_records_of_their_folds(tmp_path):
+    model = student(tmp_path, "0", "1", "all")
+    carry([model], tmp_path / "p")
+    assert list(carried(tmp_path / "p")) == ["fold_0", "fold_1", "fold_all"]
+    section = section_of_folders({"a": tmp_path / "p"})
+    assert [t["name"] for t in section["trainings"]] == ["a, fold_0", "a, fold_1", "a, fold_all"]
+    assert [t["turns"] for t in section["trainings"]] == [5, 6, 7]
+    assert section["notes"] == []
+    shutil.rmtree(model.folder / "fold_all")  # as a model that was handed on, with nnU-Net's files alone
+    carry([TrainedModel(model.folder, ("1", "all"))], tmp_path / "p")
+    assert list(carried(tmp_path / "p")) == ["fold_1"]
+
+
+def test_students_of_single_labels_are_told_apart(tmp_path):
+    carry([student(tmp_path, "0", name=f"few_{label}") for label in ("liver", "spleen")], tmp_path / "p")
+    assert list(carried(tmp_path / "p")) == ["few_liver_fold_0", "few_spleen_fold_0"]
+
+
+def test_two_folders_of_one_student_show_its_training_once(tmp_path):
+    model = student(tmp_path, "0")
+    for name in ("plain", "mirrored"):
+        carry([model], tmp_path / name)
+    section = section_of_folders({name: tmp_path / name for name in ("plain", "mirrored")})
+    assert [t["name"] for t in section["trainings"]] == ["plain, fold_0; mirrored, fold_0"]
+
+
+def test_folders_without_a_record_have_no_section(tmp_path):
+    (tmp_path / "empty" / "auxiliaries").mkdir(parents=True)
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "auxiliaries").write_text("a file")
+    folders = {name: tmp_path / name for name in ("empty", "file", "missing")}
+    carry([TrainedModel(tmp_path / "a__b__c", ("0",))], tmp_path / "missing")
+    assert section_of_folders(folders) is None
+    assert not (tmp_path / "missing").exists()
+
+
+PACKED = gzip.compress(json.dumps({"turn": 1, "dataset": "a", "counts": {"a": 1}}).encode() * 9)
+STRANGE = {"turn": 1, "dataset": "a", "counts": {"a": 1}, "estimates": {"b": "high"}, "loss": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "holds no finished turn"),
+        (b"no archive", "cannot be read: it is cut off or damaged (Not a gzipped file"),
+        (PACKED[:-12], "cannot be read: it is cut off or damaged"),
+        (gzip.compress(b"\xff\xfe"), "cannot be read"),
+        (gzip.compress(b'"cosine turn"\n{}\n'), "Line 1 of 'fold_0.jsonl.gz' is no turn"),
+        (gzip.compress(json.dumps(STRANGE).encode()), "'fold_0.jsonl.gz' is not as it was written (KeyError: 'a')"),
+        (gzip.compress(b'{"turn": 1, "cosine": 0.5, "loss": 1}'), "so that nothing was chosen"),
+    ],
+)
+def test_a_record_that_cannot_be_shown_is_one_sentence(tmp_path, caplog, content, said):
+    carry([student(tmp_path, "0")], tmp_path / "whole")
+    folders = {"whole": tmp_path / "whole", "broken": damaged(tmp_path / "broken", content=content)}
+    section = section_of_folders(folders)
+    assert [t["name"] for t in section["trainings"]] == ["whole, fold_0"]
+    (note,) = section["notes"]
+    assert note.startswith("broken, fold_0: ")
+    assert said in note
+    assert str(tmp_path) not in note
+    assert note.count("\n") == 0
+    assert [record.getMessage() for record in caplog.records] == [f"Auxiliary datasets of {note}"]
+
+
+def test_the_page_says_what_it_cannot_show(tmp_path):
+    from jinja2 import Environment, PackageLoader
+
+    section = section_of_folders({"<b>": damaged(tmp_path)})
+    page = Environment(loader=PackageLoader("nnkd"), autoescape=True).get_template("auxiliaries.html")
+    shown = page.render(auxiliaries=section)
+    assert "&lt;b&gt;, fold_0: " in shown
+    assert "Estimate: the running mean" not in shown

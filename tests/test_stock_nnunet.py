@@ -15,6 +15,7 @@ import pytest
 import torch
 from planned import configuration, make_plans, preprocess, preprocessed_folder
 from toy import toy_dataset, toy_teacher
+from two_ranks import one_of_two, total, trainer_of
 
 from nnkd import paths
 from nnkd.checkpoints import load_checkpoint
@@ -302,43 +303,26 @@ def test_stock_nnunet_predicts_with_our_students(here, tmp_path, student):
         assert mine.std() > 0
 
 
-def _one_rank(rank: int, port: int, folder: str, student: str) -> None:
-    """A process of a training on two, with gloo and the CPU in place of nccl and GPUs."""
-    from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as module
-    from torch import distributed
-
-    from nnkd.recipes import read_plans
-    from nnkd.registry import installed
-
-    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", rank=rank, world_size=2)
-    on_gpus = module.DDP
-    module.DDP = lambda network, device_ids: on_gpus(network)  # nnU-Net names GPUs here
-    torch.nn.SyncBatchNorm.convert_sync_batchnorm = lambda network: network  # which exists on GPUs only
+def _one_rank(rank: int, folder: str, student: str) -> None:
     preprocessed = Path(folder) / "nnUNet_preprocessed" / "Dataset701_Toy"
-    plans = {**read_plans(preprocessed, f"nnUNetPlans_two{student}"), "continue_training": False}
-    kind = installed().load("student", student)
-    trainer = kind(plans, "2d", 0, json.loads((preprocessed / "dataset.json").read_text()))
-    trainer.device, trainer.grad_scaler = torch.device("cpu"), None  # nnU-Net takes cuda for granted
-    seen = []
-    step = trainer.train_step
-    trainer.train_step = lambda batch: seen.append(list(batch["keys"])) or step(batch)
-    trainer.run_training()
-    total = sum(float(p.detach().abs().sum()) for p in trainer.network.parameters())
-    result = {"slice": str(trainer._rank_slice()), "seen": seen, "total": total, "batch": trainer.batch_size}
-    (Path(folder) / f"rank{rank}.json").write_text(json.dumps(result))
-    distributed.destroy_process_group()
+    with one_of_two(rank, Path(folder) / student):
+        trainer = trainer_of(preprocessed, student, f"nnUNetPlans_two{student}")
+        seen = []
+        step = trainer.train_step
+        trainer.train_step = lambda batch: seen.append(list(batch["keys"])) or step(batch)
+        trainer.run_training()
+        weights = total(trainer.network)
+        result = {"slice": str(trainer._rank_slice()), "seen": seen, "total": weights, "batch": trainer.batch_size}
+        (Path(folder) / f"rank{rank}.json").write_text(json.dumps(result))
 
 
 @pytest.mark.parametrize("student", ["nnUNetTrainerKD", "nnUNetTrainerPUNet"])
 def test_two_ranks_share_batches_and_weights(here, student):
-    from nnunetv2.run.run_training import find_free_network_port
-
     flags = ["--set", "epochs=2", "iterations=2", "val_iterations=1", "batch_size=3"]
     assert call(train, 701, "2d", 0, "-device", "cpu", "-tr", student, "-n", f"two{student}", "--dry_run", *flags) == 0
     (here / "nnUNet_preprocessed" / "Dataset701_Toy" / "splits_final.json").write_text(json.dumps(SPLIT))
-    torch.multiprocessing.spawn(_one_rank, (find_free_network_port(), str(here), student), nprocs=2)
+    (here / student).mkdir()
+    torch.multiprocessing.spawn(_one_rank, (str(here), student), nprocs=2)
     first, second = (json.loads((here / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert (first["batch"], second["batch"]) in ((1, 2), (2, 1))
     assert first["slice"] == f"slice(0, {first['batch']}, None)"

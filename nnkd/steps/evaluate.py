@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnkd import paths
+from nnkd.auxiliary_section import section_of_folders
 from nnkd.comparisons import Files, Settings, compare_cases
 from nnkd.dataset import DatasetSpec
 from nnkd.error_ranking import FolderRanking, rank_folders, ranking_json, rankings_frame, volumes_frame
@@ -33,8 +34,9 @@ from nnkd.participants import participants_of_cases
 from nnkd.predictions import Manifest, PredictionFolder, label_map_files, versions
 from nnkd.raters import Raters, compare_raters, rater_names, raters_frame, raters_json, raters_section
 from nnkd.report import Evaluation, write_report
-from nnkd.scores import COMMON, OVERALL, FolderScores, Rules, Scores, write_frame, write_scores
-from nnkd.statistics import Bootstrap, Estimate
+from nnkd.score_lines import score_lines
+from nnkd.scores import FolderScores, Rules, Scores, write_frame, write_scores
+from nnkd.statistics import Bootstrap
 from nnkd.summary import add_to_summary, summary
 from nnkd.surfaces import DEFINITIONS
 from nnkd.types import Failure, StepReport
@@ -142,11 +144,12 @@ def evaluate(request: Request) -> StepReport:
     evaluation = Evaluation(
         scores, spec, facts, request.reference, references, found, images, uncertain, fair.section,
         methods and ranking_section(methods), raters and raters_section(raters, str(facts["unit"])),
+        section_of_folders(evaluated),
     )  # fmt: skip
     write_report(evaluation, output / "report.html")
     report = StepReport(done=compared.now, skipped=compared.earlier)
     more = [line for part in (methods, raters) if part is not None for line in part.lines()]
-    report.lines.extend([*_lines(scores, facts, output), *more, *fair.lines])
+    report.lines.extend([*score_lines(scores, facts, output), *more, *fair.lines])
     report.data = {"scores": scores, "fairness": fair.fairness, "ranking": methods, "raters": raters}
     report.failures.extend([*_failures(folders), *(raters.failures() if raters else ())])
     report.failures.extend(Failure("participants", problem) for problem in fair.problems)
@@ -359,36 +362,6 @@ def _image_folders(request: Request, json_file: Path) -> list[Path]:
         return [request.images]
     siblings = [request.reference.resolve().parent / f"images{request.reference.name.removeprefix('labels')}"]
     return [*siblings, json_file.parent / "imagesTs", json_file.parent / "imagesTr"]
-
-
-def _lines(scores: Scores, facts: Mapping[str, Any], output: Path) -> list[str]:
-    """The overall means and where to read on."""
-    width = max(len(folder.name) for folder in scores.folders)
-    column = COMMON if COMMON in scores.columns() else OVERALL
-    over = f"over {', '.join(scores.common_labels)}, which all folders answer for" if column == COMMON else "overall"
-    lines = [f"{scores.n_participants} participants, {len(scores.cases)} cases; mean {over} (95 % interval):"]
-    for folder in scores.folders:
-        parts = []
-        for metric, digits in (("DSC", 3), ("HD", 2), ("HD95", 2), ("NSD", 3)):
-            cell = scores.table(metric)[folder.name][column]
-            parts.append(f"{metric} {_number(cell.estimate, digits)}{'†' if cell.estimate and cell.note else ''}")
-        told = " ‡" if folder.manifest is not None and folder.manifest.ground_truth else ""
-        lines.append(f"  {folder.name:{width}}  {'  '.join(parts)}{told}")
-        if flags := scores.flags(folder):
-            lines.append(f"  {'':{width}}  {len(flags)} flag(s), listed in the report")
-    if any("†" in line for line in lines):
-        lines.append("  † rests on fewer cases than the others")
-    if any("‡" in line for line in lines):
-        lines.append("  ‡ made with the help of ground truth")
-    return [*lines, f"surfaces as in {facts['definition']}; report: {output / 'report.html'}"]
-
-
-def _number(estimate: Estimate | None, digits: int) -> str:
-    if estimate is None:
-        return "incomplete"
-    if estimate.low is None:
-        return f"{estimate.value:.{digits}f}"
-    return f"{estimate.value:.{digits}f} ({estimate.low:.{digits}f}-{estimate.high:.{digits}f})"
 
 
 def _failures(folders: Sequence[FolderScores]) -> Iterator[Failure]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from nnkd import auxiliary_record
 from nnkd.checkpoints import TrainedModel
 from nnkd.dataset import DatasetSpec, ImageFolder
 from nnkd.devices import check_device, cores
@@ -93,6 +94,7 @@ def predict(request: Request) -> StepReport:
         UncertaintyFolder(request.target).remove_leftovers()
     write_json(request.target / "dataset.json", request.model.dataset_json())  # nnU-Net's ensemble reads both
     write_json(request.target / "plans.json", plans)
+    auxiliary_record.carry(request.model.parts(), request.target)  # for nnKD_evaluate's report
     report = StepReport()
     todo = []
     for case in cases:
@@ -136,7 +138,7 @@ def _header(request: Request, plans: Mapping[str, Any], spec: DatasetSpec, predi
             "mirroring": request.mirroring,
             **({"samples": sampler.number} if sampler else {}),
             "uncertainty": request.uncertainty,
-            "recipe": recipe.content() if recipe.teachers else None,
+            "recipe": recipe.content() if recipe.teachers or recipe.auxiliary_scheduler else None,
         },
         labels={name: list(values) for name, values in spec.labels.items()},
         file_ending=spec.file_ending,

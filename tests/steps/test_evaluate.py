@@ -18,7 +18,8 @@ import pandas as pd
 import pytest
 from toy import needs_real_data, toy_dataset, toy_teacher, two_balls, write_image
 
-from nnkd import comparisons
+from nnkd import auxiliary_record, comparisons
+from nnkd.checkpoints import TrainedModel
 from nnkd.cli.evaluate import main
 from nnkd.dataset import RawDataset
 from nnkd.errors import FolderError, NnkdError, PredictionError, SettingError, UnknownNameError
@@ -79,6 +80,28 @@ def test_perfect_and_worse_folders_are_told_apart(cohort):
     [difference] = [d for d in report.data["scores"].differences("DSC") if d.label == "Overall"]
     assert (difference.first, difference.second) == ("perfect", "worse")
     assert difference.estimate.low > 0
+
+
+def test_a_broken_record_of_auxiliaries_harms_nothing_else(cohort, tmp_path, caplog):
+    folder = toy_teacher(cohort, "student", shift=1, split="Ts").folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nnkd.steps.evaluate.write_report", lambda *_: None)
+        before = overall(evaluate(ask(cohort, "student", resamples=0)), "student")
+    (tmp_path / "a__b__c" / "fold_0").mkdir(parents=True)
+    turn = {"turn": 1, "dataset": "Dataset801_Other", "counts": {"Dataset801_Other": 1}, "loss": 0.5, "cosine": 0.25}
+    (tmp_path / "a__b__c" / "fold_0" / auxiliary_record.RECORD).write_text(json.dumps(turn) + "\n")
+    auxiliary_record.carry([TrainedModel(tmp_path / "a__b__c", ("0",))], folder)
+    whole = auxiliary_record.carried(folder)["fold_0"]
+    whole.with_name("fold_1.jsonl.gz").write_bytes(whole.read_bytes()[:-9])
+    report = evaluate(ask(cohort, "student", resamples=0))
+    assert report.failures == []
+    assert overall(report, "student") == before
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "student, fold_1: 'fold_1.jsonl.gz' cannot be read" in warning
+    page = (cohort.folder / "evaluation" / "report.html").read_text()
+    assert "Dataset801_Other trained along in 1 of 1 turns" in page
+    assert "student, fold_1: &#39;fold_1.jsonl.gz&#39; cannot be read: it is cut off or damaged" in page
+    assert str(tmp_path) not in page
 
 
 def test_distances_are_in_mm(cohort, unreported):

@@ -1,7 +1,9 @@
-"""nnKD_plan_and_preprocess --auxiliaries and nnKD_train -as, as commands."""
+"""nnKD_plan_and_preprocess --auxiliaries and nnKD_train -as, and what nnKD_predict and nnKD_evaluate make of it, as
+commands."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from planned import preprocessed_folder
 from toy import toy_dataset, write_image
 
 from nnkd import paths
-from nnkd.cli import plan_and_preprocess, predict, train
+from nnkd.cli import evaluate, plan_and_preprocess, predict, train
 from nnkd.dataset import RawDataset
 from nnkd.predictions import PredictionFolder
 
@@ -147,6 +149,18 @@ def test_trained_continued_and_predicted_by_stock_nnunet_too(target, tmp_path, m
     dataset = RawDataset(raw)
     mine, theirs = (dataset.spec.read_label_map(tmp_path / n / f"{case}.nii.gz")[0] for n in ("ours", "theirs"))
     np.testing.assert_array_equal(mine, theirs)
+
+    assert call(evaluate, "-i", tmp_path / "ours", "-ref", raw / "labelsTs", "-o", tmp_path / "report") == 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert '<section id="auxiliaries">' in page
+    assert "ours, fold_0 <small>4 turns</small>" in page
+    assert "In turn 4, the last, Dataset80" in page
+    recipe_used = PredictionFolder(tmp_path / "ours").manifest().options["recipe"]
+    assert recipe_used["auxiliaries"] == content["nnkd"]["auxiliaries"]
+    copy = gzip.decompress((tmp_path / "ours" / "auxiliaries" / "fold_0.jsonl.gz").read_bytes())
+    assert copy.decode().splitlines() == lines
+    written = [copy, page.encode(), *(file.read_bytes() for file in (tmp_path / "ours").glob("*.json"))]
+    assert not [content for content in written if str(raw.parents[1]).encode() in content]
 
 
 def test_the_command_preprocesses_them_with_the_target(nnunet_folders, capsys):
