@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from nnkd.dataset import RawDataset
 from nnkd.errors import DatasetError
 from nnkd.files import read_json, remove_leftovers, sha256, sha256_text, write_json
-from nnkd.predictions import Manifest, label_map_files, prediction_folders
+from nnkd.predictions import Lineage, Manifest, PredictionFolder, label_map_files, prediction_folders
 
 
 class CaseConsensus(BaseModel):
@@ -149,6 +149,32 @@ def _is_current(dataset: RawDataset, case: str, inputs: Mapping[str, str], index
     if _is_manual(dataset, case, index):
         return True
     return record is not None and record.inputs == dict(inputs) and record.sha256 == sha256(file)
+
+
+def inherited(dataset: RawDataset) -> tuple[list[Lineage], bool]:
+    """What somebody who learns from labelsTr inherits: the teachers whose consensus is in it. Manual label maps, and
+    those that somebody has edited, have none.
+
+    Args:
+        dataset: The dataset; a teacher whose folder is gone from teachersTr is there by name alone.
+
+    Returns:
+        The teachers with their licences, sorted by name, and whether one of them was told of reference labels.
+
+    Raises:
+        DatasetError: If consensus.json is not of this schema.
+        PredictionError: If a teacher's manifest is not.
+    """
+    cases = {case: record for case, record in read(dataset).cases.items() if dataset.label_file(case).is_file()}
+    manual = set(manual_cases(dataset)) if cases else set()
+    names = sorted({name for case, record in cases.items() if case not in manual for name in record.teachers})
+    models, told = [], False
+    for name in names:
+        folder = PredictionFolder(dataset.teachers_folder() / name)
+        manifest = folder.manifest() if folder.exists() else None
+        models.append(Lineage(name=name) if manifest is None else manifest.as_model())
+        told = told or (manifest is not None and manifest.ground_truth)
+    return models, told
 
 
 def write(

@@ -98,6 +98,11 @@ class Manifest(BaseModel):
     cases: dict[str, CaseRecord] = Field(default_factory=dict)
     failures: dict[str, str] = Field(default_factory=dict)
 
+    def as_model(self) -> Lineage:
+        """The whole folder as one model of its name, with all licences that it inherits."""
+        found = {f: {getattr(m, f) for m in self.lineage} - {""} for f in ("licence", "weights_licence")}
+        return Lineage(name=self.name, **{field: ", ".join(sorted(words)) for field, words in found.items()})
+
 
 class PredictionFolder:
     """A prediction folder on disk. Several processes may write different cases of one folder at once."""

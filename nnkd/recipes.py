@@ -18,6 +18,7 @@ from nnkd.errors import RecipeError
 from nnkd.files import read_json, sha256_text, write_json
 
 KEY = "nnkd"
+NAMED = 3  # models in a recipe's name; the folders of results are called after it
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Recipe:
         sampler: Cases -> batches.
         options: The trainer's options that were given.
         plan_values: Changed values by configuration, such as {"2d": {"batch_size": 24}}.
-        lineage: The teachers' names and licences.
+        lineage: Names and licences of the teachers, or of the models that the student learns from or starts from.
         ground_truth: Whether a teacher was told of reference labels.
         has_regions: Whether the dataset has regions; networks cannot ask dataset.json when they are built.
         inputs: By teacher, one hash over its label maps: what was learned from.
@@ -104,8 +105,9 @@ class Recipe:
         """A readable name and six hexadecimal digits of the content."""
         values = self.aggregator.options.values()
         how = [self.aggregator.name, *(str(v) for v in values if isinstance(v, bool | int | float | str))]
-        if not self.teachers:  # students that learn from a model's embeddings, not its votes, name it alone
+        if not self.teachers:  # students that learn from models otherwise than by votes name these alone
             how = [model["name"] for model in self.lineage] or ["supervised"]
+            how = how if len(how) <= NAMED else [f"{len(how)} models"]
         if self.sampler.name != "uniform":
             how.append(self.sampler.name)
         if self.auxiliary_scheduler is not None:

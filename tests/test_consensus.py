@@ -139,3 +139,14 @@ def test_a_broken_file_is_named(dataset):
     dataset.consensus_file().write_text(json.dumps({"schema_version": 2, "cases": {}}))
     with pytest.raises(DatasetError, match=r"consensus\.json.*schema_version"):
         consensus.manual_cases(dataset)
+
+
+def test_what_labels_inherit(dataset):
+    assert consensus.inherited(dataset) == ([], False)
+    for name in ("a", "b"):
+        toy_teacher(dataset, name)
+    write(dataset, "toy_002", 1)
+    models, told = consensus.inherited(dataset)
+    assert ([model.name for model in models], told) == (["a"], False)  # b took part in no vote
+    edit(dataset, "toy_002")
+    assert consensus.inherited(dataset) == ([], False)

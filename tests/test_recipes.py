@@ -85,4 +85,7 @@ def test_auxiliaries_leave_other_recipes_what_they_were(folder):
     assert not [key for key in plain.content() if "auxiliar" in key]
     adapted = Recipe("nnUNetPlans", auxiliaries=("Dataset801_X",), auxiliary_scheduler=Choice("ucb", {"c": 0.1}))
     assert adapted.slug().startswith("supervised-ucb_")
+    models = tuple({"name": name} for name in "abcd")
+    assert Recipe(base="p", lineage=models[:3]).slug().startswith("a-b-c_")
+    assert Recipe(base="p", lineage=models).slug().startswith("4-models_")
     assert Recipe.of_plans(read_plans(folder, write_recipe(folder, adapted))) == adapted

@@ -21,7 +21,7 @@ from nnkd.errors import DatasetError, NnkdError, RecipeError, UnknownNameError
 from nnkd.files import atomic, read_json, remove_leftovers, sha256, sha256_text, write_json
 from nnkd.nifti import check_whole
 from nnkd.paths import room
-from nnkd.predictions import Lineage, prediction_folders
+from nnkd.predictions import prediction_folders
 from nnkd.recipes import KEY, read_plans
 from nnkd.training_checks import configuration_of
 from nnkd.types import Failure, StepReport
@@ -294,10 +294,7 @@ class _Work:
         fresh = VotesIndex(
             teachers=list(self.teachers),
             labels=list(self.dataset.spec.labels),
-            lineage=[
-                Lineage(name=m.name, licence=_licence(m, "licence"), weights_licence=_licence(m, "weights_licence"))
-                for m in manifests
-            ],
+            lineage=[manifest.as_model() for manifest in manifests],
             ground_truth=any(m.ground_truth for m in manifests),
             manual=consensus.manual_cases(self.dataset),
         )
@@ -375,7 +372,3 @@ class _Work:
         if self.teachers or self.votes.exists():
             self.votes.write_index(self.index)
         self.written = time.monotonic()
-
-
-def _licence(manifest: Any, field: str) -> str:
-    return ", ".join(sorted({getattr(m, field) for m in manifest.lineage if getattr(m, field)}))

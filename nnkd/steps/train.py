@@ -193,11 +193,14 @@ def _recipe(request: Request, folder: Path, plans: Mapping[str, Any]) -> Recipe:
     target = auxiliaries.Target(folder, plans, request.configuration, configuration, spec.channel_names)
     prepared = target.prepare(flags.auxiliaries, options.get("max_aux_cases", auxiliaries.MOST_CASES))
     lineage: list[dict[str, str]] = []
+    told = bool(teachers) and votes.index.ground_truth
     if teachers:
         chosen = {m.name: m for m in votes.index.lineage}
         lineage = [chosen[t].model_dump() for t in teachers if t in chosen]
     elif _plans_itself(request):
-        lineage = request.trainer.lineage(options)
+        learned_from = flags.datasets or [folder.name]
+        lineage = request.trainer.lineage(options, learned_from)
+        told = hasattr(request.trainer, "told_of_truth") and request.trainer.told_of_truth(learned_from)
     return Recipe(
         base=request.plans,
         teachers=tuple(teachers),
@@ -206,7 +209,7 @@ def _recipe(request: Request, folder: Path, plans: Mapping[str, Any]) -> Recipe:
         options=options,
         plan_values={request.configuration: values} if values else {},
         lineage=tuple(lineage),
-        ground_truth=bool(teachers) and votes.index.ground_truth,
+        ground_truth=told,
         has_regions=spec.has_regions,
         inputs=votes.digests(teachers) if teachers else {},
         datasets=tuple(flags.datasets),

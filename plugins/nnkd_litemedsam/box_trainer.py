@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nnkd.dataset import RawDataset
-from nnkd.errors import DatasetError
+from nnkd.errors import DatasetError, RecipeError
 from nnkd_litemedsam import embedding_teachers, model_files, slice_plans, weights
 from nnkd_litemedsam.box_loss import Answer, BoxLoss, decode, dice_of
 from nnkd_litemedsam.final_validation import Row, looks, rows, summary_of
@@ -33,12 +33,18 @@ class nnUNetTrainerLiteMedSAM(SliceTrainer):
     curves = {"val_dice": "DSC of validation slices"}  # noqa: RUF012 - as SliceTrainer has it
 
     @classmethod
-    def lineage(cls, options: Mapping[str, Any]) -> list[dict[str, str]]:
-        """The weights that the training starts from."""
-        if options.get("weights") is None:
-            return []
-        file = _file(options["weights"])
-        return embedding_teachers.lineage_of_file(file.name, file)
+    def lineage(cls, options: Mapping[str, Any], datasets: Sequence[str] = ()) -> list[dict[str, str]]:
+        """The weights that the training starts from, and the teachers whose consensus is in labelsTr."""
+        found: list[dict[str, str]] = []
+        if options.get("weights") is not None:
+            file = _file(options["weights"])
+            found = embedding_teachers.lineage_of_file(file.name, file)
+        return [*found, *(model for model in slice_plans.inherited(datasets)[0] if model not in found)]
+
+    @classmethod
+    def told_of_truth(cls, datasets: Sequence[str]) -> bool:
+        """Whether a teacher whose consensus is in labelsTr was told of reference labels."""
+        return slice_plans.inherited(datasets)[1]
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any], patch_size: Sequence[int]) -> None:
@@ -89,6 +95,22 @@ class nnUNetTrainerLiteMedSAM(SliceTrainer):
     def reader(self) -> Reader:
         """With targets."""
         return Reader(self.slices, self.several, Targets(self.options.box, self.options.jitter))
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """SliceTrainer's.
+
+        Raises:
+            RecipeError: If labelsTr holds a consensus of teachers whose licences the recipe does not name.
+        """
+        known = [dict(model) for model in self.recipe.lineage]
+        for name, slices in self.slices.items():
+            strange = [model.name for model in slices.index.lineage if model.model_dump() not in known]
+            if strange:
+                raise RecipeError(
+                    f"labelsTr of {name} holds a consensus of {', '.join(strange)}, whose licences '"
+                    f"{self.plans_manager.plans_name}' does not name. Write the recipe again: nnKD_train without -p."
+                )
+        return super().get_dataloaders()
 
     def on_train_epoch_start(self) -> None:
         """SliceTrainer's; a frozen encoder keeps its batch norms."""

@@ -45,8 +45,8 @@ class nnUNetTrainerRepViTDistill(SliceTrainer):
     # --- before a training --------------------------------------------------------------------------------------
 
     @classmethod
-    def lineage(cls, options: Mapping[str, Any]) -> list[dict[str, str]]:
-        """The teacher, and what it learned from."""
+    def lineage(cls, options: Mapping[str, Any], datasets: Sequence[str] = ()) -> list[dict[str, str]]:
+        """The teacher, and what it learned from; label maps are not looked at."""
         name = options.get("teacher", OWN)
         file = embedding_teachers.model_file(name)
         if file is not None:

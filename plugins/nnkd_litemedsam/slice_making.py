@@ -18,6 +18,7 @@ import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
+from nnkd import consensus
 from nnkd.box_pixels import resize, scaled_shape
 from nnkd.dataset import ImageFolder, RawDataset
 from nnkd.devices import cores
@@ -122,6 +123,7 @@ def update(dataset: RawDataset, folder: Path, wanted: SliceIndex) -> Slices:
         for case, record in wanted.cases.items():
             record.participant = people[case].identifier
         wanted.cases = dict(sorted(wanted.cases.items()))
+        wanted.lineage, wanted.ground_truth = consensus.inherited(dataset)
         if before is None or before != wanted:
             wanted.write(folder)
         _remove_others(folder, wanted.cases)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nnkd import consensus
 from nnkd.box_pixels import SIZE
 from nnkd.dataset import DatasetSpec, ImageFolder, RawDataset
 from nnkd.errors import DatasetError, FolderError, RecipeError
@@ -56,6 +57,30 @@ def write_plans(names: Sequence[str]) -> str:
     if not file.is_file() or read_json(file) != plans:
         write_json(file, plans)
     return PLANS
+
+
+def inherited(names: Sequence[str]) -> tuple[list[dict[str, str]], bool]:
+    """What label maps of datasets inherit, see `nnkd.consensus.inherited`; without a raw dataset, what they inherited
+    when its slices were made.
+
+    Args:
+        names: DatasetXXX_Name.
+
+    Returns:
+        Models with their licences, each once, and whether one of them was told of reference labels.
+    """
+    found: dict[str, dict[str, str]] = {}
+    told = False
+    for name in names:
+        raw = raw_folder(name)
+        if raw is None:
+            index = read_index(room("nnUNet_preprocessed") / name / FOLDER, name)
+            models, one = (index.lineage, index.ground_truth) if index is not None else ([], False)
+        else:
+            models, one = consensus.inherited(RawDataset(raw))
+        found |= {model.model_dump_json(): model.model_dump() for model in models}
+        told = told or one
+    return list(found.values()), told
 
 
 def _check_slices(target: Path) -> None:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nnkd.errors import DatasetError
 from nnkd.files import atomic
+from nnkd.predictions import Lineage
 
 FOLDER = "litemedsam_256"
 INDEX = "index.json"
@@ -78,6 +79,8 @@ class SliceIndex(BaseModel):
         values: The label map's integers; stored is an integer's place in this list.
         labels: By label, the integers it is made of.
         ignore: The integer of pixels to leave out, if there is one.
+        lineage: The teachers, with licences, whose consensus is among the label maps.
+        ground_truth: Whether one of them was told of reference labels.
         cases: By identifier.
     """
 
@@ -90,11 +93,13 @@ class SliceIndex(BaseModel):
     values: list[int]
     labels: dict[str, list[int]]
     ignore: int | None = None
+    lineage: list[Lineage] = []
+    ground_truth: bool = False
     cases: dict[str, StoredCase] = {}
 
     def settings(self) -> str:
-        """Everything but the cases, as text: cases that were made with other settings are made again."""
-        return self.model_dump_json(exclude={"cases"})
+        """What cases are made with, as text: those that were made with other settings are made again."""
+        return self.model_dump_json(exclude={"cases", "lineage", "ground_truth"})
 
     def write(self, folder: Path) -> None:
         """Write it, in one line: a cohort has millions of numbers."""

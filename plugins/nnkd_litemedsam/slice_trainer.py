@@ -88,7 +88,7 @@ class SliceTrainer(nnUNetTrainerKD):
         return {} if size == slice_plans.BATCH else {"batch_size": size}
 
     @classmethod
-    def lineage(cls, options: Mapping[str, Any]) -> list[dict[str, str]]:
+    def lineage(cls, options: Mapping[str, Any], datasets: Sequence[str] = ()) -> list[dict[str, str]]:
         """Models that the training starts from or learns from, with their licences; errors as loading them."""
         return []
 

@@ -149,4 +149,5 @@ def _licence(content: Mapping[str, Any]) -> str:
     models = inherited if isinstance(inherited, Sequence) else ()
     found = {model.get("weights_licence") or NOT_STATED for model in models}
     found |= {model["licence"] for model in models if forbids_commerce(model.get("licence") or "")}
-    return ", ".join(sorted(found))
+    # a model that learned from others names their licences itself, and they stand in its lineage once more
+    return ", ".join(sorted(o for o in found if not any(o != p and o in p.split(", ") for p in found)))

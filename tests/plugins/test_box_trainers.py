@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from toy import toy_dataset
 
-from nnkd import registry
+from nnkd import paths, registry
 from nnkd.checkpoints import load_checkpoint
-from nnkd.cli import predict, train
+from nnkd.cli import export, predict, train
 from nnkd.errors import RecipeError
 from nnkd.interfaces import BoxTeacher
 from nnkd.recipes import Recipe
@@ -216,7 +216,7 @@ def test_distilling_from_several_datasets_without_planning(shrunk, capsys):
     assert error.count("\n") == 1
 
 
-def test_stage_1_trains_goes_on_and_teaches_stage_2(shrunk):
+def test_stage_1_trains_goes_on_and_teaches_stage_2(shrunk, monkeypatch):
     raw(shrunk)
     short = [*SHORT, "encoder=repvit", "flips=false"]
     assert call("-tr", BOX, "-n", "one", "--set", *short) == 0
@@ -242,6 +242,21 @@ def test_stage_1_trains_goes_on_and_teaches_stage_2(shrunk):
     plans = json.loads((model_folder(shrunk, DISTILL) / "plans.json").read_text())
     assert plans["nnkd"]["options"]["teacher"] == name
     assert plans["nnkd"]["lineage"][0]["name"] == "checkpoint_final.pth"
+    for folder in (fold.parent, model_folder(shrunk, DISTILL)):
+        stock_nnunet_names_the_right_command(folder, monkeypatch)
+
+
+def stock_nnunet_names_the_right_command(folder: Path, monkeypatch) -> None:
+    """nnUNetv2_predict_from_modelfolder, which goes on as nnUNetv2_predict does, and nnKD_export."""
+    from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder
+
+    monkeypatch.setenv("nnUNet_extTrainer", paths.trainer_path())
+    words = ["-i", folder, "-o", folder.parent / "masks", "-m", folder, "-f", "all", "-device", "cpu"]
+    monkeypatch.setattr("sys.argv", ["nnUNetv2_predict_from_modelfolder", *map(str, words)])
+    with pytest.raises(RecipeError, match=r"^[^.]+\. Use nnKD_segment_boxes --model and name its checkpoint[^.]+\.$"):
+        predict_entry_point_modelfolder()
+    source = export._trained(export._parser().parse_args(["-m", str(folder), "-o", "out"]))
+    assert source().export_graphs().weights["name"] == "checkpoint_final.pth"
 
 
 def test_continuing_keeps_optimiser_schedule_and_place(shrunk):

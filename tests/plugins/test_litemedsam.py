@@ -340,6 +340,7 @@ def test_a_published_swin_stores_more_than_it_must(tmp_path, small):
     [
         ("CC-BY-4.0", [{"name": "a", "weights_licence": "MIT"}], "CC-BY-4.0"),
         (None, [{"name": "a", "weights_licence": "MIT"}, {"name": "b"}], "MIT, not stated"),
+        (None, [{"name": "a", "weights_licence": "ISC, MIT"}, {"name": "b", "weights_licence": "MIT"}], "ISC, MIT"),
         (None, [{"name": "a", "licence": "research only", "weights_licence": "MIT"}], "MIT, research only"),
         (None, [], ""),
         (None, None, ""),
