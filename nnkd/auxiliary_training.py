@@ -246,11 +246,16 @@ class AuxiliaryTraining(CarefulTrainer):
         """Resume the auxiliaries' state.
 
         Raises:
-            RecipeError: If there is none, or one of other tasks or of another scheduler.
+            RecipeError: If there is none, one of other tasks or of another scheduler, or one but no auxiliaries.
         """
         super().check_checkpoint(content)
         if not self.was_initialized:
             self.initialize()
+        if self.auxiliaries is None and STATE in content["logging"]:
+            raise RecipeError(
+                "The checkpoint is of a training with auxiliaries, but the recipe has none that train along. Continue "
+                "with the plans it was trained with, or train under another recipe name (-n)."
+            )
         if self.auxiliaries is None:
             return
         if STATE not in content["logging"]:

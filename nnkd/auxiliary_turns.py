@@ -117,13 +117,15 @@ def reasons(turns: Turns) -> list[str]:
 def _reason(turns: Turns, name: str) -> str:
     number, every = len(turns.of(name)), len(turns.rows)
     text = f"{name} trained along in {number} of {every} turns ({number / every:.0%})"
-    if number > 1:
+    if number > 1 and len(turns.datasets) > 1:
         text += f", half of them by turn {turns.of(name)[(number - 1) // 2]['turn']}"
     return f"{text}{_why(turns, name)}.{_means(turns, name)}"
 
 
 def _why(turns: Turns, name: str) -> str:
     share = turns.for_its_estimate(name)
+    if len(turns.datasets) == 1:
+        return ": there was no other"
     if share is None:
         return f"; it was drawn by chance{_chances(turns, name)}"
     if not any(row.get("bounds") for row in turns.of(name)):

@@ -48,7 +48,7 @@ def check_fold(folder: Path, fold: str, configuration: str, cases: Sequence[str]
         cases: Those that are there.
 
     Raises:
-        RecipeError: If there is no such fold, or it names cases that are not there.
+        RecipeError: If there is no such fold, nobody trains in it, or it names cases that are not there.
     """
     file = folder / "splits_final.json"
     if fold == "all" or not file.is_file():
@@ -63,6 +63,11 @@ def check_fold(folder: Path, fold: str, configuration: str, cases: Sequence[str]
         raise RecipeError(
             f"{file.name} of {folder.name} has {len(folds)} fold(s), 0 to {len(folds) - 1}, but the fold is {number}. "
             f"Choose one of these or 'all', or make others with nnKD_split."
+        )
+    if not folds[number]["train"]:
+        raise RecipeError(
+            f"Fold {number} of {file.name} of {folder.name} has no training case, but at least one is needed. Choose "
+            f"another fold, or make others with nnKD_split."
         )
     there = set(cases)
     missing = sorted(case for part in ("train", "val") for case in folds[number][part] if case not in there)

@@ -298,6 +298,9 @@ def test_a_checkpoint_of_other_auxiliaries_is_refused(target, tmp_path):
     plain.save_checkpoint(str(file))
     with pytest.raises(RecipeError, match="of a training without auxiliaries"):
         trainer_of(target).load_checkpoint(str(file))
+    trainer.save_checkpoint(str(file))
+    with pytest.raises(RecipeError, match="of a training with auxiliaries, but the recipe has none that train along"):
+        trainer_of(target, "none").load_checkpoint(str(file))
 
 
 def test_the_record_is_cut_and_numbers_that_are_not_finite_are_null(tmp_path):

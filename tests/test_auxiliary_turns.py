@@ -113,6 +113,12 @@ def test_words_for_schedulers_without_bounds(make, said):
     assert len(section["plots"]) == 2
 
 
+def test_words_for_the_only_dataset():
+    assert "a trained along in 3 of 3 turns (100%): there was no other." in reasons(
+        Turns(tuple({"turn": n, "dataset": "a", "counts": {"a": n}, "estimates": {"a": 0.5}} for n in (1, 2, 3)))
+    )
+
+
 def test_turns_without_finite_numbers_are_no_turns_of_a_mean():
     scheduler = Ucb(("a",))
     scheduler.update(scheduler.select(), float("nan"), 0.5)

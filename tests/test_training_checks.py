@@ -30,6 +30,12 @@ def test_folds_that_are_not_there(tmp_path, fold, cases, sentence):
         training_checks.check_fold(tmp_path, fold, "2d", cases)
 
 
+def test_a_fold_in_which_nobody_trains(tmp_path):
+    (tmp_path / "splits_final.json").write_text(json.dumps([{"train": [], "val": ["b"]}]))
+    with pytest.raises(RecipeError, match=r"Fold 0 of splits_final\.json of .* has no training case"):
+        training_checks.check_fold(tmp_path, "0", "2d", ["a", "b"])
+
+
 def test_a_configuration_has_what_it_inherits(tmp_path):
     plans = {"plans_name": "p", "configurations": {"a": {"x": 1, "y": 1}, "b": {"inherits_from": "a", "y": 2}}}
     assert training_checks.configuration_of(plans, "b", tmp_path) == {"x": 1, "y": 2, "inherits_from": "a"}
