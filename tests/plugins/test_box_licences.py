@@ -15,7 +15,8 @@ from nnkd.predictions import Lineage
 from nnkd.recipes import Recipe
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("segment_anything") is None, reason='needs segment-anything: pip install "nnkd[litemedsam]"'
+    importlib.util.find_spec("segment_anything") is None,
+    reason='needs segment-anything: pip install "nnkd[litemedsam]"',
 )
 
 torch = pytest.importorskip("torch")
@@ -94,7 +95,9 @@ def test_a_recipe_that_does_not_name_them_is_refused(dataset, nnunet_folders):
     name, _ = recipe(nnunet_folders)
     trainer_of(nnunet_folders, name).get_dataloaders()
     aggregated()
-    with pytest.raises(RecipeError, match=r"consensus of free, strict, whose licences 'LiteMedSAMPlans_supervised_\w+'"):
+    with pytest.raises(
+        RecipeError, match=r"consensus of free, strict, whose licences 'LiteMedSAMPlans_supervised_\w+'"
+    ):
         trainer_of(nnunet_folders, name).get_dataloaders()
     trainer_of(nnunet_folders, recipe(nnunet_folders)[0]).get_dataloaders()
 
