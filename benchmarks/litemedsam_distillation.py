@@ -4,7 +4,7 @@
                                                  [--device cuda] [--out distillation.jsonl]
     python benchmarks/litemedsam_distillation.py --table distillation.jsonl
 
-DATA holds the folders named in `litemedsam_data.py`. Their last --test cases are held out, of the others the first
+DATA holds the folders named in `public_datasets.py`. Their last --test cases are held out, of the others the first
 --cases (default: all) are learned from, without labels. Then teacher and student segment the held-out cases in the same
 boxes, one around each piece of a label in a slice, and are compared with the labels: a table like paper 2's Table 5.
 WORK is created; what is there is not done again, so that a killed run continues. --epochs asks for more later on.
@@ -17,7 +17,7 @@ import json
 from pathlib import Path
 
 from commands import Work
-from litemedsam_data import DATASETS, write_dataset
+from public_datasets import DATASETS, write_dataset
 
 TRAINER, PLANS, RECIPE = "nnUNetTrainerRepViTDistill", "LiteMedSAMPlans", "laptop"
 STUDENT, TEACHER = "repvit", "litemedsam"

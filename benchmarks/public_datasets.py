@@ -1,4 +1,4 @@
-"""Real images of many kinds as nnU-Net's datasets: what `litemedsam_distillation.py` learns from and tests on.
+"""Real images of many kinds as nnU-Net's datasets, for `litemedsam_distillation.py` and `asap.py`.
 
 hippocampus/, left_atrium/, trunk_ct/, trunk_mr/ (NIfTI), recist_npz/ (npz as in MedSAM), drive/, em_membranes/,
 white_blood_cells/, lung_ct_slices/, chest_xray/ and polyps/ (pictures).
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 from skimage.io import imread, imsave
 
-Pair = tuple[str, Path | np.ndarray, Path | np.ndarray | None]  # case, image, label map; files are copied
+Pair = tuple[str, Path | np.ndarray, Path | np.ndarray]  # case, image, label map; files are copied
 GREY, COLOUR = ("grey",), ("R", "G", "B")
 
 
@@ -28,9 +28,10 @@ class Source:
         number, name: Of the dataset.
         title: In tables.
         channels: As in dataset.json.
-        labels: Names, numbered from 1; none: boxes cannot say what is meant, such as all vessels of an eye.
+        labels: Names, numbered from 1.
         ending: Of its files.
         pairs: Reads them, sorted.
+        boxable: Whether a box says what is meant: not so with all vessels of an eye.
     """
 
     number: int
@@ -40,6 +41,7 @@ class Source:
     labels: tuple[str, ...]
     ending: str
     pairs: Callable[[Path], Iterator[Pair]]
+    boxable: bool = True
 
 
 def write_dataset(data: Path, raw: Path, source: Source, cases: int | None, test: int) -> str:
@@ -50,30 +52,36 @@ def write_dataset(data: Path, raw: Path, source: Source, cases: int | None, test
     if (folder / "dataset.json").is_file():
         return name
     pairs = list(source.pairs(data))
-    held_out = 0 if not source.labels else min(test, max(1, len(pairs) // 2))
+    held_out = min(test, max(1, len(pairs) // 2)) if source.boxable else 0
     training = pairs[: len(pairs) - held_out] or pairs  # one case alone: its images may be learned from, its labels not
     for case, image, _ in training[:cases]:
-        _write(image, folder / "imagesTr" / f"{case}_0000{source.ending}")
+        write_case(image, folder / "imagesTr" / f"{case}_0000{source.ending}")
     for case, image, labels in pairs[len(pairs) - held_out :]:
-        _write(image, folder / "imagesTs" / f"{case}_0000{source.ending}")
-        _write(labels, folder / "labelsTs" / f"{case}{source.ending}")
-    content = {
-        "channel_names": {str(i): channel for i, channel in enumerate(source.channels)},
-        "labels": {"background": 0, **{label: i for i, label in enumerate(source.labels or ("object",), start=1)}},
-        "numTraining": len(training[:cases]),
-        "file_ending": source.ending,
-    }
-    (folder / "dataset.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_case(image, folder / "imagesTs" / f"{case}_0000{source.ending}")
+        write_case(labels, folder / "labelsTs" / f"{case}{source.ending}")
+    write_description(folder, source, source.labels, len(training[:cases]))
     return name
 
 
-def _write(content: Path | np.ndarray | None, file: Path) -> None:
+def write_description(folder: Path, source: Source, labels: Iterable[str], training: int) -> None:
+    """Write dataset.json, last of all."""
+    content = {
+        "channel_names": {str(i): channel for i, channel in enumerate(source.channels)},
+        "labels": {"background": 0, **{label: i for i, label in enumerate(labels, start=1)}},
+        "numTraining": training,
+        "file_ending": source.ending,
+    }
+    (folder / "dataset.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def write_case(content: Path | np.ndarray, file: Path) -> None:
+    """Write an image or a label map; files are copied."""
     file.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, Path):
         shutil.copyfile(content, file)
-    elif content is not None and file.name.endswith(".nii.gz"):
+    elif file.name.endswith(".nii.gz"):
         sitk.WriteImage(sitk.GetImageFromArray(content), str(file))
-    elif content is not None:
+    else:
         imsave(file, content, check_contrast=False)
 
 
@@ -125,12 +133,19 @@ def _pictures(
     return pairs
 
 
-def _unlabelled(folder: str, images: str, grey: bool) -> Callable[[Path], Iterator[Pair]]:
-    def pairs(data: Path) -> Iterator[Pair]:
-        for file in sorted((data / folder).glob(images)):
-            yield file.stem, _picture(file, grey), None
+def _eyes(data: Path) -> Iterator[Pair]:
+    for file in sorted((data / "drive").glob("*/images/*.tif")):
+        traced = next((file.parents[1] / "1st_manual").glob(f"{file.stem.split('_')[0]}_*"))
+        yield file.stem, _picture(file, False), (imread(traced).squeeze() > 127).astype(np.uint8)
 
-    return pairs
+
+def _membranes(data: Path) -> Iterator[Pair]:
+    for file in sorted((data / "em_membranes" / "image").glob("*.png"), key=lambda file: int(file.stem)):
+        yield (
+            f"slice{int(file.stem):02d}",
+            _picture(file, True),
+            (imread(file.parents[1] / "label" / file.name) < 128).astype(np.uint8),
+        )
 
 
 def _cells(data: Path) -> Iterator[Pair]:
@@ -148,7 +163,7 @@ def _flat(image: np.ndarray) -> np.ndarray:
     return image[..., 0] if image.ndim == 3 else image
 
 
-ORGANS: Mapping[str, tuple[int, ...]] = {"ct": (1, 2, 3, 5, 6, 7, 8, 10), "mr": (1, 2, 3, 5, 6, 7)}
+ORGANS: Mapping[str, tuple[int, ...]] = {"ct": (1, 2, 3, 5, 6, 7, 8, 10), "mr": (1, 2, 3, 5, 6, 23)}
 NAMES = ("spleen", "right_kidney", "left_kidney", "liver", "stomach", "aorta", "inferior_vena_cava", "pancreas")
 DATASETS = (
     Source(801, "Hippocampus", "MR, hippocampus", ("MRI",), ("anterior", "posterior"), ".nii.gz",
@@ -165,8 +180,8 @@ DATASETS = (
            _pictures("chest_xray", "?.jpg", lambda f: f.with_name(f"{f.stem}-mask.png"), True)),
     Source(808, "Polyps", "endoscopy, polyps", COLOUR, ("polyp",), ".png",
            _pictures("polyps", "images/*.jpg", lambda f: f.parents[1] / "masks" / f.name, False)),
-    Source(809, "Drive", "fundus", COLOUR, (), ".png", _unlabelled("drive", "*/images/*.tif", False)),
-    Source(810, "Membranes", "electron microscopy", GREY, (), ".png", _unlabelled("em_membranes", "image/*.png", True)),
-    Source(811, "TrunkMR", "MR, trunk", ("MRI",), (), ".nii.gz",
-           lambda data: iter([("trunk_mr", data / "trunk_mr" / "mr.nii.gz", None)])),
+    Source(809, "Drive", "fundus", COLOUR, ("vessel",), ".png", _eyes, boxable=False),
+    Source(810, "Membranes", "electron microscopy", GREY, ("membrane",), ".png", _membranes, boxable=False),
+    Source(811, "TrunkMR", "MR, trunk", ("MRI",), NAMES[:6], ".nii.gz",
+           _one_scan("trunk_mr", "mr.nii.gz", "totalsegmentator_mr.nii.gz", ORGANS["mr"]), boxable=False),
 )  # fmt: skip
