@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from pydantic import Field
 from torch import nn
 
 from nnkd.profiles import Paper, PaperGraph
 from nnkd.recipes import Recipe
 from nnkd.settings import parse_options
 from nnkd.trainer import nnUNetTrainerKD
-from nnkd.training_options import Positive, TrainingOptions
+from nnkd.training_options import AtLeastOne, Positive, TrainingOptions
 from nnkd.unet import Norm, UNet
+
+OF_THE_NETWORK = ("norm", "widths")  # options that say how it is built
 
 
 @dataclass(kw_only=True)
@@ -24,11 +27,13 @@ class UNetOptions(TrainingOptions):
     lr: Adam's learning rate (the Probabilistic U-Net's; paper 1 gives none).
     weight_decay: Adam's.
     norm: Normalisation layer; "none" is the paper's.
+    widths: Features of each level, finest first; their number says how many levels there are.
     """
 
     lr: Positive = 1e-4
     weight_decay: float = 0.0
     norm: Norm = "batch"
+    widths: Annotated[tuple[AtLeastOne, ...], Field(min_length=2, max_length=8)] = (32, 64, 128, 192)
 
 
 class nnUNetTrainerUNet(nnUNetTrainerKD):
@@ -57,13 +62,14 @@ class nnUNetTrainerUNet(nnUNetTrainerKD):
     ) -> nn.Module:
         """The UNet for a configuration; `enable_deep_supervision` has no effect on a network of one output."""
         recipe = Recipe.of_plans(plans_manager.plans)
-        known = {key: value for key, value in recipe.options.items() if key == "norm"}
+        known = {key: value for key, value in recipe.options.items() if key in OF_THE_NETWORK}
         options = parse_options(UNetOptions, known, "nnUNetTrainerUNet")
         return UNet(
             num_input_channels,
             num_output_channels,
             dim=len(configuration_manager.patch_size),
             norm=options["norm"],
+            widths=options["widths"],
             one_logit=num_output_channels == 2 and not recipe.has_regions,
         )
 

@@ -16,7 +16,7 @@ def test_its_trainer_learns_without_deep_supervision(nnunet_folders, monkeypatch
     toy_teacher(dataset, "t0")
     preprocess(dataset, make_plans(dataset, {"2d": configuration("2d", (16, 16), (1.0, 1.0))}), "2d")
     folder = nnunet_folders / "nnUNet_preprocessed" / dataset.name
-    recipe = Recipe("nnUNetPlans", ("t0",), options={"norm": "instance"}, has_regions=False)
+    recipe = Recipe("nnUNetPlans", ("t0",), options={"norm": "instance", "widths": [4, 6, 8]}, has_regions=False)
     plans = {**read_plans(folder, write_recipe(folder, recipe)), "continue_training": False}
     trainer = nnUNetTrainerUNet(plans, "2d", "all", dict(dataset.spec.json), torch.device("cpu"))
     trainer.initialize()
@@ -24,4 +24,5 @@ def test_its_trainer_learns_without_deep_supervision(nnunet_folders, monkeypatch
     batch = next(train)
     assert batch["target"].shape == (2, 2, 16, 16)
     assert trainer.train_step(batch)["loss"] > 0
+    assert [block[0].out_channels for block in trainer.network.encoder.blocks] == [4, 6, 8]
     assert any(isinstance(m, torch.nn.InstanceNorm2d) for m in trainer.network.modules())
