@@ -84,7 +84,10 @@ def read_image(case: BoxCase, slices: Slices = "axial") -> BoxImage:
         raise DatasetError(f"'{case.file.name}' is empty (0 bytes). Copy it again.")
     if case.ending in NPZ:
         return _read_npz(case.file)
-    return _read_volume(case.file, slices) if case.ending in VOLUMES else _read_picture(case.file)
+    image = _read_volume(case.file, slices) if case.ending in VOLUMES else _read_picture(case.file)
+    if image.data.dtype.kind == "f" and not any(np.isfinite(z).any() for z in image.data):
+        raise DatasetError(f"'{case.file.name}' holds no finite number. Convert it again.")
+    return image
 
 
 # --- MedSAM's npz ----------------------------------------------------------------------------------------------
@@ -136,7 +139,7 @@ def _eight_bit(imgs: np.ndarray, file: Path) -> np.ndarray:
     numeric = np.issubdtype(imgs.dtype, np.number) and imgs.size
     if imgs.dtype != np.uint8 and not (numeric and imgs.min() >= 0 and imgs.max() <= 255):  # NaN fails too
         raise DatasetError(
-            f"imgs of '{file.name}' are {imgs.dtype} beyond 0 to 255, but 8 bits are expected, as MedSAM stores them. "
+            f"imgs of '{file.name}' are {imgs.dtype}, not all from 0 to 255, but MedSAM stores images in 8 bits. "
             f"Convert them, or give the image as NIfTI."
         )
     if imgs.size == 0:
@@ -171,7 +174,7 @@ def _is_flat(imgs: np.ndarray, boxes: np.ndarray | None, gts: np.ndarray | None,
 
 
 def _read_picture(file: Path) -> BoxImage:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(file) as picture:
@@ -180,8 +183,9 @@ def _read_picture(file: Path) -> BoxImage:
                 picture.seek(page)
                 pages.append(_page(picture))
     except (*BROKEN, Image.DecompressionBombError) as error:
+        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"  # it names the file and no more
         raise DatasetError(
-            f"'{file.name}' cannot be read as a picture ({error}). Convert it or copy it again."
+            f"'{file.name}' cannot be read as a picture{reason}. Convert it or copy it again."
         ) from error
     if len({page.shape for page in pages}) > 1 or (len(pages) > 1 and pages[0].ndim > 2):
         raise DatasetError(

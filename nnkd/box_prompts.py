@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +124,7 @@ def challenge_box(box: Sequence[float], shape: Sequence[int], where: str) -> Box
             raise _swapped(list(box), where)
         z1 = max(min(z1 + 1, shape[0]), z1)  # some count the slices up to the one behind the last
     found = (*map(math.floor, (z0, y0, x0)), *map(math.ceil, (z1, y1, x1)))
-    _check(found, [float(v) if v % 1 else int(v) for v in numbers], shape, len(numbers) == 4, where)
+    _check(found, [float(v) if v % 1 else int(v) for v in numbers], shape, len(numbers) == 4, where, x_first=True)
     return found  # type: ignore[return-value]
 
 
@@ -154,12 +155,14 @@ def turned(box: Box3D, one_slice: bool, orientation: Orientation, shape: Sequenc
 
 def _numbers(box: Any, where: str, axes: Sequence[str]) -> list[float]:
     good = isinstance(box, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in box)
-    if not good or not all(math.isfinite(v) for v in box):
+    if not good or not all(abs(v) <= sys.float_info.max for v in box):  # NaN fails too
         raise PredictionError(f"{where} the box {box}, but the finite numbers {' or '.join(axes)} are expected.")
     return box
 
 
-def _check(found: Sequence[int], said: Any, shape: Sequence[int], flat: bool, where: str) -> None:
+def _check(
+    found: Sequence[int], said: Any, shape: Sequence[int], flat: bool, where: str, x_first: bool = False
+) -> None:
     pairs = list(zip(found[:3], found[3:], shape, strict=True))
     if any(high < low for low, high, _ in pairs):
         raise _swapped(said, where)
@@ -171,15 +174,19 @@ def _check(found: Sequence[int], said: Any, shape: Sequence[int], flat: bool, wh
     if any(low < 0 or high > size for low, high, size in pairs):
         order = "height, width" if flat else "z, y, x"
         size = "x".join(map(str, shape[1:] if flat else shape))
-        raise PredictionError(f"{where} the box {said}, which leaves the image of {size} ({order}).{_hint(pairs)}")
+        raise PredictionError(
+            f"{where} the box {said}, which leaves the image of {size} ({order}).{_hint(pairs[flat:], x_first)}"
+        )
 
 
 def _swapped(said: Any, where: str) -> PredictionError:
     return PredictionError(f"{where} the box {said} with swapped corners: lower bounds come first.")
 
 
-def _hint(pairs: Sequence[tuple[int, int, int]]) -> str:
+def _hint(pairs: Sequence[tuple[int, int, int]], x_first: bool) -> str:
     """That a box would fit in the other order of axes, if it would."""
     sizes = [size for *_, size in pairs]
     fits = [low >= 0 and high <= size for (low, high, _), size in zip(pairs, reversed(sizes), strict=True)]
-    return " It would fit in the order x, y, z: z comes first here." if all(fits) else ""
+    here = "zyx"[-len(pairs) :][:: -1 if x_first else 1]
+    other = ", ".join(reversed(here))
+    return f" It would fit in the order {other}: {here[0]} comes first here." if all(fits) else ""

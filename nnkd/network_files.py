@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -107,9 +108,9 @@ def write_onnx(
                 verbose=False,
             )
     except Exception as error:  # torch's exporter has several of its own
-        raise BrokenPluginError(
-            f"{type(network).__name__} cannot be written as ONNX ({_first_line(error)})."
-        ) from error
+        unknown = _unknown_operation(error)
+        why = f"ONNX has no operation {unknown}; the network runs in PyTorch alone" if unknown else _first_line(error)
+        raise BrokenPluginError(f"{type(network).__name__} cannot be written as ONNX ({why}).") from error
     model = program.model_proto
     _forget_sources(model)
     with atomic(file) as temporary:
@@ -189,6 +190,17 @@ def _silent() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _unknown_operation(error: BaseException | None) -> str:
+    """The operation for which torch's exporter knows nothing in ONNX, such as nnkd.selective_scan; empty if that is
+    not why it gave up. It says so in the innermost of its errors."""
+    while error is not None:
+        found = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(error))
+        if found:
+            return found[1]
+        error = error.__cause__
+    return ""
 
 
 def _first_line(error: Exception) -> str:

@@ -79,9 +79,9 @@ def test_pictures_and_volumes_of_the_challenge(tmp_path, shape, more, seen):
         ({"gts": GREY}, "has no 'imgs', but holds gts"),
         ({"imgs": np.array([{"a": 1}], dtype=object)}, "holds pickled objects"),
         ({"imgs": GREY, "boxes": np.array([[1, None]], dtype=object)}, "holds pickled objects"),
-        ({"imgs": GREY.astype(np.float32) - 200}, "float32 beyond 0 to 255"),
-        ({"imgs": np.full((4, 5), np.nan, np.float32)}, "float32 beyond 0 to 255"),
-        ({"imgs": np.array([["a", "b"]])}, "beyond 0 to 255"),
+        ({"imgs": GREY.astype(np.float32) - 200}, "float32, not all from 0 to 255"),
+        ({"imgs": np.full((4, 5), np.nan, np.float32)}, "float32, not all from 0 to 255"),
+        ({"imgs": np.array([["a", "b"]])}, "not all from 0 to 255"),
         ({"imgs": np.zeros((0, 5), np.uint8)}, "there is no pixel"),
         ({"imgs": np.zeros((4, 5, 6, 3), np.uint8)}, r"a grey volume \(Z, Y, X\) is expected; colour volumes"),
         ({"imgs": GREY, "boxes": [[1, 2, 4, 5]]}, "a volume of the shape .* but its boxes are those of a picture"),
@@ -154,8 +154,20 @@ def test_pages_are_slices(tmp_path):
 
 def test_no_picture(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(DatasetError, match=r"'a\.png' cannot be read as a picture"):
+    with pytest.raises(DatasetError, match=r"^'a\.png' cannot be read as a picture\. Convert it"):
         image_of(tmp_path / "a.png")
+
+
+def test_an_image_of_nothing_but_nan(tmp_path):
+    array = np.full((3, 4, 5), np.nan, np.float32)  # ITK reads NaN in a NIfTI file as 0
+    array[1] = np.inf
+    with pytest.raises(DatasetError, match=r"'a\.nrrd' holds no finite number"):
+        image_of(volume(tmp_path / "a.nrrd", array))
+    Image.fromarray(array[0]).save(tmp_path / "b.tif")
+    with pytest.raises(DatasetError, match=r"'b\.tif' holds no finite number"):
+        image_of(tmp_path / "b.tif")
+    array[2, 0, 0] = 1
+    assert image_of(volume(tmp_path / "c.nrrd", array)).shape == (3, 4, 5)
 
 
 # --- volumes ---

@@ -37,6 +37,7 @@ def test_boxes_of_volumes_slices_and_pictures():
         ([1, 2, 3, 1, 5, 6], "which has no volume"),
         ([1, 2, 3, NAN, 5, 6], "but the finite numbers"),
         ([1, 2, 3, INF, 5, 6], "but the finite numbers"),
+        ([1, 2, 3, 10**400, 5, 6], "but the finite numbers"),
         ([1, 2, 3, True, 5, 6], "but the finite numbers"),
         ([1, 2, 3, "4", 5, 6], "but the finite numbers"),
         ("123456", "but the finite numbers"),
@@ -56,6 +57,10 @@ def test_a_pictures_box():
         checked([2, 3, 2, 6], (1, 20, 30), True, "x")
     with pytest.raises(PredictionError, match=r"leaves the image of 20x30 \(height, width\)"):
         checked([2, 3, 22, 6], (1, 20, 30), True, "x")
+    with pytest.raises(
+        PredictionError, match=r"\(height, width\)\. It would fit in the order x, y: y comes first here"
+    ):
+        checked([3, 2, 25, 6], (1, 20, 30), True, "x")
 
 
 def test_the_challenges_boxes():
@@ -70,6 +75,7 @@ def test_the_challenges_boxes():
     ("box", "words"),
     [
         ([3, 2, 1, 6, 5, 11], r"the box \[3, 2, 1, 6, 5, 11\], which leaves the image"),
+        ([0, 0, 0, 10, 20, 29], "It would fit in the order z, y, x: x comes first here"),
         ([3, 2, 5, 6, 5, 4], "with swapped corners"),
         ([3, 2, 1, 3, 5, 4], "which has no volume"),
         ([3.5, 2, NAN, 6, 5, 4], r"finite numbers \[x0, y0, z0, x1, y1, z1\] are expected"),

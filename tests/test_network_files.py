@@ -88,6 +88,31 @@ def test_what_cannot_be_written_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@torch.library.custom_op("nnkd_test::strange", mutates_args=())
+def strange(x: torch.Tensor) -> torch.Tensor:
+    """An operation that ONNX has not."""
+    return x + 1
+
+
+@strange.register_fake
+def _shape_of(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+class Strange(nn.Module):
+    """Needs it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.nnkd_test.strange(x)
+
+
+def test_an_operation_that_onnx_has_not_is_named(tmp_path):
+    sentence = r"^Strange cannot be written as ONNX \(ONNX has no operation nnkd_test\.strange; .*PyTorch alone\)\.$"
+    with pytest.raises(BrokenPluginError, match=sentence):
+        write_onnx(Strange(), {"image": torch.zeros(2, 1, 4, 4)}, "logits", tmp_path / "strange.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_packages_are_asked_for_before_anything_is_done(monkeypatch):
     check_packages(openvino=False)
     monkeypatch.setattr(network_files, "find_spec", lambda name: None if name == "openvino" else object())
