@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,8 +85,7 @@ def _add_intensities(parser: argparse.ArgumentParser) -> None:
 
 
 def _segment(arguments: argparse.Namespace) -> StepReport:
-    with _collecting_nothing():
-        from nnkd.steps.segment_boxes import BoxJob, segment_boxes
+    from nnkd.steps.segment_boxes import BoxJob, segment_boxes
 
     job = BoxJob(
         source=arguments.i,
@@ -103,19 +100,6 @@ def _segment(arguments: argparse.Namespace) -> StepReport:
     return segment_boxes(job, partial(_open_model, arguments), arguments.overwrite)
 
 
-@contextmanager
-def _collecting_nothing() -> Iterator[None]:
-    """Python looks for garbage again and again among what is imported, all of which stays."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
-
-
-@_collecting_nothing()
 def _open_model(arguments: argparse.Namespace) -> OpenedBoxModel:
     """The model, on the runtime that was asked for or is there."""
     from nnkd.exported_box_models import is_exported, kept, weights_of

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from nnkd.box_cases import NPZ, BoxCase, find_cases
 from nnkd.box_images import BoxImage, Slices, read_image
@@ -75,7 +76,7 @@ def segment_boxes(job: BoxJob, open_model: Callable[[], OpenedBoxModel], overwri
     seconds = dict.fromkeys(PARTS, 0.0)
     seconds["start"] = time.perf_counter() - begun
     report, totals, assumed = StepReport(), Counter(), Counter()
-    for case in _with_progress(work.cases, opened.name):
+    for case in tqdm(work.cases, desc=opened.name, unit="case", disable=len(work.cases) == 1 or None):
         try:
             outcome = _do(case, work, opened, folder, seen, seconds)
         except Exception as error:  # noqa: BLE001 - one bad case does not stop the others
@@ -93,15 +94,6 @@ def segment_boxes(job: BoxJob, open_model: Callable[[], OpenedBoxModel], overwri
     report.lines = _lines(job, report, assumed, totals, seconds)
     report.data = {"seconds": seconds, **totals}
     return report
-
-
-def _with_progress(cases: Sequence[BoxCase], name: str) -> Iterable[BoxCase]:
-    """A bar, for which a single case need not wait until tqdm is imported."""
-    if len(cases) == 1:
-        return cases
-    from tqdm import tqdm
-
-    return tqdm(cases, desc=name, unit="case", disable=None)
 
 
 @dataclass

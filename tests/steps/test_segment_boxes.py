@@ -306,18 +306,6 @@ def test_the_command_without_torch(toy, tmp_path):
 
 
 @NEEDS_ONNX
-def test_one_image_needs_no_bar_and_garbage_is_collected_again(toy, tmp_path):
-    challenge(tmp_path / "in" / "a.npz")
-    words = ["-i", "in", "-o", "out", "--model", str(toy), "--runtime", "onnxruntime", "--threads", "1"]
-    code = (
-        f"import gc, sys; from nnkd.cli.segment_boxes import main; code = main({words}); "
-        f"sys.exit(code or 'tqdm' in sys.modules or not gc.isenabled())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-
-
-@NEEDS_ONNX
 def test_a_name_or_file_is_exported_once(toy, tmp_path, monkeypatch, caplog):
     challenge(tmp_path / "in" / "a.npz")
     (tmp_path / "own.pth").write_bytes(b"weights")
