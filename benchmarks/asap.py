@@ -76,7 +76,7 @@ TARGETS = {
          "Hippocampus:anterior", "Hippocampus:posterior", "LeftAtrium:left_atrium", *ORGANS),
     ),
     "anterior hippocampus (3D)": Target(
-        822, "Hippocampus", "anterior", "3d_fullres", {"patch_size": [40, 56, 40], "batch_size": 2}, "LeftAtrium",
+        822, "Hippocampus", "anterior", "3d_fullres", {"patch_size": [32, 48, 32], "batch_size": 2}, "LeftAtrium",
         ("Hippocampus:posterior", "LeftAtrium:left_atrium", *ORGANS, "TrunkCT:stomach", "TrunkCT:pancreas",
          "TrunkMR:liver", "TrunkMR:spleen", "TrunkMR:left_kidney", "Lesions:lesion"),
     ),
@@ -298,7 +298,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="METHOD")
     parser.add_argument("--folds", type=int, nargs="+", choices=range(FOLDS), default=list(range(FOLDS)))
     parser.add_argument("--shots", type=int, nargs="+", choices=SHOTS, default=[3])
-    parser.add_argument("--turns", type=int, default=60)
+    parser.add_argument("--turns", type=int, default=120)
     parser.add_argument("--out", type=Path, default=Path("asap.jsonl"))
     parser.add_argument("--table", type=Path, metavar="JSONL", help="print the tables of this file, do nothing else")
     parser.add_argument("-device", default="cpu", choices=("cpu", "cuda", "mps"))

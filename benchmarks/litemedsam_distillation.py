@@ -1,13 +1,14 @@
 """LiteMedSAM's TinyViT with its published weights -> RepViT-M0.6, on real images, and what the student loses by it.
 
-    python benchmarks/litemedsam_distillation.py DATA WORK [--cases 20] [--test 6] [--epochs 12] [--iterations 50]
-                                                 [--device cuda] [--out distillation.jsonl]
+    python benchmarks/litemedsam_distillation.py DATA WORK [--cases 12] [--test 4] [--epochs 48] [--iterations 25]
+                                                 [--as_it_is] [-device cuda] [--out distillation.jsonl]
     python benchmarks/litemedsam_distillation.py --table distillation.jsonl
 
 DATA holds the folders named in `public_datasets.py`. Their last --test cases are held out, of the others the first
 --cases (default: all) are learned from, without labels. Then teacher and student segment the held-out cases in the same
 boxes, one around each piece of a label in a slice, and are compared with the labels: a table like paper 2's Table 5.
-WORK is created; what is there is not done again, so that a killed run continues. --epochs asks for more later on.
+WORK is created; what is there is not done again, so that a killed run continues. --as_it_is trains no further: it
+compares the best weights of a training that was stopped. Images are not flipped, so that the teacher sees each once.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ STUDENT, TEACHER = "repvit", "litemedsam"
 
 
 def train(work: Work, names: list[str], options: argparse.Namespace) -> Path:
-    """The student's folder."""
+    """The student's folder, trained to the end unless it is taken as it is."""
     recipe = f"{RECIPE}_{options.cases or 'all'}_{options.epochs}"
     folder = work.folder / "nnUNet_results" / names[0] / f"{TRAINER}__{PLANS}_{recipe}__2d" / "fold_all"
+    if options.as_it_is:
+        return folder
     again = ["--c"] if (folder / "checkpoint_latest.pth").is_file() else []
-    settings = {"epochs": options.epochs, "iterations": options.iterations, "final_slices": 50}
-    if options.device == "cpu":
-        settings["precision"] = "bfloat16"
+    settings = {
+        "epochs": options.epochs, "iterations": options.iterations, "final_slices": 50, "flips": "false",
+        "precision": "bfloat16" if options.device == "cpu" else "auto",
+    }  # fmt: skip
     work.run(
         "train", names[0], "2d", "all", "-tr", TRAINER, "--datasets", *names, "-n", recipe, "-device", options.device,
         *again, "--set", *(f"{key}={value}" for key, value in settings.items()),
@@ -43,27 +47,29 @@ def curve(folder: Path) -> list[float]:
     """The validation's relative error of embeddings by epoch."""
     from nnkd.checkpoints import load_checkpoint
 
-    return [round(float(v), 4) for v in load_checkpoint(folder / "checkpoint_final.pth")["logging"]["relative_error"]]
+    last = next(file for name in ("final", "latest") if (file := folder / f"checkpoint_{name}.pth").is_file())
+    return [round(float(v), 4) for v in load_checkpoint(last)["logging"]["relative_error"]]
 
 
-def compare(work: Work, name: str, checkpoint: Path) -> list[dict]:
+def compare(work: Work, name: str, checkpoint: Path, student: str) -> list[dict]:
     """Teacher and student in the same boxes, and both against the labels: rows of means.csv."""
     if not (work.folder / "nnUNet_raw" / name / "labelsTs").is_dir():
         return []
     work.run(
-        "predict_teachers", "-d", name, "--test", "-t", TEACHER, f"{STUDENT}={TEACHER}", "--set",
-        f"{STUDENT}.weights={checkpoint}", f"{STUDENT}.licence=Apache-2.0", "--boxes-from", "labels", "--box_each",
+        "predict_teachers", "-d", name, "--test", "-t", TEACHER, f"{student}={TEACHER}", "--set",
+        f"{student}.weights={checkpoint}", f"{student}.licence=Apache-2.0", "--boxes-from", "labels", "--box_each",
         "component", "-device", work.device,
     )  # fmt: skip
-    folders = [f"nnUNet_raw/{name}/teachersTs/{teacher}" for teacher in (TEACHER, STUDENT)]
-    return work.evaluate(name, folders, f"evaluation_{name}")
+    folders = [f"nnUNet_raw/{name}/teachersTs/{teacher}" for teacher in (TEACHER, student)]
+    rows = work.evaluate(name, folders, f"evaluation_{name}_{student}")
+    return [{**row, "folder": STUDENT if row["folder"] == student else row["folder"]} for row in rows]
 
 
 def table(runs: list[dict]) -> str:
     """Markdown: DSC and NSD of both by data, of the longest run."""
-    run = max(runs, key=lambda one: (one["cases"] or 10**6, one["epochs"]))
+    run = max(runs, key=lambda one: (one["cases"] or 10**6, len(one["curve"])))
     lines = [
-        f"Relative error of embeddings by epoch ({run['epochs']} of {run['iterations']} iterations, batch 8, "
+        f"Relative error of embeddings by epoch ({len(run['curve'])} of {run['iterations']} iterations, batch 8, "
         f"{run['cases'] or 'all'} cases of each set): {', '.join(f'{v:.3f}' for v in run['curve'])}",
         "",
         "| data | label | cases | DSC: LiteMedSAM | RepViT | NSD: LiteMedSAM | RepViT |",
@@ -84,10 +90,11 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("work", type=Path, nargs="?")
     parser.add_argument("--cases", type=int, help="training cases of each set (default: all)")
-    parser.add_argument("--test", type=int, default=6, help="held-out cases of each set")
-    parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--iterations", type=int, default=50)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--test", type=int, default=4, help="held-out cases of each set")
+    parser.add_argument("--epochs", type=int, default=48)
+    parser.add_argument("--iterations", type=int, default=25)
+    parser.add_argument("--as_it_is", action="store_true", help="train no further, compare the best weights so far")
+    parser.add_argument("-device", default="cpu", choices=("cpu", "cuda", "mps"))
     parser.add_argument("--out", type=Path, default=Path("distillation.jsonl"))
     parser.add_argument("--table", type=Path, help="only print the table of these runs")
     options = parser.parse_args()
@@ -99,12 +106,13 @@ def main() -> None:
         work = Work(options.work, options.device)
         names = [write_dataset(data, work.folder / "nnUNet_raw", one, options.cases, options.test) for one in DATASETS]
         folder = train(work, names, options)
-        found = {one.title: compare(work, name, folder / "checkpoint_best.pth")
+        errors = curve(folder)
+        found = {one.title: compare(work, name, folder / "checkpoint_best.pth", f"{STUDENT}{len(errors)}")
                  for one, name in zip(DATASETS, names, strict=True)}  # fmt: skip
         row = {"cases": options.cases, "test": options.test, "epochs": options.epochs, "device": options.device}
         row |= {
             "iterations": options.iterations,
-            "curve": curve(folder),
+            "curve": errors,
             "means": {k: v for k, v in found.items() if v},
         }
         with file.open("a", encoding="utf-8") as out:
