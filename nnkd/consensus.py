@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nnkd.dataset import RawDataset
-from nnkd.errors import DatasetError
+from nnkd.errors import DatasetError, FolderError
 from nnkd.files import read_json, remove_leftovers, sha256, sha256_text, write_json
 from nnkd.predictions import Lineage, Manifest, PredictionFolder, label_map_files, prediction_folders
 
@@ -174,6 +174,24 @@ def inherited(dataset: RawDataset) -> tuple[list[Lineage], bool]:
         manifest = folder.manifest() if folder.exists() else None
         models.append(Lineage(name=name) if manifest is None else manifest.as_model())
         told = told or (manifest is not None and manifest.ground_truth)
+    return models, told
+
+
+def inherited_of(datasets: Iterable[str]) -> tuple[list[Lineage], bool]:
+    """The same of several datasets, each model once. Of one whose raw folder is not here nothing is known.
+
+    Args:
+        datasets: Full names.
+    """
+    models: list[Lineage] = []
+    told = False
+    for name in dict.fromkeys(datasets):
+        try:
+            found, one_told = inherited(RawDataset.open(name))
+        except FolderError:
+            continue
+        models += [model for model in found if model not in models]
+        told = told or one_told
     return models, told
 
 

@@ -148,5 +148,6 @@ def test_what_labels_inherit(dataset):
     write(dataset, "toy_002", 1)
     models, told = consensus.inherited(dataset)
     assert ([model.name for model in models], told) == (["a"], False)  # b took part in no vote
+    assert consensus.inherited_of([dataset.name, dataset.name, "Dataset999_NotHere"]) == (models, told)
     edit(dataset, "toy_002")
     assert consensus.inherited(dataset) == ([], False)

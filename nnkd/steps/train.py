@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nnkd import auxiliaries, auxiliary_checks, one_label, paths, pretrained
+from nnkd import auxiliaries, auxiliary_checks, consensus, one_label, paths, pretrained
 from nnkd.dataset import DatasetSpec
 from nnkd.devices import check_device, cores
 from nnkd.errors import NnkdError, RecipeError, SettingError, WeightsError
@@ -192,15 +192,16 @@ def _recipe(request: Request, folder: Path, plans: Mapping[str, Any]) -> Recipe:
     values, options = _split_options(request)
     target = auxiliaries.Target(folder, plans, request.configuration, configuration, spec.channel_names)
     prepared = target.prepare(flags.auxiliaries, options.get("max_aux_cases", auxiliaries.MOST_CASES))
-    lineage: list[dict[str, str]] = []
-    told = bool(teachers) and votes.index.ground_truth
-    if teachers:
-        chosen = {m.name: m for m in votes.index.lineage}
-        lineage = [chosen[t].model_dump() for t in teachers if t in chosen]
-    elif _plans_itself(request):
+    if _plans_itself(request):
         learned_from = flags.datasets or [folder.name]
         lineage = request.trainer.lineage(options, learned_from)
         told = hasattr(request.trainer, "told_of_truth") and request.trainer.told_of_truth(learned_from)
+    else:
+        chosen = {m.name: m for m in votes.index.lineage} if teachers else {}
+        learned_from = [*([] if teachers else [folder.name]), *(found.task.dataset for found in prepared)]
+        inherited, told_too = consensus.inherited_of(learned_from)
+        lineage = [chosen[t].model_dump() for t in teachers if t in chosen] + [m.model_dump() for m in inherited]
+        told = told_too or (bool(teachers) and votes.index.ground_truth)
     return Recipe(
         base=request.plans,
         teachers=tuple(teachers),

@@ -14,9 +14,10 @@ from planned import configuration, make_plans, preprocess, preprocessed_folder
 from toy import toy_dataset, toy_teacher
 
 from nnkd.checkpoints import load_checkpoint
-from nnkd.cli import predict, train
+from nnkd.cli import aggregate, predict, train
 from nnkd.errors import WeightsError
 from nnkd.predictions import PredictionFolder
+from nnkd.recipes import read_plans
 
 SHORT = ["epochs=1", "iterations=1", "val_iterations=1"]
 
@@ -53,6 +54,19 @@ def test_recipe_flags_write_a_recipe_and_the_same_flags_find_it_again(voted, cap
     assert content["nnkd"]["teachers"] == ["t1"]
     assert content["nnkd"]["aggregator"] == {"name": "majority", "options": {"ties": "yes"}}
     assert content["nnkd"]["options"] == {"norm": "none"}
+
+
+def test_a_supervised_student_inherits_from_the_consensus_it_learns(voted):
+    """Otherwise the terms of a teacher's weights were lost with -t none."""
+    recipe("-t", "none", "-n", "manual")
+    voted.label_file("toy_002").unlink()
+    assert call(aggregate, "-d", "701") == 0
+    recipe("-t", "none", "-n", "consensus")
+    found = {
+        name: [m["name"] for m in read_plans(preprocessed_folder(voted), f"nnUNetPlans_{name}")["nnkd"]["lineage"]]
+        for name in ("manual", "consensus")
+    }
+    assert found == {"manual": [], "consensus": ["t0", "t1"]}
 
 
 @pytest.mark.parametrize(
