@@ -298,7 +298,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="METHOD")
     parser.add_argument("--folds", type=int, nargs="+", choices=range(FOLDS), default=list(range(FOLDS)))
     parser.add_argument("--shots", type=int, nargs="+", choices=SHOTS, default=[3])
-    parser.add_argument("--turns", type=int, default=120)
+    parser.add_argument("--turns", type=int, default=100)
     parser.add_argument("--out", type=Path, default=Path("asap.jsonl"))
     parser.add_argument("--table", type=Path, metavar="JSONL", help="print the tables of this file, do nothing else")
     parser.add_argument("-device", default="cpu", choices=("cpu", "cuda", "mps"))

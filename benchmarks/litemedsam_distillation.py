@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from statistics import median
 
 from commands import Work
 from public_datasets import DATASETS, write_dataset
@@ -51,10 +52,11 @@ def curve(folder: Path) -> list[float]:
     return [round(float(v), 4) for v in load_checkpoint(last)["logging"]["relative_error"]]
 
 
-def compare(work: Work, name: str, checkpoint: Path, student: str) -> list[dict]:
-    """Teacher and student in the same boxes, and both against the labels: rows of means.csv."""
+def compare(work: Work, name: str, checkpoint: Path, student: str) -> dict | None:
+    """Teacher and student in the same boxes, and both against the labels: rows of means.csv, and seconds a case. None
+    where there are no labels."""
     if not (work.folder / "nnUNet_raw" / name / "labelsTs").is_dir():
-        return []
+        return None
     work.run(
         "predict_teachers", "-d", name, "--test", "-t", TEACHER, f"{student}={TEACHER}", "--set",
         f"{student}.weights={checkpoint}", f"{student}.licence=Apache-2.0", "--boxes-from", "labels", "--box_each",
@@ -62,7 +64,16 @@ def compare(work: Work, name: str, checkpoint: Path, student: str) -> list[dict]
     )  # fmt: skip
     folders = [f"nnUNet_raw/{name}/teachersTs/{teacher}" for teacher in (TEACHER, student)]
     rows = work.evaluate(name, folders, f"evaluation_{name}_{student}")
-    return [{**row, "folder": STUDENT if row["folder"] == student else row["folder"]} for row in rows]
+    means = [{**row, "folder": STUDENT if row["folder"] == student else row["folder"]} for row in rows]
+    seconds = {who: _seconds(work.folder / folder) for who, folder in zip((TEACHER, STUDENT), folders, strict=True)}
+    return {"means": means, "seconds": seconds}
+
+
+def _seconds(folder: Path) -> float:
+    """Of a case, the median."""
+    from nnkd.predictions import PredictionFolder
+
+    return round(median(record.seconds for record in PredictionFolder(folder).manifest().cases.values()), 2)
 
 
 def table(runs: list[dict]) -> str:
@@ -72,15 +83,17 @@ def table(runs: list[dict]) -> str:
         f"Relative error of embeddings by epoch ({len(run['curve'])} of {run['iterations']} iterations, batch 8, "
         f"{run['cases'] or 'all'} cases of each set): {', '.join(f'{v:.3f}' for v in run['curve'])}",
         "",
-        "| data | label | cases | DSC: LiteMedSAM | RepViT | NSD: LiteMedSAM | RepViT |",
-        "|---|---|---|---|---|---|---|",
+        "| data | label | cases | DSC: LiteMedSAM | RepViT | NSD: LiteMedSAM | RepViT | s a case |",
+        "|---" * 8 + "|",
     ]
-    for name, means in run["means"].items():
+    for name, compared in run["compared"].items():
+        means, times = compared["means"], ", ".join(f"{compared['seconds'][who]:.1f}" for who in (TEACHER, STUDENT))
         by_key = {(row["folder"], row["label"], row["metric"]): row for row in means}
         for label in dict.fromkeys(row["label"] for row in means if row["label"] != "Common labels"):
             found = [by_key[who, label, metric] for metric in ("DSC", "NSD") for who in (TEACHER, STUDENT)]
             cells = ["-" if row["mean"] is None else f"{row['mean']:.3f}" for row in found]
-            lines.append(f"| {name} | {label} | {found[0]['cases']} | {' | '.join(cells)} |")
+            lines.append(f"| {name} | {label} | {found[0]['cases']} | {' | '.join(cells)} | {times} |")
+            times = ""
     return "\n".join(lines)
 
 
@@ -113,7 +126,7 @@ def main() -> None:
         row |= {
             "iterations": options.iterations,
             "curve": errors,
-            "means": {k: v for k, v in found.items() if v},
+            "compared": {k: v for k, v in found.items() if v},
         }
         with file.open("a", encoding="utf-8") as out:
             out.write(json.dumps(row) + "\n")
