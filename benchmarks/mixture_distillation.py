@@ -91,12 +91,15 @@ STUDENTS |= {  # paper 1's three students, and 3D
     "HSNet: STAPLE": replace(_free("staple", lr=3e-4, enlarge=2), trainer="nnUNetTrainerHSNet"),
     "UNet per label: STAPLE": replace(_free("staple"), per_label=True),
     "UNet 3D: STAPLE": replace(_free("staple", **IN_3D), **VOLUMES),
-    "PUNet 3D": replace(_free("random_teacher", **IN_3D, lr=3e-4), trainer="nnUNetTrainerPUNet", **VOLUMES),
+    "PUNet 3D": replace(_free("random_teacher", **IN_3D), trainer="nnUNetTrainerPUNet", **VOLUMES),
 }
 TRIED = {  # on the cases for choosing, seed 0
     "tried: planned network on the 20, lr 1e-3": Student(manual="twenty", trainer="nnUNetTrainerKD"),
     "tried: HSNet: STAPLE, not enlarged": replace(_free("staple", lr=3e-4), trainer="nnUNetTrainerHSNet"),
-    "tried: PUNet 3D, lr 1e-3": replace(STUDENTS["PUNet 3D"], settings={**STUDENTS["PUNet 3D"].settings, "lr": 1e-3}),
+    "tried: PUNet 3D, lr 3e-4": replace(STUDENTS["PUNet 3D"], settings={**STUDENTS["PUNet 3D"].settings, "lr": 3e-4}),
+    "tried: PUNet 3D, twice as long": replace(
+        STUDENTS["PUNet 3D"], settings={**STUDENTS["PUNet 3D"].settings, "epochs": 32}
+    ),
     "tried: mean, turned, axial slices": _free("mean", plans="axial", **TURNED),
     "tried: STAPLE, turned, axial slices, instance norm": _free("staple", plans="axial", norm="instance", **TURNED),
     "tried: all manual labels, turned, axial slices": Student((), TURNED, manual="all", plans="axial"),
