@@ -6,7 +6,7 @@ consensus by hand has made it manual, without telling anybody, and manual label 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -177,19 +177,24 @@ def inherited(dataset: RawDataset) -> tuple[list[Lineage], bool]:
     return models, told
 
 
-def inherited_of(datasets: Iterable[str]) -> tuple[list[Lineage], bool]:
-    """The same of several datasets, each model once. Of one whose raw folder is not here nothing is known.
+def inherited_of(
+    datasets: Iterable[str], without_raw: Callable[[str], tuple[list[Lineage], bool]] = lambda _: ([], False)
+) -> tuple[list[Lineage], bool]:
+    """The same of several datasets, each model once.
 
     Args:
         datasets: Full names.
+        without_raw: What is known of one whose raw folder is not here, as on many clusters; nothing, usually.
     """
     models: list[Lineage] = []
     told = False
     for name in dict.fromkeys(datasets):
         try:
-            found, one_told = inherited(RawDataset.open(name))
+            dataset = RawDataset.open(name)
         except FolderError:
-            continue
+            found, one_told = without_raw(name)
+        else:
+            found, one_told = inherited(dataset)
         models += [model for model in found if model not in models]
         told = told or one_told
     return models, told

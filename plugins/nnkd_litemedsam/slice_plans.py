@@ -15,6 +15,7 @@ from nnkd.errors import DatasetError, FolderError, RecipeError
 from nnkd.files import atomic, read_json, write_json
 from nnkd.participants import CASES_FILE, PARTICIPANTS_FILE
 from nnkd.paths import room
+from nnkd.predictions import Lineage
 from nnkd_litemedsam.slice_store import FOLDER, read_index
 
 PLANS = "LiteMedSAMPlans"
@@ -69,18 +70,13 @@ def inherited(names: Sequence[str]) -> tuple[list[dict[str, str]], bool]:
     Returns:
         Models with their licences, each once, and whether one of them was told of reference labels.
     """
-    found: dict[str, dict[str, str]] = {}
-    told = False
-    for name in names:
-        raw = raw_folder(name)
-        if raw is None:
-            index = read_index(room("nnUNet_preprocessed") / name / FOLDER, name)
-            models, one = (index.lineage, index.ground_truth) if index is not None else ([], False)
-        else:
-            models, one = consensus.inherited(RawDataset(raw))
-        found |= {model.model_dump_json(): model.model_dump() for model in models}
-        told = told or one
-    return list(found.values()), told
+
+    def kept(name: str) -> tuple[list[Lineage], bool]:
+        index = read_index(room("nnUNet_preprocessed") / name / FOLDER, name)
+        return ([], False) if index is None else (index.lineage, index.ground_truth)
+
+    models, told = consensus.inherited_of(names, without_raw=kept)
+    return [model.model_dump() for model in models], told
 
 
 def _check_slices(target: Path) -> None:
