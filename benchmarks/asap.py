@@ -69,6 +69,7 @@ class Target:
 
 ORGANS = tuple(f"TrunkCT:{organ}" for organ in ("liver", "spleen", "left_kidney", "aorta"))
 SLICES = {"spacing": [2.0, 2.0], "patch_size": [64, 64], "batch_size": 4}
+VOLUMES = {"spacing": [2.0, 2.0, 2.0], "patch_size": [24, 32, 24], "batch_size": 4}
 TARGETS = {
     "cytoplasm (2D)": Target(
         821, "Cells", "cytoplasm", "2d", SLICES, "Drive",
@@ -76,7 +77,7 @@ TARGETS = {
          "Hippocampus:anterior", "Hippocampus:posterior", "LeftAtrium:left_atrium", *ORGANS),
     ),
     "anterior hippocampus (3D)": Target(
-        822, "Hippocampus", "anterior", "3d_fullres", {"patch_size": [32, 48, 32], "batch_size": 2}, "LeftAtrium",
+        822, "Hippocampus", "anterior", "3d_fullres", VOLUMES, "LeftAtrium",
         ("Hippocampus:posterior", "LeftAtrium:left_atrium", *ORGANS, "TrunkCT:stomach", "TrunkCT:pancreas",
          "TrunkMR:liver", "TrunkMR:spleen", "TrunkMR:left_kidney", "Lesions:lesion"),
     ),
@@ -103,14 +104,14 @@ class Student:
 
 def _both(trainer: str, **settings: object) -> Student:
     """In 3D patches are multiples of 32."""
-    volumes = {**settings, "patch_size": "32,64,32"}
+    volumes = {**settings, "patch_size": "32,32,32"}
     return Student({"2d": trainer, "3d_fullres": trainer}, {"2d": settings, "3d_fullres": volumes})
 
 
 STUDENTS = {
     "UNet": Student(
         {"2d": "nnUNetTrainerUNet", "3d_fullres": "nnUNetTrainerUNet"},
-        {"2d": {"lr": 1e-3}, "3d_fullres": {"lr": 1e-3, "widths": "8,16,32,48"}},
+        {"2d": {"lr": 1e-3}, "3d_fullres": {"lr": 3e-3, "widths": "8,16,32,48"}},
     ),
     "SwinUNETR": _both("nnUNetTrainerSwinUNETR", feature_size=12),
     "MambaUNet": _both("nnUNetTrainerMambaUNet", embed=24, depths="1,1,1,1"),
@@ -196,13 +197,14 @@ class Adaptation:
         if file.is_file():
             return
         self.work.run("plan_and_preprocess", "-d", dataset, "-c", target.configuration, "-npfp", "1", "--no_pp")
-        if dataset != target.name:
-            moved = json.loads((self.preprocessed / target.name / file.name).read_text())
-            file.write_text(json.dumps({**moved, "dataset_name": dataset}, indent=1))
-            return
         plans = json.loads((file.parent / "nnUNetPlans.json").read_text())
-        plan = plans["configurations"][target.configuration] | target.plan
-        plan["data_identifier"] = f"{self.plans}_{target.configuration}"
+        own = plans["configurations"][target.configuration]
+        if dataset == target.name:
+            plan = own | target.plan | {"data_identifier": f"{self.plans}_{target.configuration}"}
+        else:  # the target's, but for what depends on the source's images: reader, intensities, normalisation
+            moved = json.loads((self.preprocessed / target.name / file.name).read_text())
+            kept = {key: own[key] for key in ("normalization_schemes", "use_mask_for_norm")}
+            plan = moved["configurations"][target.configuration] | kept
         plans |= {"plans_name": self.plans, "configurations": {target.configuration: plan}}
         file.write_text(json.dumps(plans, indent=1))
 

@@ -17,6 +17,7 @@ from torch import distributed
 
 from nnkd import one_label, splits
 from nnkd.auxiliary_training import AuxiliaryTraining
+from nnkd.bfloat16 import bfloat16_on_cpu
 from nnkd.case_losses import weighing
 from nnkd.errors import RecipeError, VotesError
 from nnkd.files import write_json
@@ -321,7 +322,7 @@ class nnUNetTrainerKD(AuxiliaryTraining):
     def _autocast(self) -> AbstractContextManager:
         """The option "precision" where nnU-Net itself does not autocast."""
         if self.options.precision == "bfloat16" and self.device.type == "cpu":
-            return torch.autocast("cpu", dtype=torch.bfloat16)
+            return bfloat16_on_cpu()
         return nullcontext()
 
     def train_step(self, batch: dict) -> dict:

@@ -71,7 +71,9 @@ class Decoder(nn.Module):
         pairs = list(pairwise(widths))[::-1]
         self.blocks = nn.ModuleList(Block(low + high, low, dim, norm) for low, high in pairs)
         last = (nn.Conv2d, nn.Conv3d)[dim - 2](widths[0], logits, 1)
-        nn.init.normal_(last.weight, std=0.01)
+        # without normalisation features are as large as they like, and logits would be, too; with it, so small a start
+        # takes hundreds of iterations to grow out of, in which all labels are alike
+        nn.init.normal_(last.weight, std=0.01 if norm == "none" else (2 / widths[0]) ** 0.5)
         nn.init.zeros_(last.bias)
         with torch.no_grad():
             # softmax networks: head 0 is the background. With regions, or one logit, all heads are foreground; a

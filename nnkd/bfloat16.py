@@ -1,0 +1,37 @@
+"""bfloat16 on the CPU, without the convolutions whose gradients oneDNN gets wrong.
+
+Where an image is smaller than the kernel in some axis (two slices under a 3x3x3 kernel), oneDNN 3.13 leaves most of a
+bfloat16 weight gradient unwritten: whatever stood in memory, without an error. Networks reach such sizes at their
+coarsest levels. There the convolution is computed in single precision, which at that size costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
+
+
+class _SmallInSinglePrecision(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in CONVOLUTIONS or not _is_small(*args[:2]):
+            return func(*args, **(kwargs or {}))
+        with torch.autocast("cpu", enabled=False):
+            single = (a.float() if isinstance(a, torch.Tensor) else a for a in args)
+            return func(*single, **(kwargs or {}))
+
+
+def _is_small(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    return any(size < kernel for size, kernel in zip(x.shape[2:], weight.shape[2:], strict=True))
+
+
+@contextmanager
+def bfloat16_on_cpu() -> Iterator[None]:
+    """torch's autocast to bfloat16 on the CPU; gradients of what is computed inside are right, wherever backward runs."""
+    with torch.autocast("cpu", dtype=torch.bfloat16), _SmallInSinglePrecision():
+        yield
