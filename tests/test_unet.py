@@ -43,6 +43,23 @@ def test_it_starts_with_little_foreground_and_learns_from_there():
     assert float((network(image).argmax(1) == target).float().mean()) > 0.95
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_with_normalisation_it_soon_tells_two_labels_apart(seed):
+    torch.manual_seed(seed)
+    network = UNet(1, 3, norm="batch", widths=(8, 16))
+    target = torch.zeros(4, 16, 16, dtype=torch.long)
+    target[:, 4:8, 6:10], target[:, 8:12, 6:10] = 1, 2
+    image = (target > 0)[:, None] + 0.1 * torch.randn(4, 1, 16, 16)
+    image[:, :, 4:8, 7:9] -= 0.5
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    for _ in range(80):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(image), target).backward()
+        optimizer.step()
+    labelled = target > 0
+    assert float((network(image).argmax(1) == target)[labelled].float().mean()) > 0.9
+
+
 def test_names_that_nnunet_relies_on():
     network = UNet(1, 2)
     assert network.decoder.deep_supervision is False
