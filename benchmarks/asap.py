@@ -111,7 +111,7 @@ def _both(trainer: str, **settings: object) -> Student:
 STUDENTS = {
     "UNet": Student(
         {"2d": "nnUNetTrainerUNet", "3d_fullres": "nnUNetTrainerUNet"},
-        {"2d": {"lr": 1e-3}, "3d_fullres": {"lr": 3e-3, "widths": "8,16,32,48"}},
+        {"2d": {"lr": 1e-3}, "3d_fullres": {"lr": 1e-3, "widths": "8,16,32,48"}},
     ),
     "SwinUNETR": _both("nnUNetTrainerSwinUNETR", feature_size=12),
     "MambaUNet": _both("nnUNetTrainerMambaUNet", embed=24, depths="1,1,1,1"),
