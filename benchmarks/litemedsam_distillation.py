@@ -16,13 +16,15 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 from commands import Work
 from public_datasets import DATASETS, write_dataset
 
 TRAINER, PLANS, RECIPE = "nnUNetTrainerRepViTDistill", "LiteMedSAMPlans", "laptop"
 STUDENT, TEACHER = "repvit", "litemedsam"
+METRICS, JOINED = ("DSC", "NSD"), ("Overall", "Common labels")
+KEPT = ("folder", "label", "metric", "mean", "low", "high", "cases")
 
 
 def train(work: Work, names: list[str], options: argparse.Namespace) -> Path:
@@ -64,7 +66,9 @@ def compare(work: Work, name: str, checkpoint: Path, student: str) -> dict | Non
     )  # fmt: skip
     folders = [f"nnUNet_raw/{name}/teachersTs/{teacher}" for teacher in (TEACHER, student)]
     rows = work.evaluate(name, folders, f"evaluation_{name}_{student}")
-    means = [{**row, "folder": STUDENT if row["folder"] == student else row["folder"]} for row in rows]
+    means = [{key: row[key] for key in KEPT} for row in rows if row["metric"] in METRICS and row["label"] not in JOINED]
+    for row in means:
+        row["folder"] = STUDENT if row["folder"] == student else row["folder"]
     seconds = {who: _seconds(work.folder / folder) for who, folder in zip((TEACHER, STUDENT), folders, strict=True)}
     return {"means": means, "seconds": seconds}
 
@@ -80,7 +84,7 @@ def table(runs: list[dict]) -> str:
     """Markdown: DSC and NSD of both by data, of the longest run."""
     run = max(runs, key=lambda one: (one["cases"] or 10**6, len(one["curve"])))
     lines = [
-        f"Relative error of embeddings by epoch ({len(run['curve'])} of {run['iterations']} iterations, batch 8, "
+        f"Relative error of embeddings by epoch ({len(run['curve'])} epochs of {run['iterations']} iterations, batch 8, "
         f"{run['cases'] or 'all'} cases of each set): {', '.join(f'{v:.3f}' for v in run['curve'])}",
         "",
         "| data | label | cases | DSC: LiteMedSAM | RepViT | NSD: LiteMedSAM | RepViT | s a case |",
@@ -89,12 +93,21 @@ def table(runs: list[dict]) -> str:
     for name, compared in run["compared"].items():
         means, times = compared["means"], ", ".join(f"{compared['seconds'][who]:.1f}" for who in (TEACHER, STUDENT))
         by_key = {(row["folder"], row["label"], row["metric"]): row for row in means}
-        for label in dict.fromkeys(row["label"] for row in means if row["label"] != "Common labels"):
-            found = [by_key[who, label, metric] for metric in ("DSC", "NSD") for who in (TEACHER, STUDENT)]
+        for label in dict.fromkeys(row["label"] for row in means):
+            found = [by_key[who, label, metric] for metric in METRICS for who in (TEACHER, STUDENT)]
             cells = ["-" if row["mean"] is None else f"{row['mean']:.3f}" for row in found]
             lines.append(f"| {name} | {label} | {found[0]['cases']} | {' | '.join(cells)} | {times} |")
             times = ""
+    whole = [_mean_of_sets(run["compared"], who, metric) for metric in METRICS for who in (TEACHER, STUDENT)]
+    lines.append(f"| mean of {len(run['compared'])} sets | | | {' | '.join(f'{value:.3f}' for value in whole)} | |")
     return "\n".join(lines)
+
+
+def _mean_of_sets(compared: dict, who: str, metric: str) -> float:
+    """Each set counts the same, and each label in a set."""
+    wanted = ([row["mean"] for row in one["means"] if (row["folder"], row["metric"]) == (who, metric)]
+              for one in compared.values())  # fmt: skip
+    return mean(mean(value for value in values if value is not None) for values in wanted)
 
 
 def main() -> None:
