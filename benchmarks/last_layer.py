@@ -2,8 +2,8 @@
 
     python benchmarks/last_layer.py [--seeds 10] [--norm batch]
 
-Made-up images of one bar, half of it label 1, half label 2; narrow networks, whole batches, Adam with 1e-3. Prints the share
-of labelled pixels with the right label after 40, 80, 160 and 320 steps: the median of the seeds and the least.
+Made-up images of one bar, half of it label 1, half label 2; narrow networks, whole batches, Adam with 1e-3. Prints the
+share of labelled pixels with the right label after 40, 80, 160 and 320 steps: the median of the seeds and the least.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import argparse
 from statistics import median
 
 import torch
-
-from nnkd.unet import UNet
 from nnkd_punet.loss import EvidenceLoss
 from nnkd_punet.network import PUNet
+
+from nnkd.unet import UNet
 
 STEPS, WIDTHS = (40, 80, 160, 320), (8, 16)
 SMALL = 0.01

@@ -84,7 +84,7 @@ def table(runs: list[dict]) -> str:
     """Markdown: DSC and NSD of both by data, of the longest run."""
     run = max(runs, key=lambda one: (one["cases"] or 10**6, len(one["curve"])))
     lines = [
-        f"Relative error of embeddings by epoch ({len(run['curve'])} epochs of {run['iterations']} iterations, batch 8, "
+        f"Relative error of embeddings by epoch ({len(run['curve'])} epochs of {run['iterations']} iterations of 8 slices, "
         f"{run['cases'] or 'all'} cases of each set): {', '.join(f'{v:.3f}' for v in run['curve'])}",
         "",
         "| data | label | cases | DSC: LiteMedSAM | RepViT | NSD: LiteMedSAM | RepViT | s a case |",

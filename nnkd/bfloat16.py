@@ -32,6 +32,6 @@ def _is_small(x: torch.Tensor, weight: torch.Tensor) -> bool:
 
 @contextmanager
 def bfloat16_on_cpu() -> Iterator[None]:
-    """torch's autocast to bfloat16 on the CPU; gradients of what is computed inside are right, wherever backward runs."""
+    """torch's autocast to bfloat16 on the CPU; backward may run outside."""
     with torch.autocast("cpu", dtype=torch.bfloat16), _SmallInSinglePrecision():
         yield
