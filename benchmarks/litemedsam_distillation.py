@@ -83,9 +83,10 @@ def _seconds(folder: Path) -> float:
 def table(runs: list[dict]) -> str:
     """Markdown: DSC and NSD of both by data, of the longest run."""
     run = max(runs, key=lambda one: (one["cases"] or 10**6, len(one["curve"])))
+    errors = ", ".join(f"{value:.3f}" for value in run["curve"])
     lines = [
-        f"Relative error of embeddings by epoch ({len(run['curve'])} epochs of {run['iterations']} iterations of 8 slices, "
-        f"{run['cases'] or 'all'} cases of each set): {', '.join(f'{v:.3f}' for v in run['curve'])}",
+        f"Relative error of embeddings by epoch ({len(run['curve'])} epochs of {run['iterations']} iterations, batch 8, "
+        f"{run['cases'] or 'all'} cases of each set): {errors}",
         "",
         "| data | label | cases | DSC: LiteMedSAM | RepViT | NSD: LiteMedSAM | RepViT | s a case |",
         "|---" * 8 + "|",
