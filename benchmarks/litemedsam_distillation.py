@@ -85,8 +85,8 @@ def table(runs: list[dict]) -> str:
     run = max(runs, key=lambda one: (one["cases"] or 10**6, len(one["curve"])))
     errors = ", ".join(f"{value:.3f}" for value in run["curve"])
     lines = [
-        f"Relative error of embeddings by epoch ({len(run['curve'])} epochs of {run['iterations']} iterations, batch 8, "
-        f"{run['cases'] or 'all'} cases of each set): {errors}",
+        f"Relative error of embeddings by epoch ({len(run['curve'])} epochs of {run['iterations']} iterations with 8 "
+        f"slices, {run['cases'] or 'all'} cases of each set): {errors}",
         "",
         "| data | label | cases | DSC: LiteMedSAM | RepViT | NSD: LiteMedSAM | RepViT | s a case |",
         "|---" * 8 + "|",
