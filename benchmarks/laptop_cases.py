@@ -15,7 +15,7 @@ from nnkd.intensities import GreyScale, to_uint8
 SOFT_TISSUE = GreyScale("window", -160.0, 240.0)
 ORGANS = {1: "spleen", 2: "right kidney", 3: "left kidney", 5: "liver", 6: "stomach", 7: "aorta"}
 SIDE = 512  # pixels of a CT's slice as scanners give it; the trunk CT has 122
-TILES, CELLS = 16, 241
+TILES, CELLS, SIDE = 16, 241, 120  # SIDE: of the largest photograph
 NUCLEUS = 255
 
 Case = tuple[np.ndarray, np.ndarray]  # (Z, Y, X, 3) uint8; (n, 6) int, rows z0 y0 x0 z1 y1 x1
@@ -28,13 +28,13 @@ def cell(data: Path, slices: int) -> Case:
 
 
 def cells(data: Path, slices: int) -> Case:
-    """16 x 16 blood cells in one picture, boxes around 241 nuclei."""
+    """16 x 16 blood cells in one picture, boxes around 241 nuclei; smaller photographs leave a black edge."""
     pairs = [_cell(data, i) for i in range(1, TILES**2 + 1)]
-    side = pairs[0][0].shape[0]
-    picture = np.zeros((TILES * side, TILES * side, 3), np.uint8)
+    picture = np.zeros((TILES * SIDE, TILES * SIDE, 3), np.uint8)
     masks = []
     for i, (image, mask) in enumerate(pairs):
-        where = (slice(i // TILES * side, (i // TILES + 1) * side), slice(i % TILES * side, (i % TILES + 1) * side))
+        top, left = i // TILES * SIDE, i % TILES * SIDE
+        where = (slice(top, top + image.shape[0]), slice(left, left + image.shape[1]))
         picture[where] = image
         if len(masks) < CELLS:
             whole = np.zeros(picture.shape[:2], bool)
@@ -80,7 +80,7 @@ CASES: Mapping[str, Callable[[Path, int], Case]] = {
 
 
 def _cell(data: Path, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """(120, 120, 3) uint8 and its nucleus (120, 120) bool."""
+    """(h, w, 3) uint8, h and w at most SIDE, and its nucleus (h, w) bool."""
     folder = data / "white_blood_cells"
     image, mask = (imread(next(folder.rglob(f"{number:03d}.{ending}"))) for ending in ("bmp", "png"))
     return image[..., :3], mask == NUCLEUS

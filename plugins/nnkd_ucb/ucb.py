@@ -71,7 +71,7 @@ class Ucb(ScoredScheduler):
         self,
         datasets: Sequence[str],
         *,
-        preset: Literal["paper", "log", "decoupled"] = "decoupled",
+        preset: Literal["paper", "log", "decoupled"] = "paper",
         c: float | None = None,
         beta: float = 0.9,
         alpha_decay: float = 0.1,
