@@ -127,8 +127,8 @@ METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "dal, UCB1": ("dal", {"dal.algorithm": "ucb1"}),
     "ucb, paper": ("ucb", {"ucb.preset": "paper"}),
     "ucb, log (scored every 10 turns)": ("ucb", {"ucb.preset": "log", "ucb.rescore_every": 10}),
-    "ucb, decoupled": ("ucb", {"ucb.preset": "decoupled"}),
-    "ucb, decoupled, beta .1": ("ucb", {"ucb.preset": "decoupled", "ucb.beta": 0.1}),
+    "ucb, decoupled, beta .9": ("ucb", {"ucb.preset": "decoupled", "ucb.beta": 0.9}),
+    "ucb, decoupled": ("ucb", {"ucb.preset": "decoupled"}),  # beta .1
 }
 
 

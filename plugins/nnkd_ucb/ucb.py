@@ -21,17 +21,19 @@ class Preset:
         c: Exploration constant.
         rescore_every: Turns after which all arms are scored; 0: never.
         decoupled: Whether loss and cosine are averaged apart.
+        beta: Weight of the new observation.
     """
 
     c: float
     rescore_every: int
     decoupled: bool
+    beta: float
 
 
 PRESETS = {
-    "paper": Preset(1.0, 0, False),
-    "log": Preset(0.1, 1, False),
-    "decoupled": Preset(0.1, 0, True),
+    "paper": Preset(1.0, 0, False, 0.9),
+    "log": Preset(0.1, 1, False, 0.9),
+    "decoupled": Preset(0.1, 0, True, 0.1),
 }
 
 
@@ -57,9 +59,9 @@ class Ucb(ScoredScheduler):
     Args:
         datasets: The arms.
         preset: `paper`: c = 1, only the chosen arm is heard. `log`: what the authors' log obeys, c = 0.1, all arms are
-            scored after every turn. `decoupled`: c = 0.1, and the departure above.
+            scored after every turn. `decoupled`: c = 0.1, beta = 0.1 (the others: 0.9), and the departure above.
         c: Exploration constant; None: the preset's.
-        beta: Weight of the new observation, in (0, 1].
+        beta: Weight of the new observation, in (0, 1]; None: the preset's.
         alpha_decay: How fast the loss stops to count, per turn.
         loss_scaling: Factor of the loss.
         rescore_every: Number of turns after which all other arms are scored, as a part of the last of these turns;
@@ -71,9 +73,9 @@ class Ucb(ScoredScheduler):
         self,
         datasets: Sequence[str],
         *,
-        preset: Literal["paper", "log", "decoupled"] = "paper",
+        preset: Literal["paper", "log", "decoupled"] = "decoupled",
         c: float | None = None,
-        beta: float = 0.9,
+        beta: float | None = None,
         alpha_decay: float = 0.1,
         loss_scaling: float = 1.0,
         rescore_every: int | None = None,
@@ -90,12 +92,12 @@ class Ucb(ScoredScheduler):
             _at_least_zero("rescore_every", given.rescore_every if rescore_every is None else rescore_every)
         )
         self.decoupled = given.decoupled if decoupled is None else decoupled
-        if not 0 < beta <= 1:
+        self.beta = given.beta if beta is None else beta
+        if not 0 < self.beta <= 1:
             raise SettingError(
                 f"The option beta got {beta}, but expects a number above 0 and at most 1: the weight of the new "
                 f"observation."
             )
-        self.beta = beta
         self._means: dict[str, Numbers] = {kind: dict.fromkeys(self.datasets) for kind in ("loss", "cosine", "reward")}
         self._latest: str | None = None
 

@@ -94,7 +94,7 @@ def test_the_arithmetic_of_the_authors_log():
 
 
 def test_decoupled_mixes_means_with_the_alpha_of_the_turn_to_come():
-    scheduler = Ucb(ARMS, preset="decoupled", alpha_decay=0.5)
+    scheduler = Ucb(ARMS, preset="decoupled", alpha_decay=0.5, beta=0.9)
     turn(scheduler, THEN[0], FIRST)
     assert scheduler.trace()["estimates"] == pytest.approx({"a": -0.9, "b": -0.6, "c": -1.3})  # alpha 1
     alpha = exp(-0.5)
@@ -115,6 +115,12 @@ def test_an_arm_that_was_bad_early_starves_under_the_papers_rule_and_not_when_de
     play(heard, [now] * 200)
     assert starved.counts["c"] == 0
     assert heard.counts["c"] > 100
+
+
+def test_presets_have_their_own_beta():
+    assert [Ucb(ARMS, preset=preset).beta for preset in ("paper", "log", "decoupled")] == [0.9, 0.9, 0.1]
+    assert Ucb(ARMS).beta == 0.1
+    assert Ucb(ARMS, beta=0.3).beta == 0.3
 
 
 def test_losses_are_scaled():
