@@ -19,15 +19,20 @@ CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
 
 class _SmallInSinglePrecision(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func not in CONVOLUTIONS or not _is_small(*args[:2]):
-            return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func not in CONVOLUTIONS or not _is_small(*args, **kwargs):
+            return func(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):
-            single = (a.float() if isinstance(a, torch.Tensor) else a for a in args)
-            return func(*single, **(kwargs or {}))
+            return func(*map(_single, args), **{name: _single(value) for name, value in kwargs.items()})
 
 
-def _is_small(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    return any(size < kernel for size, kernel in zip(x.shape[2:], weight.shape[2:], strict=True))
+def _is_small(input: torch.Tensor, weight: torch.Tensor, *_: Any, **__: Any) -> bool:
+    kernel = weight.shape[2:]
+    return any(size < wide for size, wide in zip(input.shape[-len(kernel) :], kernel, strict=True))
+
+
+def _single(value: Any) -> Any:
+    return value.float() if isinstance(value, torch.Tensor) else value
 
 
 @contextmanager

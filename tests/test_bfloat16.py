@@ -56,6 +56,8 @@ def test_keywords_and_what_is_no_convolution():
     x, weight = torch.ones(1, 1, 2, 2), torch.ones(1, 1, 3, 3)
     with bfloat16_on_cpu():
         assert torch.conv2d(x, weight, bias=None, padding=1).dtype == torch.float32
+        assert torch.conv2d(input=x, weight=weight, bias=torch.ones(1), padding=1).dtype == torch.float32
+        assert torch.conv2d(x[0], weight, padding=1).shape == (1, 2, 2)  # one image, no batch
         assert nn.functional.linear(x, x[0, 0]).dtype == torch.bfloat16
     assert torch.conv2d(x, weight, padding=1).dtype == torch.float32
 
