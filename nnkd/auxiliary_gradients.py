@@ -108,6 +108,7 @@ class SecondPass:
         self._exchanged = {} if heads is None else {f"{prefix}{HEADS}{n}": p for n, p in heads.named_parameters()}
         self.shared = [p for name, p in own.items() if p.requires_grad and name not in self._exchanged]
         self.parameters = [*own.values(), *self._exchanged.values()]
+        self._seeds = random.Random(random.getrandbits(64))  # goes on from score to score: each is of other numbers
 
     def __call__(self, data: Tensor) -> Tensor | list[Tensor]:
         """The network's answer through the auxiliary heads, (B, outputs, *S)."""
@@ -138,7 +139,7 @@ class SecondPass:
         backward = self._backward_of_several if self.several else self._backward
         without = [p for p in self.parameters if p.grad is None]
         while True:
-            with undisturbed(self.parameters[0].device):
+            with undisturbed(self.parameters[0].device, self._seeds.getrandbits(32)):
                 loss = loss_of()
                 found = self._heard(loss, backward(loss * scale, False))
             for parameter in without:
@@ -226,14 +227,15 @@ def _watched(parameters: Iterable[nn.Parameter], products: list[Tensor], keep: b
 
 
 @contextmanager
-def undisturbed(device: torch.device) -> Iterator[None]:
+def undisturbed(device: torch.device, seed: int) -> Iterator[None]:
     """Random numbers go on afterwards as if nothing had been drawn: torch's, numpy's and Python's of this process.
-    Within, they are others than those to come: a loader in this process would make the same batch twice."""
+    Within, they begin with a seed and so are others than those to come: a loader in this process would make the same
+    batch twice."""
     of_python, of_numpy = random.getstate(), np.random.get_state()
     devices = [device] if device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices=devices):
-            seed = random.getrandbits(32)
+            random.seed(seed)
             np.random.seed(seed)
             torch.default_generator.manual_seed(seed)
             yield

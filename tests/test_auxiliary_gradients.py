@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from nnkd.auxiliary_gradients import Alignment, SecondPass, binary_heads, undisturbed
+from nnkd.auxiliary_gradients import Alignment, SecondPass, binary_heads
 from nnkd.errors import RecipeError
 
 
@@ -97,10 +97,18 @@ def test_scores_change_nothing():
     assert (np.random.get_state()[1].tolist(), random.getstate()) == streams[1:]
 
 
-def test_a_score_draws_other_numbers_than_training_will():
-    with undisturbed(torch.device("cpu")):
-        scored = float(torch.rand(1)), np.random.rand(), random.random()
-    assert not set(scored) & {float(torch.rand(1)), np.random.rand(), random.random()}
+def test_a_score_draws_other_numbers_than_training_and_than_the_next_score():
+    _, second, (images, target) = started()
+    drawn: set[float] = set()
+
+    def loss():
+        drawn.update((float(torch.rand(1)), np.random.rand(), random.random()))
+        return loss_of(second(images), target)
+
+    for _ in range(3):
+        second.score(loss)
+    loss()
+    assert len(drawn) == 4 * 3
 
 
 def test_a_score_is_what_training_would_hear():
