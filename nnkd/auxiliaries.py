@@ -19,6 +19,7 @@ from nnkd import paths
 from nnkd.errors import PredictionError, RecipeError, SettingError, UnknownNameError
 from nnkd.files import read_json, sha256_text, write_json
 from nnkd.interfaces import AuxiliaryScheduler
+from nnkd.preprocessing import is_preprocessed
 from nnkd.types import Kind
 
 EVERY = "*"
@@ -260,13 +261,14 @@ class Target:
             index = self._index(given, names)
             for task in index.tasks(given):
                 cases = index.chosen(task, most)
-                missing = [case for case in cases if case not in index.inputs]
+                folder = self.folder / task.dataset
+                missing = [case for case in cases if case not in index.inputs or not is_preprocessed(folder, case)]
                 if missing:
                     raise RecipeError(
                         f"{len(missing)} of the {len(cases)} cases of the auxiliary {task.name} are not preprocessed. "
                         f"Run {self._command(names)} --max_aux_cases {most}."
                     )
-                found[task.name] = Prepared(task, self.folder / task.dataset, index, tuple(cases))
+                found[task.name] = Prepared(task, folder, index, tuple(cases))
         return list(found.values())
 
     def _index(self, task: Task, names: Sequence[str]) -> AuxiliaryIndex:

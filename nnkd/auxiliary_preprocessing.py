@@ -103,8 +103,11 @@ class _Work:
             labels={label: list(values) for label, values in raw.spec.labels.items()},
             ignore_label=raw.spec.ignore_label,
         )
-        same = found is not None and (found.labels, found.ignore_label) == (fresh.labels, fresh.ignore_label)
-        kept = ("label_maps", "present", "inputs", "schemes", "use_mask", "intensities", "measured") if same else ()
+        kept: tuple[str, ...] = ()
+        if found is not None and (found.labels, found.ignore_label) == (fresh.labels, fresh.ignore_label):
+            kept = ("label_maps", "present")
+            if (found.grid, found.channels) == (fresh.grid, fresh.channels):
+                kept += ("inputs", "schemes", "use_mask", "intensities", "measured")
         self.index = fresh.model_copy(update={key: getattr(found, key) for key in kept})
         self.written = time.monotonic()
 
@@ -122,6 +125,9 @@ class _Work:
         self._look(cases, report)
         chosen = self._measured(most, report)
         jobs = [self._job(case) for case in chosen if not self._is_done(case)]
+        for job in jobs:
+            self.index.inputs.pop(job.case, None)
+        self._save(at_once=True)  # whoever is killed now leaves no case of another normalisation that counts as done
         title = f"{self.target.configuration}: {self.raw.name}"
         for job, outcome in preprocessing.run_all(jobs, self.processes, title, partial(_attempt, _store)):
             if isinstance(outcome, NnkdError):
@@ -167,8 +173,10 @@ class _Work:
         self.index.label_maps = {case: hashes[case] for case in self.index.present}
 
     def _chosen(self, most: int) -> list[str]:
+        """The tasks' cases, and those that are there for other tasks: one normalisation is for all of them."""
         tasks = [task for given in self.tasks for task in self.index.tasks(given)]
-        return list(dict.fromkeys(case for task in tasks for case in self.index.chosen(task, most)))
+        wanted = [case for task in tasks for case in self.index.chosen(task, most)]
+        return list(dict.fromkeys(wanted + [case for case in self.index.inputs if case in self.index.present]))
 
     def _measured(self, most: int, report: StepReport) -> list[str]:
         """The cases to preprocess, after their intensities were measured; one that cannot be read gives place to

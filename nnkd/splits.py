@@ -15,6 +15,7 @@ from nnkd.errors import ParticipantsError, SettingError
 from nnkd.participants import Participant, groups
 
 DEFAULT_FOLDS, DEFAULT_SEED = 5, 12345  # nnU-Net's own
+TRIES = 1000  # of an order in which nobody's companions were all drawn together before
 Fold = dict[str, list[str]]
 Bins = Mapping[str, Sequence[float]]
 Stratum = tuple[str, ...]
@@ -133,7 +134,8 @@ def few_shot_folds(
     eligible: Container[str] | None = None,
 ) -> list[Fold]:
     """Folds in each of which a few participants train and all others validate. Nobody trains in two folds as long as
-    there are enough people; beyond that, as few as possible do.
+    there are enough people, beyond that nobody much more often than others; and no two folds are the same, if there
+    are so many different ones.
 
     Source: Yang et al., ASAP, section 3.1: three shots, five folds.
 
@@ -162,10 +164,28 @@ def few_shot_folds(
             f"{shots} shots need {shots} labelled participants in each fold and another one to validate, but of "
             f"{len(cases)} participants {len(people)} are labelled. Ask for fewer."
         )
-    order = [people[index] for index in rng.permutation(len(people))]
-    drawn = [{order[(fold * shots + shot) % len(order)] for shot in range(shots)} for fold in range(folds)]
+    drawn: list[frozenset[str]] = []
+    rest: list[str] = []
+    while len(drawn) < folds:
+        more, rest = _next_draws(people, rest, drawn, shots, rng)
+        drawn += more
     everybody = set(cases)
-    return [_fold(cases, everybody - training) for training in drawn]
+    return [_fold(cases, everybody - training) for training in drawn[:folds]]
+
+
+def _next_draws(
+    people: Sequence[str], rest: Sequence[str], drawn: Sequence[frozenset[str]], shots: int, rng: np.random.Generator
+) -> tuple[list[frozenset[str]], list[str]]:
+    """Everybody once more, behind those who are left over, in sets that were not drawn before if such an order is
+    found; and who is left over now."""
+    for _ in range(TRIES):
+        order = [people[index] for index in rng.permutation(len(people))]
+        queue = [*rest, *(p for p in order if p not in rest), *(p for p in order if p in rest)]
+        whole = len(queue) // shots * shots
+        more = [frozenset(queue[i : i + shots]) for i in range(0, whole, shots)]
+        if len({*drawn, *more}) == len(drawn) + len(more):
+            break
+    return more, queue[whole:]
 
 
 def group_counts(

@@ -10,6 +10,7 @@ import pytest
 from auxiliary_toys import auxiliary, case_of, few_shot_target, prepared, target_of
 from toy import write_image
 
+from nnkd import auxiliary_preprocessing
 from nnkd.auxiliaries import AuxiliaryIndex, Task, parse, read_index
 from nnkd.auxiliary_channels import converted
 from nnkd.errors import NnkdError, RecipeError, SettingError, UnknownNameError
@@ -148,6 +149,47 @@ def test_at_most_so_many_cases_and_always_the_same(target, nnunet_folders):
     assert len(list((target.folder / OTHER).glob("*_seg.b2nd"))) == 3
     with pytest.raises(RecipeError, match=r"1 of the 4 cases .* --max_aux_cases 4"):
         target.prepare(["801"], 4)
+
+
+def test_cases_that_other_tasks_need_are_normalised_alike(target, nnunet_folders):
+    other = auxiliary(nnunet_folders, 801, training=5, labelled=5)
+    for number, case in enumerate(other.images().cases()):
+        image, _, _ = other.images().read(case)
+        write_image((image[0] * 10.0**number).astype(np.float32), other.images().files(case)[0])
+    prepared(["801:liver"], target, most=2)
+    alone = read_index(target.folder / OTHER)
+    prepared(["801"], target, most=5)
+    both = read_index(target.folder / OTHER)
+    assert both.intensities != alone.intensities
+    assert prepared(["801:liver"], target, most=2).done == []
+    assert read_index(target.folder / OTHER) == both
+    assert target.prepare(["801"], 5)
+
+
+def test_a_kill_leaves_no_cases_of_two_normalisations(target, nnunet_folders, monkeypatch):
+    other = auxiliary(nnunet_folders, 801, training=4, labelled=4)
+    prepared(["801"], target, most=4)
+    scaled(other, 3)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(auxiliary_preprocessing._Work, "_inputs", killed)
+        patch.setattr(auxiliary_preprocessing._Work, "_is_done", lambda *_: False)
+        with pytest.raises(KeyboardInterrupt):
+            prepared(["801"], target, most=4)
+    with pytest.raises(RecipeError, match="4 of the 4 cases of the auxiliary Dataset801_Other are not preprocessed"):
+        target.prepare(["801"], 4)
+    assert len(prepared(["801"], target, most=4).done) == 4
+
+
+def test_files_that_went_are_missed(target, nnunet_folders):
+    auxiliary(nnunet_folders, 801)
+    prepared(["801"], target)
+    (target.folder / OTHER / "toy_001_seg.b2nd").unlink()
+    with pytest.raises(RecipeError, match="1 of the 2 cases of the auxiliary Dataset801_Other are not preprocessed"):
+        target.prepare(["801"])
 
 
 def test_a_case_that_cannot_be_read_gives_place_to_another(target, nnunet_folders):

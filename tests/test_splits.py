@@ -166,6 +166,14 @@ def test_few_shot_folds(cohort: dict[str, Participant], shots: int, folds: int, 
     assert max(counts.values()) == -(-shots * folds // number)  # nobody twice before everybody was once
 
 
+@pytest.mark.parametrize(("number", "shots", "folds"), [(6, 3, 20), (9, 3, 5), (12, 3, 8), (4, 2, 6), (5, 3, 10)])
+def test_no_two_few_shot_folds_are_the_same(number: int, shots: int, folds: int):
+    cohort = {f"c{i}": Participant(f"p{i}") for i in range(number)}
+    for seed in range(5):
+        split = few_shot_folds(cohort, shots, folds, np.random.default_rng(seed))
+        assert len({tuple(fold["train"]) for fold in split}) == folds
+
+
 def test_only_labelled_people_are_shots():
     cohort = {f"c{i}": Participant(f"p{i}") for i in range(6)}
     split = few_shot_folds(cohort, 2, 3, np.random.default_rng(0), {"c1", "c4"})

@@ -147,6 +147,11 @@ def _folds(
         )
     hidden = set(record.labelled.cases) if record.labelled else set()
     labelled = set(consensus.manual_cases(dataset)) - hidden
+    if not labelled and not consensus.read(dataset).cases:
+        raise ParticipantsError(
+            f"--shots {wishes.shots} draws participants who have label maps, but labelsTr of {dataset.name} holds none. "
+            f"Put some there, or a consensus (nnKD_aggregate), first."
+        )
     return splits.few_shot_folds(training, wishes.shots, wishes.folds, rng, labelled or None)
 
 
@@ -353,6 +358,7 @@ def _report(
         lines.append(f"manual label maps: {_count(people, kept)}; hidden in {HIDDEN}: {_count(people, hidden)}")
     lines += [
         f"fold {k}: {_count(people, fold['train'])} to train, {_count(people, fold['val'])} to validate"
+        + (f" (the same as fold {folds.index(fold)}; ask for fewer)" if folds.index(fold) < k else "")
         for k, fold in enumerate(folds)
     ]
     lines += _shares(people, folds, test, wishes)

@@ -293,6 +293,15 @@ def test_shots(cohort: RawDataset, capsys: pytest.CaptureFixture):
     assert tree(cohort) == before
 
 
+def test_shots_need_label_maps_and_say_which_folds_are_alike(cohort: RawDataset, capsys: pytest.CaptureFixture):
+    assert main(["-d", "702", "--shots", "11", "--folds", "13"]) == 0  # there are twelve different ones
+    assert "(the same as fold" in capsys.readouterr().out
+    for file in (cohort.folder / "labelsTr").iterdir():
+        file.unlink()
+    assert main(["-d", "702", "--shots", "3", "--overwrite"]) == 1
+    assert "labelsTr of Dataset702_People holds none" in capsys.readouterr().err
+
+
 def test_people_whose_label_maps_are_hidden_are_no_shots(cohort: RawDataset):
     split(cohort, Wishes(labelled=4, shots=2, folds=2))
     folds = json.loads(splits_file(cohort).read_text())
