@@ -13,6 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cached_property
 from multiprocessing import get_context
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,11 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
+from nnkd import preprocessing
 from nnkd.auxiliaries import Prepared
-from nnkd.errors import NnkdError
+from nnkd.errors import DatasetError, NnkdError
 from nnkd.loader import DrawnDataLoader
+from nnkd.processes import end_with_parent
 
 FOREGROUND, IGNORED, OUTSIDE = 1, 2, -1
 Wanted = tuple[int, ...]
@@ -74,7 +77,14 @@ class AuxiliaryCases:
         the places of the task's foreground alone."""
         number, _, case = identifier.partition("/")
         task = self.tasks[int(number)]
-        data, seg, _, properties = self._folders[int(number)].load_case(case)
+        try:
+            data, seg, _, properties = self._folders[int(number)].load_case(case)
+        except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:  # how blosc2 and pickle refuse
+            raise DatasetError(
+                f"The preprocessed case '{case}' of the auxiliary {task.task.name} cannot be read "
+                f"({preprocessing.first_line(error)}). Remove {task.folder.parent.name}/{task.folder.name} and run "
+                f"nnKD_plan_and_preprocess with --auxiliaries again."
+            ) from error
         foreground = task.index.values(task.task)
         labels = BinaryLabels(seg, foreground, task.index.ignore_label, any(task.index.use_mask))
         places = {
@@ -134,6 +144,7 @@ class AuxiliaryBatches:
 
         Raises:
             NnkdError: If a worker was killed.
+            DatasetError: If a preprocessed case is damaged.
         """
         if self._pool is None:
             return self._loader.batch(wanted)
@@ -160,8 +171,10 @@ _LOADER: list[AuxiliaryLoader] = []  # a worker's own
 
 
 def _begin(loader: AuxiliaryLoader) -> None:
-    """A new process draws as every other one would, so it takes its own entropy."""
+    """A new process draws as every other one would, so it takes its own entropy. It ends when the training does, also
+    if that is killed."""
     torch.set_num_threads(1)
+    end_with_parent()
     seed = int.from_bytes(os.urandom(4), "little")
     random.seed(seed)
     np.random.seed(seed)

@@ -223,7 +223,15 @@ class AuxiliaryTraining(CarefulTrainer):
         """nnU-Net's, and the plots."""
         super().on_train_end()
         self._draw_record()
-        if self.auxiliaries is not None:
+        self._end_batches()
+
+    def end_loaders(self) -> None:
+        """nnU-Net's, and the auxiliaries'."""
+        super().end_loaders()
+        self._end_batches()
+
+    def _end_batches(self) -> None:
+        if self.auxiliaries is not None and self.auxiliaries.batches is not None:
             self.auxiliaries.batches.close()
 
     def _draw_record(self) -> None:

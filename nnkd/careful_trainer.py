@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnkd import paths
@@ -26,6 +27,20 @@ class CarefulTrainer(nnUNetTrainer):
         if self.local_rank == 0:
             for leftover in Path(self.output_folder).glob("*.pth.writing"):
                 leftover.unlink()
+
+    def run_training(self) -> None:
+        """nnU-Net's; what stops it is the last that is said, and not complaints of processes that loaded for it."""
+        try:
+            super().run_training()
+        except BaseException:
+            self.end_loaders()
+            raise
+
+    def end_loaders(self) -> None:
+        """End the processes that make batches."""
+        for loader in (self.dataloader_train, self.dataloader_val):
+            if isinstance(loader, NonDetMultiThreadedAugmenter):
+                loader._finish()
 
     def save_checkpoint(self, filename: str) -> None:
         """nnU-Net's, atomically: a process killed while writing leaves the old checkpoint whole."""

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from nnkd.checkpoints import load_checkpoint, new_network
 from nnkd.files import read_json, sha256
 from nnkd.recipes import read_plans
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 log = logging.getLogger("nnkd")
 OF_NNUNET = "network_weights"
 
 
-def check(file: Path, trainer: type) -> None:
-    """Refuse a file that is not whole, or holds more than weights. What a foreign one holds is looked at when the
-    network is there.
+def check(file: Path, trainer: type, preprocessed: Path, plans: Mapping[str, Any], configuration: str) -> None:
+    """Refuse a file that is not whole, holds more than weights, or is a foreign one that does not fit.
+
+    Args:
+        file, trainer, preprocessed, configuration: As `as_nnunets`.
+        plans: A recipe's or others.
 
     Raises:
         WeightsError: If it is so, or no checkpoint of nnU-Net's, which others than such students need.
     """
-    if not _is_foreign(file, trainer):
+    if _is_foreign(file, trainer):
+        _filled_up(file, trainer, preprocessed, plans, configuration)
+    else:
         load_checkpoint(file)  # nnU-Net would run whatever its pickle holds
 
 
@@ -49,21 +58,30 @@ def as_nnunets(
         yield file
         return
     import torch
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    manager = PlansManager(read_plans(preprocessed, plans))
-    dataset_json = read_json(preprocessed / "dataset.json")
-    network = new_network(trainer, manager, manager.get_configuration(configuration), dataset_json)
-    tensors = network.state_dict()
-    found = trainer.foreign_weights(Path(file), tensors)  # type: ignore[attr-defined]
+    tensors, found = _filled_up(Path(file), trainer, preprocessed, read_plans(preprocessed, plans), configuration)
     log.info(
         "%d of the network's %d tensors start from %s, sha256 %s; the others at random",
-        len(found), len(tensors), Path(file).name, sha256(Path(file)),
+        found, len(tensors), Path(file).name, sha256(Path(file)),
     )  # fmt: skip
     with TemporaryDirectory(prefix="nnkd_") as folder:
         made = Path(folder) / "pretrained.pth"
-        torch.save({OF_NNUNET: {**tensors, **found}}, made)
+        torch.save({OF_NNUNET: tensors}, made)
         yield str(made)
+
+
+def _filled_up(
+    file: Path, trainer: type, preprocessed: Path, plans: Mapping[str, Any], configuration: str
+) -> tuple[dict[str, Tensor], int]:
+    """The tensors of a new network with those of a foreign file in their place, and how many these are."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    manager = PlansManager(dict(plans))
+    dataset_json = read_json(preprocessed / "dataset.json")
+    network = new_network(trainer, manager, manager.get_configuration(configuration), dataset_json)
+    tensors = network.state_dict()
+    found = trainer.foreign_weights(file, tensors)  # type: ignore[attr-defined]
+    return {**tensors, **found}, len(found)
 
 
 def _is_foreign(file: Path, trainer: type) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any
 
 
@@ -25,3 +27,15 @@ def pool(processes: int, jobs: Sequence[Any]) -> Executor:
     if processes <= 0 or len(jobs) == 1:
         return Here()
     return ProcessPoolExecutor(min(processes, len(jobs)), mp_context=get_context("spawn"))
+
+
+def end_with_parent() -> None:
+    """In a worker: end when the process that started it does, also if that is killed and cannot say so."""
+    Thread(target=_wait_and_end, daemon=True).start()
+
+
+def _wait_and_end() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -21,7 +21,7 @@ from nnkd.auxiliary_loader import AuxiliaryBatches, AuxiliaryCases
 from nnkd.auxiliary_turns import read_turns
 from nnkd.careful_trainer import CarefulTrainer
 from nnkd.checkpoints import load_checkpoint
-from nnkd.errors import RecipeError
+from nnkd.errors import DatasetError, RecipeError
 from nnkd.recipes import Choice, Recipe, read_plans, write_recipe
 from nnkd.trainer import nnUNetTrainerKD
 
@@ -345,6 +345,30 @@ def test_batches_made_by_another_process(target, monkeypatch):
         assert [t.shape for t in batch["target"]] == [t.shape for t in expected["target"]]
         assert {key[0] for key in batch["keys"]} == {"1"}
     assert not torch.equal(found[0]["data"], found[1]["data"])
+
+
+@pytest.mark.parametrize("name", ["toy_000.b2nd", "toy_000_seg.b2nd", "toy_000.pkl"])
+def test_a_damaged_case_is_one_sentence(target, name):
+    (task,) = target.prepare(["801"])
+    file = task.folder / name
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 3])
+    with pytest.raises(DatasetError, match=r"'toy_000' of the auxiliary Dataset801_Other cannot be read \(.*Remove"):
+        AuxiliaryCases([task]).load_case("0/toy_000")
+
+
+def test_a_training_that_fails_ends_its_loaders(target, monkeypatch):
+    trainer = trainer_of(target)
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
+
+    def failed(batch):
+        raise DatasetError("no")
+
+    monkeypatch.setattr(trainer, "train_step", failed)
+    with pytest.raises(DatasetError):
+        trainer.run_training()
+    assert trainer.dataloader_train._processes == []
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        trainer.auxiliaries.batches.take((0,))
 
 
 def test_a_target_that_overflowed_begins_no_turn(target):

@@ -58,10 +58,15 @@ def taken(file, trainer, folder):
     return pretrained.as_nnunets(file, trainer, folder, "nnUNetPlans_profile", "2d")
 
 
+def checked(file, trainer, folder):
+    plans = json.loads((folder / "nnUNetPlans_profile.json").read_text())
+    pretrained.check(file, trainer, folder, plans, "2d")
+
+
 def test_a_foreign_file_is_taken_for_as_long_as_the_training_lasts(preprocessed, tmp_path):
     file, network = tmp_path / "theirs.pt", Network()
     torch.save({"theirs": torch.full((2, 1, 1, 1), 7.0)}, file)
-    pretrained.check(file, Student)
+    checked(file, Student, preprocessed)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with taken(str(file), Student, preprocessed) as made:
         load_pretrained_weights(network, made)
@@ -76,24 +81,24 @@ def test_nnunets_own_checkpoints_stay_what_they_are(preprocessed, tmp_path):
     file = tmp_path / "checkpoint_final.pth"
     torch.save({"network_weights": Network().state_dict()}, file)
     for trainer in (Student, nn.Module):
-        pretrained.check(file, trainer)
+        checked(file, trainer, preprocessed)
         with taken(str(file), trainer, preprocessed) as made:
             assert made == str(file)
     with taken(None, Student, preprocessed) as made:
         assert made is None
 
 
-def test_others_need_nnunets_checkpoints(tmp_path):
+def test_others_need_nnunets_checkpoints(preprocessed, tmp_path):
     torch.save({"theirs": torch.zeros(1)}, tmp_path / "theirs.pt")
     with pytest.raises(WeightsError, match="no nnU-Net checkpoint"):
-        pretrained.check(tmp_path / "theirs.pt", nn.Module)
+        checked(tmp_path / "theirs.pt", nn.Module, preprocessed)
 
 
 def test_broken_and_other_files_get_one_sentence(preprocessed, tmp_path):
     file = tmp_path / "theirs.pt"
     file.write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="cannot be loaded as weights"):
-        pretrained.check(file, Student)
+        checked(file, Student, preprocessed)
     torch.save({"others": torch.zeros(1)}, file)
-    with pytest.raises(WeightsError, match="is of another network"), taken(str(file), Student, preprocessed):
-        pass
+    with pytest.raises(WeightsError, match="is of another network"):  # before a recipe is written
+        checked(file, Student, preprocessed)

@@ -31,12 +31,17 @@ def parser(description: str, example: str = "") -> argparse.ArgumentParser:
     return made
 
 
-def run(action: Callable[[argparse.Namespace], StepReport | int | None], arguments: argparse.Namespace) -> int:
+def run(
+    action: Callable[[argparse.Namespace], StepReport | int | None],
+    arguments: argparse.Namespace,
+    interrupted: str = "run the same command again and it continues where it stopped",
+) -> int:
     """Run a command and turn what happens into an exit code.
 
     Args:
         action: Does the work. A StepReport is printed; with failures the exit code is 3.
         arguments: The parsed command line.
+        interrupted: What to do after Ctrl-C.
 
     Returns:
         The exit code. With NNKD_DEBUG=1 errors are raised with their traceback instead.
@@ -51,7 +56,7 @@ def run(action: Callable[[argparse.Namespace], StepReport | int | None], argumen
         print(f"error: {error}", file=sys.stderr)
         return ERROR
     except KeyboardInterrupt:
-        print("interrupted; run the same command again and it continues where it stopped", file=sys.stderr)
+        print(f"interrupted; {interrupted}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

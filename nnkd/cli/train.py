@@ -185,4 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, return the exit code."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"):
         os.environ.setdefault(name, "1")  # as nnUNetv2_train: loader workers must not fight over the cores
-    return command.run(_run, _parser().parse_args(argv))
+    arguments = _parser().parse_args(argv)
+    if arguments.c or arguments.val:
+        return command.run(_run, arguments)
+    return command.run(_run, arguments, "add --c and it continues from the latest checkpoint; without, it starts anew")

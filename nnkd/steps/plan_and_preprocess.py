@@ -17,7 +17,7 @@ from typing import Any
 from nnkd import auxiliary_preprocessing, consensus, preprocessing
 from nnkd.auxiliaries import MOST_CASES, Target, parse
 from nnkd.dataset import RawDataset
-from nnkd.errors import DatasetError, NnkdError, RecipeError, UnknownNameError
+from nnkd.errors import DatasetError, NnkdError, RecipeError, SettingError, UnknownNameError
 from nnkd.files import atomic, read_json, remove_leftovers, sha256, sha256_text, write_json
 from nnkd.nifti import check_whole
 from nnkd.paths import room
@@ -70,9 +70,12 @@ def plan_and_preprocess(request: Request) -> StepReport:
     Raises:
         DatasetError: If a training case has neither a manual label nor a consensus, or an image is missing.
         RecipeError: If the existing plans are missing, or are a recipe.
+        SettingError: If auxiliaries are named but nothing is to be preprocessed.
     """
     dataset = RawDataset.open(request.dataset)
     parse(request.auxiliaries, dataset.name)  # wrong names are found first
+    if request.auxiliaries and not request.preprocess:
+        raise SettingError("--auxiliaries names datasets to preprocess, but --no_pp preprocesses none. Leave one out.")
     cases = _check(dataset)
     processes = _processes(request)
     _check_classes(request)

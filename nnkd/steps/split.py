@@ -149,7 +149,7 @@ def _folds(
     labelled = set(consensus.manual_cases(dataset)) - hidden
     if not labelled and not consensus.read(dataset).cases:
         raise ParticipantsError(
-            f"--shots {wishes.shots} draws participants who have label maps, but labelsTr of {dataset.name} holds none. "
+            f"--shots {wishes.shots} draws people who have label maps, but labelsTr of {dataset.name} holds none. "
             f"Put some there, or a consensus (nnKD_aggregate), first."
         )
     return splits.few_shot_folds(training, wishes.shots, wishes.folds, rng, labelled or None)

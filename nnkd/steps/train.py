@@ -284,7 +284,8 @@ def _check(request: Request, folder: Path, plans: Mapping[str, Any]) -> None:
     if request.num_gpus > 1 and getattr(request.trainer, "one_gpu", False):
         raise NnkdError(f"-num_gpus is {request.num_gpus}, but {request.trainer_name} trains on one GPU. Leave it out.")
     if request.pretrained_weights:
-        pretrained.check(Path(request.pretrained_weights), request.trainer)
+        weights = Path(request.pretrained_weights)
+        pretrained.check(weights, request.trainer, folder, plans, request.configuration)
     own_cases = getattr(request.trainer, "cases_of", None)
     cases = own_cases(folder) if own_cases else listed_cases(folder / values["data_identifier"])
     check_fold(folder, request.fold, request.configuration, cases)

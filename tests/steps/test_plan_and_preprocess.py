@@ -185,6 +185,7 @@ def test_two_processes(planned, capsys):
         (["-fpe", "Nobody"], "-fpe names 'Nobody'"),
         (["-preprocessor_name", "Nobody"], "-preprocessor_name names 'Nobody'"),
         (["-np", "1", "2", "3"], "-np got 3 numbers for 2 configurations"),
+        (["--no_pp", "--auxiliaries", "Dataset801_Other"], "--no_pp preprocesses none"),
     ],
 )
 def test_bad_arguments_get_one_sentence(planned, capsys, arguments, sentence):

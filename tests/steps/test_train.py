@@ -97,6 +97,16 @@ def test_bad_flags_get_one_sentence(voted, capsys, flags, sentence):
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(("flags", "sentence"), [([], "add --c"), (["--c"], "run the same command again")])
+def test_an_interrupt_says_how_to_go_on(voted, monkeypatch, capsys, flags, sentence):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nnkd.steps.train.train", stopped)
+    assert call(train, "701", "2d", "0", "-device", "cpu", *flags) == 130
+    assert sentence in capsys.readouterr().err
+
+
 def test_an_unknown_dataset_or_configuration_is_named(voted, capsys):
     assert call(train, "999", "2d", "0", "-device", "cpu") == 1
     assert "No dataset has the id 999" in capsys.readouterr().err
