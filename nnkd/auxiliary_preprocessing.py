@@ -88,7 +88,7 @@ class _Work:
     """What is to be done for one dataset, and the record of what was."""
 
     def __init__(self, raw: RawDataset, target: Target, tasks: Sequence[Task], processes: int):
-        self.raw, self.target, self.tasks, self.processes = raw, target, tasks, processes
+        self.raw, self.target, self.tasks, self.processes = raw, target, list(tasks), processes
         self.images = raw.images()
         self._hashes: dict[str, str] = {}
         spec = DatasetSpec.read(target.preprocessed / "dataset.json")
@@ -172,10 +172,18 @@ class _Work:
                 self.index.present[job.case] = outcome
         self.index.label_maps = {case: hashes[case] for case in self.index.present}
 
-    def _chosen(self, most: int) -> list[str]:
-        """The tasks' cases, and those that are there for other tasks: one normalisation is for all of them."""
-        tasks = [task for given in self.tasks for task in self.index.tasks(given)]
-        wanted = [case for task in tasks for case in self.index.chosen(task, most)]
+    def _chosen(self, most: int, report: StepReport) -> list[str]:
+        """The tasks' cases, and those that are there for other tasks: one normalisation is for all of them. A task that
+        has none is left out if there are others."""
+        wanted: list[str] = []
+        for given in tuple(self.tasks):
+            try:
+                wanted += [case for task in self.index.tasks(given) for case in self.index.chosen(task, most)]
+            except (RecipeError, UnknownNameError) as error:
+                if self.tasks == [given]:
+                    raise
+                self.tasks.remove(given)
+                report.failures.append(Failure(given.name, str(error)))
         return list(dict.fromkeys(wanted + [case for case in self.index.inputs if case in self.index.present]))
 
     def _measured(self, most: int, report: StepReport) -> list[str]:
@@ -183,7 +191,7 @@ class _Work:
         another."""
         found: dict[str, Any] = {}
         while True:
-            chosen = self._chosen(most)
+            chosen = self._chosen(most, report)
             source = sha256_text("".join(self._files(case) for case in sorted(chosen)) + self.conversion)
             if source == self.index.measured:
                 return chosen

@@ -184,6 +184,13 @@ def test_a_kill_leaves_no_cases_of_two_normalisations(target, nnunet_folders, mo
     assert len(prepared(["801"], target, most=4).done) == 4
 
 
+def test_a_task_without_cases_leaves_the_datasets_others(target, nnunet_folders):
+    auxiliary(nnunet_folders, 801)
+    report = prepared(["801", "801:*"], target)
+    assert [failure.case for failure in report.failures] == [f"{OTHER}:*"]
+    assert target.prepare(["801"])
+
+
 def test_files_that_went_are_missed(target, nnunet_folders):
     auxiliary(nnunet_folders, 801)
     prepared(["801"], target)
