@@ -72,7 +72,7 @@ class Parsed(Exception):  # noqa: N818 - nothing went wrong
 def stopped(monkeypatch):
     """Commands stop where they would start to work, except for handing on to a conversion's own command line."""
 
-    def run(action, arguments):
+    def run(action, arguments, *_):
         if hasattr(arguments, "conversion"):
             return action(arguments)
         raise Parsed
