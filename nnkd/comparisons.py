@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from nnkd import processes
 from nnkd.dataset import DatasetSpec
 from nnkd.errors import DatasetError, NnkdError
 from nnkd.files import read_json, remove_leftovers, sha256, sha256_text, write_json
@@ -174,11 +174,11 @@ def _run(tasks: Sequence[_Task], workers: int) -> Iterator[tuple[_Task, dict[str
             yield done
 
 
-def _outcomes(tasks: Sequence[_Task], workers: int) -> Iterable[tuple[_Task, dict[str, Any]]]:
-    if workers <= 1:
+def _outcomes(tasks: Sequence[_Task], number: int) -> Iterable[tuple[_Task, dict[str, Any]]]:
+    if number <= 1:
         yield from ((task, _compare_case(task)) for task in tasks)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    pool = processes.workers(number)
     try:
         running = {pool.submit(_compare_case, task): task for task in tasks}
         for future in as_completed(running):

@@ -7,16 +7,15 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnkd.devices import threads
 from nnkd.errors import BrokenPluginError, NnkdError
+from nnkd.processes import workers
 from nnkd.profiles import Architecture, random_inputs, ready_network
 
 if TYPE_CHECKING:
@@ -68,8 +67,7 @@ def measure(
     Raises:
         BrokenPluginError: If the network cannot be built or run, or its process dies.
     """
-    context = get_context("spawn")  # a forked process would begin with all that this one holds
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with workers(1) as pool:  # a forked process would begin with all that this one holds
         try:
             return pool.submit(measure_here, architecture, device, number_of_threads, runs).result()
         except NnkdError:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import pickle
-import signal
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from nnkd.files import sha256
 from nnkd.geometry import Grid
 from nnkd.interfaces import Aggregator, JointAggregator
 from nnkd.predictions import Lineage, Manifest, PredictionFolder, portable_options, prediction_folders, versions
+from nnkd.processes import workers
 
 
 @dataclass(frozen=True)
@@ -232,8 +231,7 @@ class Panel:
             return
         _check_portable(aggregator)
         waiting: deque[tuple[str, Future[Outcome | str]]] = deque()
-        context = multiprocessing.get_context("spawn")  # the same on all systems
-        pool = ProcessPoolExecutor(min(processes, max(1, len(cases))), mp_context=context, initializer=_no_interrupt)
+        pool = workers(min(processes, max(1, len(cases))))
         try:
             for case in cases:
                 waiting.append((case, pool.submit(_outcome, self._only(case), case, aggregator, images)))
@@ -322,7 +320,3 @@ def _check_portable(aggregator: Aggregator) -> None:
         raise BrokenPluginError(
             f"The aggregator {type(aggregator).__name__} cannot be handed to another process ({error}). Use -np 1."
         ) from error
-
-
-def _no_interrupt() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the workers

@@ -11,11 +11,10 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from nnkd.dataset import DatasetSpec, ImageFolder
 from nnkd.errors import DatasetError, GeometryError, NnkdError
 from nnkd.files import TEMPORARY_PREFIX, atomic, remove_leftovers
 from nnkd.geometry import Grid
+from nnkd.processes import workers
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def run_all(
                 yield job, attempt(job)
                 progress.update()
             return
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        with workers(processes) as pool:
             futures: dict[Future, Any] = {pool.submit(attempt, job): job for job in jobs}
             try:
                 for future in as_completed(futures):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
@@ -26,11 +27,18 @@ def pool(processes: int, jobs: Sequence[Any]) -> Executor:
     """An executor for these jobs: with no process asked for, or a single job, this process does them."""
     if processes <= 0 or len(jobs) == 1:
         return Here()
-    return ProcessPoolExecutor(min(processes, len(jobs)), mp_context=get_context("spawn"))
+    return workers(min(processes, len(jobs)))
+
+
+def workers(number: int) -> ProcessPoolExecutor:
+    """Processes that are started from nothing and end with this one."""
+    return ProcessPoolExecutor(number, mp_context=get_context("spawn"), initializer=end_with_parent)
 
 
 def end_with_parent() -> None:
-    """In a worker: end when the process that started it does, also if that is killed and cannot say so."""
+    """In a worker: end without a word at Ctrl-C, of which its parent speaks, and when the parent does, also if that is
+    killed and cannot say so."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     Thread(target=_wait_and_end, daemon=True).start()
 
 

@@ -7,11 +7,10 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from nnkd.files import atomic, remove_leftovers, sha256, sha256_text
 from nnkd.geometry import Orientation
 from nnkd.intensities import GreyScale, Windows, grey_scale, is_colour, is_ct, to_uint8, windows_of
 from nnkd.participants import participants_of_cases
+from nnkd.processes import workers
 from nnkd_litemedsam.slice_store import SliceIndex, Slices, StoredCase, read_index
 
 SECONDS_BETWEEN_RECORDS = 10.0  # the index grows with the cohort; what a kill loses is made again
@@ -203,7 +203,7 @@ def _run(jobs: Sequence[Job]) -> Iterator[tuple[str, StoredCase | NnkdError]]:
                 yield job.case, attempt(job)
                 bar.update()
             return
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        with workers(processes) as pool:
             futures = {pool.submit(attempt, job): job.case for job in jobs}
             try:
                 for future in as_completed(futures):
