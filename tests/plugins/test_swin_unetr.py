@@ -224,7 +224,7 @@ class Evil:
 def test_nothing_that_a_pickle_holds_is_run(tmp_path, capsys):
     torch.save({"state_dict": Evil()}, tmp_path / "weights.pt")
     with pytest.raises(WeightsError, match="holds more than tensors"):
-        pretrained.check(tmp_path / "weights.pt", nnUNetTrainerSwinUNETR)
+        pretrained.check(tmp_path / "weights.pt", nnUNetTrainerSwinUNETR, tmp_path, {}, "2d")
     assert capsys.readouterr().out == ""
 
 
