@@ -2,8 +2,9 @@
 
     PYTHONPATH=tests python tests/regression/make.py tests/regression/version_0.1.0
 
-Needs the extra "export"; made_with.json says which packages there were. What depends on the day, on the clock or on other packages' versions is frozen (`freeze`);
-what only nnU-Net reads or writes (logs, debug.json, its own validation) and what is large (report.html) is left out.
+Needs the extra "export"; made_with.json says which packages there were. What depends on the day, on the clock or on
+other packages' versions is frozen (`freeze`); what only nnU-Net reads or writes (logs, debug.json, its own validation)
+and what is large (report.html) is left out.
 """
 
 from __future__ import annotations
