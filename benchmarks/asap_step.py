@@ -29,8 +29,8 @@ from timing import measure
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from nnkd import auxiliary_gradients
-from nnkd.auxiliary_gradients import SecondPass, binary_heads
+from nnkd.training.along import gradients
+from nnkd.training.along.gradients import SecondPass, binary_heads
 
 FINE_TUNING, TWO_PASSES, OURS, OWN_HEADS, NAIVE = (
     "fine-tuning",
@@ -104,7 +104,7 @@ class Steps:
 
 def timed_products(steps: Steps) -> None:
     """Have the time of the cosine's products noted."""
-    plain = auxiliary_gradients._products
+    plain = gradients._products
 
     def products(*arguments: torch.Tensor) -> torch.Tensor:
         start = time.process_time()
@@ -112,7 +112,7 @@ def timed_products(steps: Steps) -> None:
         steps.in_hooks.append(time.process_time() - start)
         return found
 
-    auxiliary_gradients._products = products
+    gradients._products = products
 
 
 def peak(options: argparse.Namespace, name: str) -> float:

@@ -21,7 +21,7 @@ def tables(rows: Iterable[Mapping], against: str) -> str:
 
 
 def _table(rows: list[Mapping], against: str) -> str:
-    from nnkd.statistics import Bootstrap, mean, paired_difference
+    from nnkd.evaluation.intervals import Bootstrap, mean, paired_difference
 
     bootstrap = Bootstrap()
     case_of = {_key(row, case): case for row in rows for case in row["dsc"]}

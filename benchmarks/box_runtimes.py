@@ -23,14 +23,14 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 import numpy as np
 import torch
 from nnkd_litemedsam import weights
-from nnkd_litemedsam.model import LiteMedSAM
+from nnkd_litemedsam.networks.model import LiteMedSAM
 from timing import measure
 
-from nnkd import runtimes
-from nnkd.box_export import made_up_pictures
-from nnkd.box_model import BoxModelFolder
+from nnkd.boxes.export import made_up_pictures
+from nnkd.boxes.model import BoxModelFolder
 from nnkd.cli.export import main as export
-from nnkd.network_files import Difference, difference
+from nnkd.networks import runtimes
+from nnkd.networks.files import Difference, difference
 
 Parts = tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray, np.ndarray], np.ndarray]]
 

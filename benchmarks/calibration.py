@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnkd.dataset import DatasetSpec
+from nnkd.data.dataset import DatasetSpec
 from nnkd.errors import PredictionError
 
 BINS = 15

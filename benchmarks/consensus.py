@@ -29,10 +29,10 @@ from nnkd_basic.multilabel_staple import MultilabelStaple, fit_confusion
 from nnkd_basic.staple import Staple
 from scipy.ndimage import map_coordinates, zoom
 
-from nnkd import votes
-from nnkd.ballots import Ballots
-from nnkd.dataset import DatasetSpec
-from nnkd.panel import Panel
+from nnkd.data.dataset import DatasetSpec
+from nnkd.votes import bits
+from nnkd.votes.ballots import Ballots
+from nnkd.votes.panel import Panel
 
 FULL, SMALL, LABELS, TEACHERS = (200, 512, 512), (40, 128, 128), 6, 6
 ERRORS = (0.012, 0.020, 0.028, 0.036, 0.046, 0.070)  # deformation, in half edges of the volume
@@ -105,11 +105,11 @@ def compare_staple(maps: list[np.ndarray], spec: DatasetSpec, reference: Any) ->
     sensitivity, specificity, masks = reference
     ballots, answers = Ballots.of(maps), np.ones((len(maps), LABELS), dtype=bool)
     counts = ballots.count_patterns(spec)
-    table, found = votes.fit(Staple(), counts, answers), Staple().estimates(counts, answers)
+    table, found = bits.fit(Staple(), counts, answers), Staple().estimates(counts, answers)
     columns = ballots.columns()
     differing = 0
     for (integer,), row, mask in zip(spec.labels.values(), table, masks, strict=True):
-        yes = row[votes.pack_label(columns, (integer,))] > 0.5
+        yes = row[bits.pack_label(columns, (integer,))] > 0.5
         differing += int((ballots.paint(yes) != mask).sum())
     return {
         "sensitivity": float(np.abs(found["sensitivity"].T - sensitivity).max()),

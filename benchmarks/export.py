@@ -32,7 +32,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from process_memory import peak_above
 from scipy.ndimage import zoom
 
-from nnkd.export import label_map
+from nnkd.inference.label_maps import label_map
 
 HEADS, SOURCE, TARGET = 7, (100, 256, 256), (200, 512, 512)
 LABELS = LabelManager({"background": 0, **{f"organ{i}": i for i in range(1, HEADS)}}, None)

@@ -11,7 +11,7 @@ import numpy as np
 from simulated_cohort import GROUPS, ORGANS
 from tables import read
 
-from nnkd.group_statistics import STARS, stars
+from nnkd.evaluation.groups.measures import STARS, stars
 
 RESAMPLES = 2000
 MEAN = "mean of the teachers"

@@ -39,7 +39,7 @@ EQUAL = 1e-4  # share of voxels
 
 
 class TorchModel:
-    """LiteMedSAM in torch: a `nnkd.box_propagation.BoxModel`."""
+    """LiteMedSAM in torch: a `nnkd.boxes.propagation.BoxModel`."""
 
     def __init__(self, checkpoint: Path, fused: bool):
         import torch
@@ -55,7 +55,7 @@ class TorchModel:
         """Embed a slice."""
         import torch
 
-        from nnkd.box_pixels import prepare
+        from nnkd.boxes.pixels import prepare
 
         return self.network.image_encoder(torch.from_numpy(prepare(image))[None])[0]
 
@@ -63,7 +63,7 @@ class TorchModel:
         """Segment boxes in it."""
         import torch
 
-        from nnkd.box_pixels import masks_of_logits, scaled_boxes
+        from nnkd.boxes.pixels import masks_of_logits, scaled_boxes
 
         logits = self.network.decode(embedding, torch.from_numpy(scaled_boxes(boxes, shape)))
         return masks_of_logits(logits.numpy(), shape)
@@ -109,7 +109,7 @@ def load(way: str, checkpoint: Path, exported: Path) -> object:
     """The model of a way."""
     if way in ("reference", "torch", "torch, fused"):
         return TorchModel(checkpoint, fused=way.endswith("fused"))
-    from nnkd.box_model import BoxModelFolder, ExportedBoxModel
+    from nnkd.boxes.model import BoxModelFolder, ExportedBoxModel
 
     return ExportedBoxModel(BoxModelFolder.read(exported), way, threads=1)
 
@@ -118,7 +118,7 @@ def child(way: str, checkpoint: Path, exported: Path, case: Path, masks: Path) -
     """One measurement: prints its figures as JSON."""
     from process_memory import peak
 
-    from nnkd.box_propagation import BoxedObject, segment
+    from nnkd.boxes.propagation import BoxedObject, segment
 
     with np.load(case, allow_pickle=False) as found:
         images, boxes = found["images"], found["boxes"]
@@ -143,7 +143,7 @@ def checkpoints(repvit: Path | None, work: Path) -> dict[str, Path]:
         repvit = work / "repvit_random.pth"
         if not repvit.is_file():
             import torch
-            from nnkd_litemedsam.encoders import build_encoder
+            from nnkd_litemedsam.networks.encoders import build_encoder
             from nnkd_litemedsam.weights import load_model
 
             torch.manual_seed(0)
@@ -155,7 +155,7 @@ def checkpoints(repvit: Path | None, work: Path) -> dict[str, Path]:
 
 def export(checkpoint: Path, folder: Path) -> Path:
     """A network as nnKD_export writes it."""
-    from nnkd.box_model import DESCRIPTION
+    from nnkd.boxes.model import DESCRIPTION
     from nnkd.cli.export import main as nnkd_export
 
     if not (folder / DESCRIPTION).is_file() and nnkd_export(["--model", str(checkpoint), "-o", str(folder)]):

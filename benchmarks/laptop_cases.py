@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.io import imread
 
-from nnkd.intensities import GreyScale, to_uint8
+from nnkd.data.intensities import GreyScale, to_uint8
 
 SOFT_TISSUE = GreyScale("window", -160.0, 240.0)
 ORGANS = {1: "spleen", 2: "right kidney", 3: "left kidney", 5: "liver", 6: "stomach", 7: "aorta"}

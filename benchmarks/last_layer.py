@@ -12,10 +12,9 @@ import argparse
 from statistics import median
 
 import torch
-from nnkd_punet.loss import EvidenceLoss
-from nnkd_punet.network import PUNet
-
-from nnkd.unet import UNet
+from nnkd_unet.punet_loss import EvidenceLoss
+from nnkd_unet.punet_network import PUNet
+from nnkd_unet.unet import UNet
 
 STEPS, WIDTHS = (40, 80, 160, 320), (8, 16)
 SMALL = 0.01

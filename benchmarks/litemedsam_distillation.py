@@ -48,7 +48,7 @@ def train(work: Work, names: list[str], options: argparse.Namespace) -> Path:
 
 def curve(folder: Path) -> list[float]:
     """The validation's relative error of embeddings by epoch."""
-    from nnkd.checkpoints import load_checkpoint
+    from nnkd.weights.checkpoints import load_checkpoint
 
     last = next(file for name in ("final", "latest") if (file := folder / f"checkpoint_{name}.pth").is_file())
     return [round(float(v), 4) for v in load_checkpoint(last)["logging"]["relative_error"]]
@@ -75,7 +75,7 @@ def compare(work: Work, name: str, checkpoint: Path, student: str) -> dict | Non
 
 def _seconds(folder: Path) -> float:
     """Of a case, the median."""
-    from nnkd.predictions import PredictionFolder
+    from nnkd.data.predictions import PredictionFolder
 
     return round(median(record.seconds for record in PredictionFolder(folder).manifest().cases.values()), 2)
 

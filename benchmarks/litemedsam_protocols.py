@@ -17,8 +17,8 @@ import SimpleITK as sitk
 import torch
 from nnkd_litemedsam.teacher import LiteMedSAMTeacher
 
-from nnkd.intensities import GreyScale, to_uint8
-from nnkd.prompts import BoxDrawing, boxes_of
+from nnkd.data.intensities import GreyScale, to_uint8
+from nnkd.teachers.prompts import BoxDrawing, boxes_of
 from nnkd.types import TeacherContext
 
 SHARED = {"spleen": 1, "kidney_right": 2, "kidney_left": 3, "liver": 5, "stomach": 6}

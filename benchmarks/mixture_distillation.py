@@ -276,9 +276,9 @@ class Seed:
 
     def _cut(self, least: int, source: Path, target: Path) -> None:
         """The ensemble cut at another number of votes; the label with most votes wins."""
-        from nnkd.dataset import DatasetSpec
-        from nnkd.predictions import PredictionFolder
-        from nnkd.votes import apply_to_label_maps
+        from nnkd.data.dataset import DatasetSpec
+        from nnkd.data.predictions import PredictionFolder
+        from nnkd.votes.bits import apply_to_label_maps
 
         spec = DatasetSpec.read(self.work.folder / "nnUNet_raw" / self.mixture / "dataset.json")
         folders = [PredictionFolder(source / name) for name in ("atlas", *NETWORKS)]
@@ -366,8 +366,9 @@ class Seed:
         have no common probabilities."""
         if ROWS[row].per_label or not self.is_done(row) or self.is_done(row, "ECE"):
             return
-        from nnkd.calibration import brier_score, expected_calibration_error, read_probabilities
-        from nnkd.dataset import DatasetSpec
+        from calibration import brier_score, expected_calibration_error, read_probabilities
+
+        from nnkd.data.dataset import DatasetSpec
 
         target = f"{self.test}/{self._recipe(row)}_probabilities"
         self.predict(row, "imagesTs", target, "--save_probabilities")

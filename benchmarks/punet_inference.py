@@ -19,11 +19,10 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
 
 import torch
-from nnkd_punet.network import PUNet, noise
+from nnkd_unet.punet_network import PUNet, noise
+from nnkd_unet.unet import UNet, padded
 from timing import measure
 from torch import nn
-
-from nnkd.unet import UNet, padded
 
 REACH = {"times faster than the naive loop": 8.0, "times the UNet's time": 1.6}
 

@@ -65,7 +65,7 @@ def masks_of(predictor: object, images: object, case: str, number: int) -> np.nd
     The whole photograph at once, so that a sample is one mask and no quilt of windows."""
     import torch
 
-    from nnkd.sampling import samples_of
+    from nnkd.inference.samples import samples_of
 
     plans, configuration = predictor.plans_manager, predictor.configuration_manager
     data, _, crop = configuration.preprocessor_class(verbose=False).run_case(
@@ -125,9 +125,9 @@ def run(student: str, fold: int, held_out: list[str], work: Work, options: argpa
         return
     plans = work.train(NAME, "2d", trainer, f"{recipe}_{options.epochs}", "-a", aggregator, "-t", *RATERS, fold=fold,
                        **TRAINING, epochs=options.epochs)  # fmt: skip
-    from nnkd.checkpoints import TrainedModel
-    from nnkd.dataset import RawDataset
-    from nnkd.inference import load_predictor
+    from nnkd.data.dataset import RawDataset
+    from nnkd.inference.predictor import load_predictor
+    from nnkd.weights.checkpoints import TrainedModel
 
     model = work.folder / "nnUNet_results" / NAME / f"{trainer}__{plans}__2d"
     predictor = load_predictor(TrainedModel.open(model, [str(fold)], "checkpoint_final.pth"), work.device)
@@ -143,7 +143,7 @@ def run(student: str, fold: int, held_out: list[str], work: Work, options: argpa
 
 def table(file: Path, epochs: int) -> str:
     """Means over photographs, 95 % intervals by bootstrap over them, as a Markdown table."""
-    from nnkd.statistics import Bootstrap, mean
+    from nnkd.evaluation.intervals import Bootstrap, mean
 
     rows = read(file)
     names = ["ged", "spread", "raters_differ", "disagreement_deviation", "disagreement_entropy", "dice"]

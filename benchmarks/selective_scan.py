@@ -18,10 +18,9 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 import torch
 from nnkd_networks.mamba_unet import MambaUNet
 from nnkd_networks.selective_scan import selective_scan, step_by_step
+from nnkd_unet.unet import UNet
 from timing import measure
 from torch import Tensor
-
-from nnkd.unet import UNet
 
 LENGTH, CHANNELS, STATES = 4096, 96, 16
 SIZE, BATCH = 64, 4

@@ -1,6 +1,7 @@
 """The simulated cohort of `fairness.py`: small scans of people who do not exist, and six teachers who err by rule.
 
-Scans are the quickstart's phantoms (`nnkd.phantoms`: anatomy by sex, age and BMI) on a coarse grid, with three organs.
+Scans are the quickstart's phantoms (`nnkd.data.phantoms`: anatomy by sex, age and BMI) on a coarse grid, with three
+organs.
 On top comes the confound, what makes groups look different and teachers err differently:
 
     contrast  how much agent has arrived in liver, kidneys and spleen falls from all of it in women of 20 to none at 60,
@@ -22,9 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
+from nnkd.data._phantom_body import LABELS
+from nnkd.data.phantoms import PhantomParticipant, draw_participant, draw_phantom
 from nnkd.files import atomic
-from nnkd.phantom_body import LABELS
-from nnkd.phantoms import PhantomParticipant, draw_participant, draw_phantom
 
 SHAPE, SPACING = (8, 40, 40), (24.0, 8.0, 8.0)  # holds all organs, not the skin of the heaviest
 ORGANS = ("liver", "kidney", "spleen")

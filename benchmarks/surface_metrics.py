@@ -32,7 +32,7 @@ from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from process_memory import peak_above
 from timing import measure
 
-from nnkd.metrics import Structures, compare
+from nnkd.evaluation.metrics import Structures, compare
 
 SPACING, TOLERANCE, PAIRS = (2.5, 0.8, 0.8), 2.0, {"clean": 0, "specks": 40}
 INTEGERS = {f"organ{i}": (i,) for i in range(1, LABELS + 1)}

@@ -29,7 +29,7 @@ def table(file: Path, subset: str, against: str, epochs: int) -> str:
         against: The row that differences are taken to.
         epochs: Of the students to show.
     """
-    from nnkd.statistics import Bootstrap, mean
+    from nnkd.evaluation.intervals import Bootstrap, mean
 
     bootstrap = Bootstrap()
     rows, case_of, seeds = _gather(file, subset, epochs)
@@ -68,7 +68,7 @@ def _gather(file: Path, subset: str, epochs: int) -> tuple[dict[str, Scores], di
 
 def _difference(mine: list, theirs: list, case_of: Mapping[str, str], bootstrap: object) -> str:
     """Mean difference with its interval, over what both rows have."""
-    from nnkd.statistics import paired_difference
+    from nnkd.evaluation.intervals import paired_difference
 
     shared = [set(a) & set(b) for a, b in zip(mine, theirs, strict=True)]
     first, second = ([{c: by[c] for c in both} for by, both in zip(one, shared, strict=True)] for one in (mine, theirs))

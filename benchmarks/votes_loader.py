@@ -30,11 +30,11 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnU
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnkd.dataset import DatasetSpec
-from nnkd.loader import VotesDataLoader
-from nnkd.targets import Targets
-from nnkd.votes import pack
-from nnkd.votes_folder import VotesFolder, VotesIndex, VotesOfCase, sparse_counts
+from nnkd.data.dataset import DatasetSpec
+from nnkd.training.loader import VotesDataLoader
+from nnkd.training.targets import Targets
+from nnkd.votes.bits import pack
+from nnkd.votes.folder import VotesFolder, VotesIndex, VotesOfCase, sparse_counts
 
 SHAPE, PATCH, LABELS, TEACHERS = (128, 208, 208), (96, 160, 160), 6, 6
 ROTATION = (-30.0 / 360 * 2 * np.pi, 30.0 / 360 * 2 * np.pi)

@@ -21,9 +21,9 @@ from nnkd_dataset_conversion import arguments, reading
 from nnkd_dataset_conversion.target import Target
 from nnkd_dataset_conversion.writer import DatasetWriter, SourceCase
 
+from nnkd.data.participants import PARTICIPANTS_FILE
 from nnkd.errors import DatasetError, FolderError, UnknownNameError
 from nnkd.files import atomic, is_visible
-from nnkd.participants import PARTICIPANTS_FILE
 from nnkd.types import StepReport
 
 META = "meta.csv"

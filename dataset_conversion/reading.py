@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from nnkd.data.geometry import Grid
+from nnkd.data.nifti import check_whole
 from nnkd.errors import DatasetError
 from nnkd.files import split_ending
-from nnkd.geometry import Grid
-from nnkd.nifti import check_whole
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 TIFFS = (".tif", ".tiff")

@@ -15,15 +15,15 @@ import numpy as np
 import SimpleITK as sitk
 from filelock import FileLock, Timeout
 from nnkd_dataset_conversion import reading
+from nnkd_dataset_conversion.archives import ARCHIVE_ENDINGS
 from nnkd_dataset_conversion.target import Target, copy_table, dataset_folder
 from tqdm import tqdm
 
-from nnkd.archives import ARCHIVE_ENDINGS
-from nnkd.dataset import DatasetSpec, Split, write_dataset_json
+from nnkd.data.dataset import DatasetSpec, Split, write_dataset_json
+from nnkd.data.participants import CASES_FILE, PARTICIPANTS_FILE, read_participants
+from nnkd.data.predictions import label_map_files
 from nnkd.errors import DatasetError, NnkdError
 from nnkd.files import atomic, is_visible, read_json, remove_leftovers, split_ending, write_json
-from nnkd.participants import CASES_FILE, PARTICIPANTS_FILE, read_participants
-from nnkd.predictions import label_map_files
 from nnkd.types import Failure, StepReport
 
 RECORD = "conversion.json"  # how the dataset was made; written first, so that nothing else is mixed in later
@@ -107,7 +107,7 @@ class DatasetWriter:
 
         Raises:
             DatasetError: If there is no case, or a name comes twice.
-            ParticipantsError: If the table of participants is not as nnkd.participants reads it.
+            ParticipantsError: If the table of participants is not as nnkd.data.participants reads it.
         """
         todo = sorted(cases, key=lambda case: (case.split, case.name))
         self._check_cases(todo)

@@ -4,8 +4,8 @@ What a plugin needs is here. Importing this imports neither torch nor nnunetv2.
 """
 
 from nnkd.errors import NnkdError
-from nnkd.hookspecs import hookimpl
-from nnkd.interfaces import (
+from nnkd.plugin.hooks import hookimpl
+from nnkd.plugin.teachers import (
     Aggregator,
     AuxiliaryScheduler,
     BoxTeacher,

@@ -113,7 +113,7 @@ class TeacherContext:
     Attributes:
         labels: Names of the foreground labels the dataset asks for, in the order of their integers.
         device: "cuda", "cpu" or "mps".
-        dataset: The raw dataset (`nnkd.dataset.RawDataset`), or None where a folder of images is predicted.
+        dataset: The raw dataset (`nnkd.data.dataset.RawDataset`), or None where a folder of images is predicted.
         workers: How many processes or threads the teacher may use.
     """
 

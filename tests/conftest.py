@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 from toy import toy_dataset
 
-from nnkd.dataset import RawDataset
+from nnkd.data.dataset import RawDataset
 
 hypothesis.settings.register_profile("nnkd", deadline=None)  # a busy machine is no error
 hypothesis.settings.load_profile("nnkd")

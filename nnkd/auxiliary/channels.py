@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from nnkd.dataset import DatasetSpec
+from nnkd.data.dataset import DatasetSpec
 from nnkd.errors import DatasetError
 
 LUMINANCE = (0.299, 0.587, 0.114)  # Source: ITU-R BT.601.

@@ -12,20 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from nnkd import preprocessing
-from nnkd.auxiliaries import (
-    AuxiliaryIndex,
-    Target,
-    Task,
-    grid_of,
-    parse,
-    read_index,
-    write_index,
-)
-from nnkd.auxiliary_channels import Conversion, check_axes, conversion_to, converted, schemes
-from nnkd.dataset import DatasetSpec, ImageFolder, RawDataset
+from nnkd.auxiliary.channels import Conversion, check_axes, conversion_to, converted, schemes
+from nnkd.auxiliary.tasks import AuxiliaryIndex, Target, Task, grid_of, parse, read_index, write_index
+from nnkd.data.dataset import DatasetSpec, ImageFolder, RawDataset
 from nnkd.errors import DatasetError, NnkdError, RecipeError, UnknownNameError
 from nnkd.files import remove_leftovers, sha256, sha256_text
+from nnkd.preprocessing import cases as preprocessing
 from nnkd.types import Failure, StepReport
 
 SAMPLES = 50_000  # foreground voxels of a case whose intensities are kept for the dataset's properties
@@ -64,7 +56,7 @@ def preprocess(names: Sequence[str], target: Target, most: int, processes: int, 
     """Preprocess auxiliary datasets for one configuration; what does not fit is said and left out.
 
     Args:
-        names: See `nnkd.auxiliaries.parse`.
+        names: See `nnkd.auxiliary.tasks.parse`.
         target: What they are for.
         most: Cases of each task at most.
         processes: How many at once.

@@ -16,7 +16,7 @@ from nnkd.errors import RecipeError
 from nnkd.files import atomic, is_visible
 
 if TYPE_CHECKING:
-    from nnkd.checkpoints import TrainedModel
+    from nnkd.weights.checkpoints import TrainedModel
 
 log = logging.getLogger("nnkd")
 RECORD = "auxiliaries.jsonl"
@@ -61,8 +61,8 @@ def draw(file: Path) -> list[Path]:
     Returns:
         The files written; none where nothing was chosen in any turn.
     """
-    from nnkd.auxiliary_plots import bounds_plot, choice_plot, cumulative_plot
-    from nnkd.auxiliary_turns import read_turns
+    from nnkd.auxiliary.plots import bounds_plot, choice_plot, cumulative_plot
+    from nnkd.auxiliary.turns import read_turns
 
     if not file.is_file():
         return []

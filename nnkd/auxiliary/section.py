@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnkd.auxiliary_plots import MOST_COLUMNS, bounds_plot, choice_plot, cumulative_plot
-from nnkd.auxiliary_record import carried
-from nnkd.auxiliary_turns import REMEDY, Turns, read_turns, reasons, table
+from nnkd.auxiliary.plots import MOST_COLUMNS, bounds_plot, choice_plot, cumulative_plot
+from nnkd.auxiliary.record import carried
+from nnkd.auxiliary.turns import REMEDY, Turns, read_turns, reasons, table
 from nnkd.errors import RecipeError
 from nnkd.files import sha256
 
@@ -29,7 +29,7 @@ def auxiliary_section(trainings: Mapping[str, Turns]) -> dict[str, Any] | None:
 
 
 def section_of_folders(folders: Mapping[str, Path]) -> dict[str, Any] | None:
-    """The same of the records that prediction folders carry (`nnkd.auxiliary_record.carry`), each fold a training. What
+    """The same of the records that prediction folders carry (`nnkd.auxiliary.record.carry`), each fold a training. What
     cannot be shown is said in a sentence; None where no folder has a record.
 
     Args:

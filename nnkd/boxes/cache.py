@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nnkd import paths
-from nnkd.box_model import DESCRIPTION, BoxModelFolder
+from nnkd.boxes.model import DESCRIPTION, BoxModelFolder
 from nnkd.errors import WeightsError
 from nnkd.files import sha256
-from nnkd.weight_store import of_teacher
+from nnkd.weights.store import of_teacher
 
 FOLDER = "box_models"
 DIGITS = 16  # of the sha256

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from nnkd.box_cases import BoxCase, find_cases
-from nnkd.box_images import BoxImage, read_image
-from nnkd.box_looks import CtWindows, looks_of
-from nnkd.dataset import DatasetSpec
+from nnkd.boxes.cases import BoxCase, find_cases
+from nnkd.boxes.images import BoxImage, read_image
+from nnkd.boxes.pictures import CtWindows, looks_of
+from nnkd.data.dataset import DatasetSpec
+from nnkd.data.intensities import windows_of
 from nnkd.errors import DatasetError, FolderError
-from nnkd.intensities import windows_of
 
 MOST = 64  # pictures, at most one from each image, spread over all images
 SMALLEST = 20  # pixels of a mask that counts

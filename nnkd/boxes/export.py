@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnkd import runtimes
-from nnkd.box_model import DESCRIPTION, KIND, VERSION
-from nnkd.box_pixels import CHANNELS, GRID, SIZE, SMALLEST
+from nnkd.boxes.model import DESCRIPTION, KIND, VERSION
+from nnkd.boxes.pixels import CHANNELS, GRID, SIZE, SMALLEST
+from nnkd.data.predictions import versions
 from nnkd.errors import WeightsError
 from nnkd.files import sha256, write_json
-from nnkd.network_files import Difference, check_packages, difference, write_onnx, write_openvino
-from nnkd.predictions import versions
+from nnkd.networks import runtimes
+from nnkd.networks.files import Difference, check_packages, difference, write_onnx, write_openvino
 
 if TYPE_CHECKING:
     from torch import nn

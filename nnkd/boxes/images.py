@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from nnkd.box_cases import NPZ, VOLUMES, BoxCase
+from nnkd.boxes.cases import NPZ, VOLUMES, BoxCase
 from nnkd.errors import DatasetError
 from nnkd.files import atomic
 
 if TYPE_CHECKING:
-    from nnkd.geometry import Orientation
+    from nnkd.data.geometry import Orientation
 
 Slices = Literal["axial", "stored"]
 BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, SyntaxError, AttributeError)
@@ -216,7 +216,7 @@ def _page(picture: Any) -> np.ndarray:
 def _read_volume(file: Path, slices: Slices) -> BoxImage:
     import SimpleITK as sitk
 
-    from nnkd.nifti import check_whole
+    from nnkd.data.nifti import check_whole
 
     check_whole(file)
     try:
@@ -238,7 +238,7 @@ def _placed(array: np.ndarray, geometry: list[tuple[float, ...]], slices: Slices
     stored = array[None] if array.ndim == 2 else array
     orientation = None
     if array.ndim == 3 and slices == "axial":
-        from nnkd.geometry import Grid, Orientation
+        from nnkd.data.geometry import Grid, Orientation
 
         spacing, origin, direction = geometry
         orientation = Orientation(Grid(stored.shape, spacing[::-1], origin, np.reshape(direction, (3, 3))))
@@ -254,7 +254,7 @@ def _placed(array: np.ndarray, geometry: list[tuple[float, ...]], slices: Slices
 def _write_volume(label_map: np.ndarray, geometry: list[tuple[float, ...]], target: Path) -> None:
     import SimpleITK as sitk
 
-    from nnkd.nifti import check_whole
+    from nnkd.data.nifti import check_whole
 
     image = sitk.GetImageFromArray(label_map)
     for put, values in zip((image.SetSpacing, image.SetOrigin, image.SetDirection), geometry, strict=True):

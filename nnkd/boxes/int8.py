@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from nnkd import runtimes
-from nnkd.box_model import DESCRIPTION
-from nnkd.box_pixels import masks_of_logits, prepare, scaled_boxes
-from nnkd.calibration_pictures import CalibrationPicture
+from nnkd.boxes.calibration import CalibrationPicture
+from nnkd.boxes.model import DESCRIPTION
+from nnkd.boxes.pixels import masks_of_logits, prepare, scaled_boxes
 from nnkd.errors import SettingError, WeightsError
 from nnkd.files import atomic, read_json, sha256, write_json
-from nnkd.network_files import INSTALL
+from nnkd.networks import runtimes
+from nnkd.networks.files import INSTALL
 
 FILE = "encoder_int8.onnx"
 OPERATIONS = ("Conv", "MatMul", "Gemm")
@@ -64,7 +64,7 @@ def add_int8(folder: Path, pictures: Sequence[CalibrationPicture], tolerance: fl
     Weights have a scale per channel. Layers whose 8 bits alone spoil the embedding stay in float32.
 
     Args:
-        folder: What `nnkd.box_export.write_box_model` wrote.
+        folder: What `nnkd.boxes.export.write_box_model` wrote.
         pictures: At least `FEWEST`, of the kinds that the model is to segment.
         tolerance: By how much the mean DSC may fall.
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from nnkd import runtimes
-from nnkd.box_pixels import SIZE, masks_of_logits, prepare, scaled_boxes
-from nnkd.box_propagation import BoxModel
+from nnkd.boxes.pixels import SIZE, masks_of_logits, prepare, scaled_boxes
+from nnkd.boxes.propagation import BoxModel
 from nnkd.errors import PredictionError, SettingError, WeightsError
 from nnkd.files import read_json, sha256
+from nnkd.networks import runtimes
 
 if TYPE_CHECKING:
-    from nnkd.interfaces import BoxTeacher
+    from nnkd.plugin.teachers import BoxTeacher
 
 DESCRIPTION = "box_model.json"
 KIND, VERSION = "box_model", 1
@@ -126,7 +126,7 @@ class OpenedBoxModel:
 
 
 class ExportedBoxModel:
-    """A box model that OpenVINO or ONNX Runtime computes: a `nnkd.box_propagation.BoxModel`."""
+    """A box model that OpenVINO or ONNX Runtime computes: a `nnkd.boxes.propagation.BoxModel`."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ class ExportedBoxModel:
 
 
 class TeacherBoxModel:
-    """A teacher that boxes prompt, which torch computes: a `nnkd.box_propagation.BoxModel`."""
+    """A teacher that boxes prompt, which torch computes: a `nnkd.boxes.propagation.BoxModel`."""
 
     def __init__(self, teacher: BoxTeacher):
         self._teacher = teacher

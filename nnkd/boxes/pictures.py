@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nnkd.box_images import BoxImage
+from nnkd.boxes.images import BoxImage
+from nnkd.data.intensities import UNCHANGED, WINDOWS, GreyScale, Window, grey_scale, to_uint8, windows_of
 from nnkd.errors import SettingError
-from nnkd.intensities import UNCHANGED, WINDOWS, GreyScale, Window, grey_scale, to_uint8, windows_of
 
 AIR = (-1100.0, -900.0)  # HU
 AIR_SHARE = 0.01  # of the voxels of a CT, in the air around a body and in its lungs

@@ -21,7 +21,7 @@ Picture = Callable[[int, int], np.ndarray]
 
 
 class BoxModel(Protocol):
-    """What segments a slice in boxes; see `nnkd.box_model`."""
+    """What segments a slice in boxes; see `nnkd.boxes.model`."""
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         """Embed one slice, (H, W, 3) uint8 -> an embedding, the caller's own."""

@@ -65,9 +65,9 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
 
 
 def _run(arguments: argparse.Namespace) -> StepReport:
-    from nnkd.dataset import RawDataset
-    from nnkd.registry import installed
-    from nnkd.settings import parse_options, split_settings
+    from nnkd.data.dataset import RawDataset
+    from nnkd.plugin.options import parse_options, split_settings
+    from nnkd.plugin.registry import installed
     from nnkd.steps.aggregate import aggregate
 
     name = arguments.a or DEFAULT

@@ -12,7 +12,7 @@ from nnkd.cli import command
 from nnkd.types import StepReport
 
 if TYPE_CHECKING:
-    from nnkd.fairness_groups import GroupOptions
+    from nnkd.evaluation.groups.partitions import GroupOptions
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,8 +117,8 @@ def _json(text: str) -> object:
 
 def _groups(arguments: argparse.Namespace) -> GroupOptions | None:
     """How to compare groups, where one of the options for it was given."""
-    from nnkd.fairness_groups import ATTRIBUTES, SMALLEST, GroupOptions, bins_of
-    from nnkd.participants import CASES_FILE, PARTICIPANTS_FILE
+    from nnkd.data.participants import CASES_FILE, PARTICIPANTS_FILE
+    from nnkd.evaluation.groups.partitions import ATTRIBUTES, SMALLEST, GroupOptions, bins_of
 
     place = arguments.participants
     if place is not None and (place / CASES_FILE).is_file() and not (place / PARTICIPANTS_FILE).is_file():
@@ -131,7 +131,7 @@ def _groups(arguments: argparse.Namespace) -> GroupOptions | None:
 
 def _evaluate(arguments: argparse.Namespace) -> StepReport:
     from nnkd.errors import SettingError
-    from nnkd.statistics import Bootstrap
+    from nnkd.evaluation.intervals import Bootstrap
     from nnkd.steps.evaluate import Request, evaluate
 
     if len(arguments.ref) > 2:

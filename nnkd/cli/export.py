@@ -13,8 +13,8 @@ from nnkd.errors import NnkdError, SettingError, UnknownNameError, WeightsError
 from nnkd.types import StepReport
 
 if TYPE_CHECKING:
-    from nnkd.checkpoints import TrainedModel
-    from nnkd.interfaces import BoxTeacher
+    from nnkd.plugin.teachers import BoxTeacher
+    from nnkd.weights.checkpoints import TrainedModel
 
 FORMATS = ("onnx", "openvino", "nnunet")
 OF_FILES = "litemedsam"  # the teacher that reads a checkpoint given with --model
@@ -73,7 +73,7 @@ def _export(arguments: argparse.Namespace) -> StepReport:
 
 def _trained(arguments: argparse.Namespace) -> TrainedModel | partial[BoxTeacher]:
     from nnkd import paths
-    from nnkd.checkpoints import TrainedModel
+    from nnkd.weights.checkpoints import TrainedModel
 
     folder = arguments.m
     if folder is None:
@@ -98,7 +98,7 @@ def _trained(arguments: argparse.Namespace) -> TrainedModel | partial[BoxTeacher
 
 def _box_teacher(trainer: str) -> str:
     """The teacher that a trainer's checkpoints are weights of; empty for ordinary students."""
-    from nnkd import registry
+    from nnkd.plugin import registry
 
     plugins = registry.installed()
     if trainer not in plugins.names("student"):
@@ -119,11 +119,11 @@ def _teacher_of(arguments: argparse.Namespace) -> partial[BoxTeacher]:
 
 
 def _teacher(name: str, weights: Path | None) -> partial[BoxTeacher]:
-    from nnkd import registry
+    from nnkd.plugin import registry
 
     registered = registry.installed().find("teacher", name)
 
-    from nnkd.interfaces import BoxTeacher
+    from nnkd.plugin.teachers import BoxTeacher
     from nnkd.types import TeacherContext
 
     found = registry.load_class("teacher", registered.entry, registered.distribution)

@@ -12,14 +12,14 @@ from importlib import metadata
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from nnkd import registry
 from nnkd.cli import command
 from nnkd.errors import BrokenPluginError, UnknownPluginError
-from nnkd.registry import Registered, Registry
+from nnkd.plugin import registry
+from nnkd.plugin.registry import Registered, Registry
 from nnkd.types import KINDS
 
 if TYPE_CHECKING:
-    from nnkd.validation import Candidate, Check
+    from nnkd.plugin.validation import Candidate, Check
 
 COLUMNS = ("name", "distribution", "version", "licence", "weights", "source")
 HEAVY = ("torch", "nnunetv2", "tensorflow", "monai")  # seconds, for every listing
@@ -176,7 +176,7 @@ def _canonical(name: str) -> str:
 
 
 def _checks_of_import(found: Sequence[tuple[str, str]], heavy: Sequence[str]) -> list[Check]:
-    from nnkd.validation import FAILED, NOT_TRIED, OK, Check
+    from nnkd.plugin.validation import FAILED, NOT_TRIED, OK, Check
 
     checks = [Check(module, "imports", FAILED if problem else OK, problem) for module, problem in found]
     for module in [module for module, problem in found if not problem]:
@@ -190,7 +190,7 @@ def _checks_of_import(found: Sequence[tuple[str, str]], heavy: Sequence[str]) ->
 
 def _look_into(name: str, module: ModuleType) -> tuple[list[Check], list[Candidate]]:
     """A module's hooks and entries, each with its class."""
-    from nnkd.validation import FAILED, OK, Candidate, Check
+    from nnkd.plugin.validation import FAILED, OK, Candidate, Check
 
     own = Registry()
     own.add(name, module)

@@ -50,8 +50,8 @@ def _run(arguments: argparse.Namespace) -> StepReport:
     from pathlib import Path
 
     from nnkd import paths
-    from nnkd.checkpoints import TrainedModel
     from nnkd.errors import NnkdError
+    from nnkd.weights.checkpoints import TrainedModel
 
     if arguments.m:
         folder = Path(arguments.m)
@@ -71,7 +71,7 @@ def _run(arguments: argparse.Namespace) -> StepReport:
         )
     command.part_of([], arguments)
     if arguments.per_label:
-        from nnkd.one_label import LabelModels
+        from nnkd.training.one_label import LabelModels
 
         trained = LabelModels.open(folder, arguments.f, arguments.chk)
     else:

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnkd import registry, settings
 from nnkd.cli import command
 from nnkd.errors import NnkdError, SettingError, UnknownNameError
+from nnkd.plugin import options as settings
+from nnkd.plugin import registry
 from nnkd.types import StepReport
 
 if TYPE_CHECKING:
@@ -95,9 +96,9 @@ def _predict(arguments: argparse.Namespace) -> StepReport:
     classes = _classes(arguments.t)  # an unknown name is answered before anything heavy is imported
     given = _settings(arguments.settings, list(classes))
 
-    from nnkd.dataset import ImageFolder, RawDataset
-    from nnkd.prompts import BoxDrawing
+    from nnkd.data.dataset import ImageFolder, RawDataset
     from nnkd.steps.predict_teachers import predict_teachers
+    from nnkd.teachers.prompts import BoxDrawing
 
     dataset = RawDataset.open(arguments.d)
     split = "Ts" if arguments.test else "Tr"

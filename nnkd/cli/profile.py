@@ -7,9 +7,10 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nnkd import registry, settings
 from nnkd.cli import command
 from nnkd.errors import BrokenPluginError, SettingError
+from nnkd.plugin import options as settings
+from nnkd.plugin import registry
 from nnkd.types import StepReport
 
 if TYPE_CHECKING:

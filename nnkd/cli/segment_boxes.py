@@ -16,7 +16,7 @@ from nnkd.errors import NnkdError, SettingError, UnknownNameError, WeightsError
 from nnkd.types import StepReport
 
 if TYPE_CHECKING:
-    from nnkd.box_model import OpenedBoxModel
+    from nnkd.boxes.model import OpenedBoxModel
 
 DEFAULT = "litemedsam"
 EXPORT = "import sys; from nnkd.cli.export import main; sys.exit(main(sys.argv[1:]))"
@@ -102,7 +102,7 @@ def _segment(arguments: argparse.Namespace) -> StepReport:
 
 def _open_model(arguments: argparse.Namespace) -> OpenedBoxModel:
     """The model, on the runtime that was asked for or is there."""
-    from nnkd.exported_box_models import is_exported, kept, weights_of
+    from nnkd.boxes.cache import is_exported, kept, weights_of
 
     model, runtime = arguments.model, _runtime(arguments)
     if Path(model).is_dir() and (model != DEFAULT or is_exported(model)):  # a folder may be called as the default is
@@ -132,7 +132,7 @@ def _open_model(arguments: argparse.Namespace) -> OpenedBoxModel:
 
 
 def _runtime(arguments: argparse.Namespace) -> str:
-    from nnkd import runtimes
+    from nnkd.networks import runtimes
 
     if arguments.device not in (None, "cpu"):
         if arguments.runtime not in ("auto", "torch"):
@@ -156,7 +156,7 @@ def _check_model(model: str) -> None:
         WeightsError: If it looks like a file and is none.
         UnknownPluginError: If it is no teacher's name; the message names the closest one.
     """
-    from nnkd import registry
+    from nnkd.plugin import registry
 
     if Path(model).is_file():
         return
@@ -167,8 +167,8 @@ def _check_model(model: str) -> None:
 
 def _exported(arguments: argparse.Namespace, runtime: str, digest: str) -> OpenedBoxModel:
     """Without torch; exported first if need be. An empty digest: --model is the folder."""
-    from nnkd.box_model import BoxModelFolder, ExportedBoxModel, OpenedBoxModel
-    from nnkd.exported_box_models import exported
+    from nnkd.boxes.cache import exported
+    from nnkd.boxes.model import BoxModelFolder, ExportedBoxModel, OpenedBoxModel
     from nnkd.paths import cache_folder
 
     described = exported(arguments.model, digest, _export) if digest else BoxModelFolder.read(Path(arguments.model))
@@ -194,10 +194,10 @@ def _export(model: str, folder: Path) -> None:
 
 
 def _on_torch(arguments: argparse.Namespace) -> OpenedBoxModel:
-    from nnkd import registry
-    from nnkd.box_model import OpenedBoxModel, TeacherBoxModel
+    from nnkd.boxes.model import OpenedBoxModel, TeacherBoxModel
     from nnkd.devices import check_device
-    from nnkd.interfaces import BoxTeacher
+    from nnkd.plugin import registry
+    from nnkd.plugin.teachers import BoxTeacher
     from nnkd.types import TeacherContext
 
     _check_model(arguments.model)

@@ -59,7 +59,7 @@ def _bins(text: str) -> tuple[str, list[float]]:
 
 
 def _run(arguments: argparse.Namespace) -> StepReport:
-    from nnkd.dataset import RawDataset
+    from nnkd.data.dataset import RawDataset
     from nnkd.steps.split import Wishes, split
 
     wishes = Wishes(

@@ -81,9 +81,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> StepReport:
-    from nnkd import registry
     from nnkd.errors import SettingError
-    from nnkd.settings import options_of, parse_options, split_settings
+    from nnkd.plugin import registry
+    from nnkd.plugin.options import options_of, parse_options, split_settings
 
     plugins = registry.installed()
     settings = split_settings(arguments.set)
@@ -114,7 +114,7 @@ def _run(arguments: argparse.Namespace) -> StepReport:
 
 def _scheduler(arguments: argparse.Namespace, settings: dict, plugins: object) -> tuple:
     """-as as name and given options, and its class; its options are taken out of the settings."""
-    from nnkd.settings import parse_options
+    from nnkd.plugin.options import parse_options
 
     name = arguments.scheduler
     if name is None:
@@ -128,7 +128,7 @@ def _scheduler(arguments: argparse.Namespace, settings: dict, plugins: object) -
 
 def _train(arguments: argparse.Namespace, flags: dict, plugins: object) -> StepReport:
     from nnkd import paths
-    from nnkd.recipes import Choice
+    from nnkd.data.recipes import Choice
     from nnkd.steps.train import RecipeFlags, Request, train
 
     for dataset in (arguments.dataset_name_or_id, *arguments.datasets):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nnkd.cli import command
 from nnkd.types import StepReport
-from nnkd.weight_store import WeightStore, find, known
+from nnkd.weights.store import WeightStore, find, known
 
 COLUMNS = ("name", "MB", "licence", "there", "teacher and options", "paper")
 

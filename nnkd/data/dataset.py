@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nnkd import paths, readers
+from nnkd import paths
+from nnkd.data import readers
+from nnkd.data.geometry import Grid, Orientation
 from nnkd.errors import DatasetError, UnknownNameError
 from nnkd.files import atomic, is_visible
-from nnkd.geometry import Grid, Orientation
 from nnkd.types import Volume
 
 Split = Literal["Tr", "Ts"]
@@ -340,7 +341,7 @@ class RawDataset:
         return self.folder / f"teachers{split}"
 
     def consensus_file(self) -> Path:
-        """Lists which label maps of labelsTr are manual and which a consensus (`nnkd.consensus`)."""
+        """Lists which label maps of labelsTr are manual and which a consensus (`nnkd.votes.consensus`)."""
         return self.folder / "consensus.json"
 
 

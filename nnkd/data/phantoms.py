@@ -29,9 +29,9 @@ from typing import Literal
 
 import numpy as np
 
+from nnkd.data._phantom_body import AIR, LABELS, Anatomy, Scene, paint_body
 from nnkd.errors import DatasetError
 from nnkd.files import atomic, read_json, write_json
-from nnkd.phantom_body import AIR, LABELS, Anatomy, Scene, paint_body
 
 SHAPE = (16, 96, 96)
 SPACING = (12.0, 4.2, 4.2)
@@ -137,7 +137,7 @@ def write_cohort(
     """
     description = {
         "Name": "Simulated abdominal CT phantoms",
-        "Description": "Simulated by nnkd.phantoms; no person's data. Not a medical data set.",
+        "Description": "Simulated by nnkd.data.phantoms; no person's data. Not a medical data set.",
         "License": "CC0",
         "GeneratedBy": {"seed": seed, "shape": list(shape), "spacing": [float(s) for s in spacing]},
     }

@@ -15,10 +15,10 @@ import numpy as np
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nnkd.dataset import DatasetSpec
+from nnkd.data.dataset import DatasetSpec
+from nnkd.data.geometry import Grid
 from nnkd.errors import NnkdError, PredictionError
 from nnkd.files import is_visible, read_json, sha256, write_json
-from nnkd.geometry import Grid
 from nnkd.types import Entry
 
 MANIFEST = "manifest.json"

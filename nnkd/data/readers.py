@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from nnkd.data.nifti import check_whole
 from nnkd.errors import DatasetError
 from nnkd.files import is_visible
-from nnkd.nifti import check_whole
 
 
 def reader_of(dataset_json: Mapping[str, Any], name: str, folder: Path | None = None) -> Any:

@@ -44,9 +44,9 @@ class Recipe:
         ground_truth: Whether a teacher was told of reference labels.
         has_regions: Whether the dataset has regions; networks cannot ask dataset.json when they are built.
         inputs: By teacher, one hash over its label maps: what was learned from.
-        label: The one label to learn (`nnkd.one_label`); None: all of them.
+        label: The one label to learn (`nnkd.training.one_label`); None: all of them.
         datasets: All datasets of a training on several, by full name; the first one has the results.
-        auxiliaries: Tasks that may train along, as `nnkd.auxiliaries.Task.name` has them.
+        auxiliaries: Tasks that may train along, as `nnkd.auxiliary.tasks.Task.name` has them.
         auxiliary_scheduler: Which of them does when; None without auxiliaries.
     """
 

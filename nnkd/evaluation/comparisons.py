@@ -13,12 +13,12 @@ import numpy as np
 from tqdm import tqdm
 
 from nnkd import processes
-from nnkd.dataset import DatasetSpec
+from nnkd.data.dataset import DatasetSpec
+from nnkd.data.geometry import Grid
 from nnkd.errors import DatasetError, NnkdError
+from nnkd.evaluation.metrics import LabelResult, Structures, compare
+from nnkd.evaluation.scores import FolderScores
 from nnkd.files import read_json, remove_leftovers, sha256, sha256_text, write_json
-from nnkd.geometry import Grid
-from nnkd.metrics import LabelResult, Structures, compare
-from nnkd.scores import FolderScores
 
 CACHE_VERSION = 2  # raise when a metric's value changes
 EMPTY = "no label map"
@@ -31,7 +31,7 @@ class Settings:
     Attributes:
         spec: The dataset.
         labels: Integers of the evaluated labels by name.
-        definition: A name of `nnkd.surfaces.DEFINITIONS`.
+        definition: A name of `nnkd.evaluation.surfaces.DEFINITIONS`.
         tolerance: Of the NSD, in mm, by label.
     """
 

@@ -1,7 +1,7 @@
 """How well a label map agrees with its reference: overlap, volumes, and surface distances in mm, per label.
 
 Each surface is found once per label map and shared by all metrics, and the reference's by all predictions. A new metric
-is one row of METRICS; what a surface is stands in `nnkd.surfaces`.
+is one row of METRICS; what a surface is stands in `nnkd.evaluation.surfaces`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nnkd.surfaces import DEFINITIONS, Meetings, Surface
+from nnkd.evaluation.surfaces import DEFINITIONS, Meetings, Surface
 
 LINE = 1 << 17  # voxels counted together: with their sums they stay in the processor's cache
 State = Literal["compared", "both_empty", "prediction_empty", "reference_empty"]

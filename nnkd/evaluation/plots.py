@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnkd.scores import Difference, verdict
+from nnkd.evaluation.scores import Difference, verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nnkd.dataset import DatasetSpec
+from nnkd.data.dataset import DatasetSpec
+from nnkd.data.participants import NO_VALUE, Participant, known_columns
 from nnkd.errors import SettingError
-from nnkd.fairness_groups import SMALLEST, Partition
-from nnkd.metrics import METRICS, RANKED
-from nnkd.participants import NO_VALUE, Participant, known_columns
-from nnkd.scores import DIGITS, FolderScores, Rules, Scores
-from nnkd.statistics import Bootstrap, mean, ranks
+from nnkd.evaluation.groups.partitions import SMALLEST, Partition
+from nnkd.evaluation.intervals import Bootstrap, mean, ranks
+from nnkd.evaluation.metrics import METRICS, RANKED
+from nnkd.evaluation.scores import DIGITS, FolderScores, Rules, Scores
 
 SECONDS = "seconds"  # a case's running time, as the manifests have it
 DEFAULT = ("DSC", "NSD")

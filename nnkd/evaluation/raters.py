@@ -13,9 +13,9 @@ from typing import Any
 
 import pandas as pd
 
-from nnkd.comparisons import Files, Settings, compare_cases
-from nnkd.metrics import METRICS
-from nnkd.scores import DIGITS, OVERALL, Cell, FolderScores, Rules, Scores
+from nnkd.evaluation.comparisons import Files, Settings, compare_cases
+from nnkd.evaluation.metrics import METRICS
+from nnkd.evaluation.scores import DIGITS, OVERALL, Cell, FolderScores, Rules, Scores
 from nnkd.types import Failure
 
 SHOWN = ("DSC", "HD95", "NSD")

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from nnkd.dataset import DatasetSpec, ImageFolder
+from nnkd.data.dataset import DatasetSpec, ImageFolder
+from nnkd.data.geometry import Grid, Orientation
+from nnkd.data.overlays import overlays_png
+from nnkd.data.predictions import Manifest
 from nnkd.errors import NnkdError
+from nnkd.evaluation.metrics import METRICS
+from nnkd.evaluation.plots import box_plot, difference_plot
+from nnkd.evaluation.scores import COMMON, DIGITS, FLAGS, OVERALL, Cell, Difference, FolderScores, Scores, verdict
 from nnkd.files import atomic
-from nnkd.geometry import Grid, Orientation
-from nnkd.licences import announcement
-from nnkd.metrics import METRICS
-from nnkd.overlays import overlays_png
-from nnkd.plots import box_plot, difference_plot
-from nnkd.predictions import Manifest
-from nnkd.scores import COMMON, DIGITS, FLAGS, OVERALL, Cell, Difference, FolderScores, Scores, verdict
+from nnkd.weights.licences import announcement
 
 TABLES = ("DSC", "HD", "HD95", "NSD", "ASSD", "VD", "RVD")
 PLOTS = ("DSC", "HD")
@@ -41,11 +41,11 @@ class Evaluation:
         references: Reference label map by case.
         predictions: Label map by folder's name and case.
         images: Folders where the cases' images may be.
-        uncertainty: What `nnkd.uncertainty_section` made; None without maps.
-        fairness: What `nnkd.fairness_section` made; None where it was not asked for.
-        ranking: What `nnkd.method_ranking` made, likewise.
-        raters: What `nnkd.raters` made; None where there is one reference.
-        auxiliaries: What `nnkd.auxiliary_section` made; None where no auxiliary dataset trained along.
+        uncertainty: What `nnkd.evaluation.uncertainty_section` made; None without maps.
+        fairness: What `nnkd.evaluation.groups.section` made; None where it was not asked for.
+        ranking: What `nnkd.evaluation.ranking` made, likewise.
+        raters: What `nnkd.evaluation.raters` made; None where there is one reference.
+        auxiliaries: What `nnkd.auxiliary.section` made; None where no auxiliary dataset trained along.
     """
 
     scores: Scores
@@ -73,7 +73,9 @@ def render(evaluation: Evaluation) -> str:
     """The page as text."""
     from jinja2 import Environment, PackageLoader
 
-    environment = Environment(loader=PackageLoader("nnkd"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("nnkd.evaluation"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     scores = evaluation.scores
     flags = [(folder.name, *flag) for folder in scores.folders for flag in scores.flags(folder)]
     return environment.get_template("report.html").render(

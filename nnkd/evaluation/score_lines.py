@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nnkd.scores import COMMON, OVERALL, Scores
-from nnkd.statistics import Estimate
+from nnkd.evaluation.intervals import Estimate
+from nnkd.evaluation.scores import COMMON, OVERALL, Scores
 
 
 def score_lines(scores: Scores, facts: Mapping[str, Any], output: Path) -> list[str]:

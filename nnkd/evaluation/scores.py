@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from nnkd.data.predictions import Manifest
+from nnkd.evaluation.intervals import Bootstrap, Estimate, mean, paired_difference, ranks
+from nnkd.evaluation.metrics import EMPTY_MASKS, METRICS, RANKED, LabelResult
+from nnkd.evaluation.surfaces import DEFINITIONS
 from nnkd.files import atomic
-from nnkd.metrics import EMPTY_MASKS, METRICS, RANKED, LabelResult
-from nnkd.predictions import Manifest
-from nnkd.statistics import Bootstrap, Estimate, mean, paired_difference, ranks
-from nnkd.surfaces import DEFINITIONS
 
 OVERALL, COMMON = "Overall", "Common labels"
 DIGITS: Mapping[str, int] = {"DSC": 3, "NSD": 3, "HD": 2, "HD95": 2, "ASSD": 2, "VD": 2, "RVD": 3}
@@ -267,7 +267,7 @@ class Rules:
     """What decides the values of a table, and so stands in each of its rows.
 
     Attributes:
-        definition: A name of `nnkd.surfaces.DEFINITIONS`.
+        definition: A name of `nnkd.evaluation.surfaces.DEFINITIONS`.
         tolerance: Of the NSD, in mm, by label.
     """
 

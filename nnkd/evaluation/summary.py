@@ -1,7 +1,7 @@
 """summary.json of an evaluated folder in nnU-Net's layout, with our metrics beside nnU-Net's.
 
 nnU-Net's own figures (Dice, IoU and the counts) are of the label maps as they lie: a label nobody answered for is
-empty there, so that its Dice is 0. Our own follow `nnkd.scores`. File names are relative.
+empty there, so that its Dice is 0. Our own follow `nnkd.evaluation.scores`. File names are relative.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from nnkd.dataset import DatasetSpec
+from nnkd.data.dataset import DatasetSpec
+from nnkd.evaluation.metrics import METRICS, Counts
+from nnkd.evaluation.scores import OVERALL, Cell, FolderScores, Scores
 from nnkd.files import read_json, write_json
-from nnkd.metrics import METRICS, Counts
-from nnkd.scores import OVERALL, Cell, FolderScores, Scores
 
 COUNTS = ("FN", "FP", "TN", "TP", "n_pred", "n_ref")
 

@@ -15,7 +15,7 @@ from itertools import product
 import numpy as np
 from scipy.spatial import cKDTree
 
-from nnkd.nearest import near_distances
+from nnkd.evaluation._nearest import near_distances
 
 PIECE = 1 << 20  # voxels looked at together: more leave the processor's cache, fewer are mostly borders
 

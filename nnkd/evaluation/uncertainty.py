@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import distance_transform_edt
 
-from nnkd.dataset import DatasetSpec
+from nnkd.data.dataset import DatasetSpec
+from nnkd.data.geometry import Grid
 from nnkd.errors import NnkdError
-from nnkd.geometry import Grid
-from nnkd.statistics import Bootstrap, Estimate, mean
-from nnkd.uncertainty import MAPS, UncertaintyFolder
+from nnkd.evaluation.intervals import Bootstrap, Estimate, mean
+from nnkd.inference.uncertainty import MAPS, UncertaintyFolder
 
 REACH = 10.0  # mm around the reference's and the prediction's foreground; pixels where there is no spacing
 REGION = f"within {REACH:g} mm (without spacing: pixels) of the reference's or the prediction's foreground"
@@ -261,7 +261,7 @@ def volumes_frame(folders: Mapping[str, FolderRanking]) -> pd.DataFrame:
 
 
 def ranking_json(found: FolderRanking, person_of: Mapping[str, str], bootstrap: Bootstrap) -> dict[str, Any]:
-    """What summary.json says under nnkd.uncertainty."""
+    """What summary.json says under "nnkd", "uncertainty"."""
     maps = {
         name: {measure: vars(e) for measure in MEASURES if (e := found.estimate(name, measure, person_of, bootstrap))}
         for name in MAPS

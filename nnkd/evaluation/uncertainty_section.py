@@ -6,10 +6,10 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-from nnkd.error_ranking import MEASURES, REGION, SHARES, FolderRanking
-from nnkd.plots import caught_plot
-from nnkd.statistics import Bootstrap, Estimate
-from nnkd.uncertainty import MAPS
+from nnkd.evaluation.intervals import Bootstrap, Estimate
+from nnkd.evaluation.plots import caught_plot
+from nnkd.evaluation.uncertainty import MEASURES, REGION, SHARES, FolderRanking
+from nnkd.inference.uncertainty import MAPS
 
 
 def section(

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from nnkd.checkpoints import TrainedModel
 from nnkd.devices import threads
 from nnkd.errors import PredictionError
-from nnkd.export import label_map
+from nnkd.inference.label_maps import label_map
+from nnkd.weights.checkpoints import TrainedModel
 
 log = logging.getLogger("nnkd")
 
@@ -76,7 +76,7 @@ def load_predictor(
 
 def logits_of(predictor: Any, data: np.ndarray) -> np.ndarray:
     """Logits of a preprocessed case. Samples of a probabilistic network are averaged as probabilities
-    (`nnkd.sampling`), everything else as nnU-Net does it.
+    (`nnkd.inference.samples`), everything else as nnU-Net does it.
 
     Args:
         predictor: nnU-Net's.
@@ -87,10 +87,10 @@ def logits_of(predictor: Any, data: np.ndarray) -> np.ndarray:
     """
     import torch
 
-    from nnkd import sampling
+    from nnkd.inference import samples
 
-    if sampling.samples_of(predictor) is not None:
-        return sampling.answer(predictor, data).logits
+    if samples.samples_of(predictor) is not None:
+        return samples.answer(predictor, data).logits
     return predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data)).cpu().detach().numpy()
 
 

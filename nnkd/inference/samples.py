@@ -18,10 +18,10 @@ from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 
-from nnkd import one_label
 from nnkd.devices import threads
 from nnkd.errors import PredictionError, SettingError
-from nnkd.probabilistic import ProbabilisticNetwork, logits
+from nnkd.inference.probabilistic import ProbabilisticNetwork, logits
+from nnkd.training import one_label
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Answer:
 
 
 def together(answers: Sequence[Answer]) -> Answer:
-    """One answer of students that know one label each, in the order of the labels (`nnkd.one_label`): their entropies
-    add up as those of independent heads do."""
+    """One answer of students that know one label each, in the order of the labels (`nnkd.training.one_label`): their
+    entropies add up as those of independent heads do."""
     members = {len(found.spread.voxels) for found in answers if found.spread}
     if len(members) > 1:
         raise PredictionError(

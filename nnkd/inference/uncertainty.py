@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
+from nnkd.data.geometry import Grid
+from nnkd.data.nifti import check_whole
 from nnkd.errors import DatasetError, PredictionError
 from nnkd.files import atomic, remove_leftovers
-from nnkd.geometry import Grid
-from nnkd.nifti import check_whole
 
 MAPS: Mapping[str, str] = {
     "entropy": "entropy of the mean probabilities",

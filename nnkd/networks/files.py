@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnkd import runtimes
 from nnkd.errors import BrokenPluginError, SettingError, WeightsError
 from nnkd.files import atomic
+from nnkd.networks import runtimes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

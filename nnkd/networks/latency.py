@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from nnkd.devices import threads
 from nnkd.errors import BrokenPluginError, NnkdError
+from nnkd.networks.costs import Architecture, random_inputs, ready_network
 from nnkd.processes import workers
-from nnkd.profiles import Architecture, random_inputs, ready_network
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nnkd.checkpoints import TrainedModel
 from nnkd.errors import WeightsError
 from nnkd.files import atomic, write_json
-from nnkd.inference import load_predictor, quiet
+from nnkd.inference.predictor import load_predictor, quiet
+from nnkd.weights.checkpoints import TrainedModel
 
 FOLDER = "nnunet"
 TRAINER = "nnUNetTrainer"

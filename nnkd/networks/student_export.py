@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnkd import runtimes
-from nnkd.checkpoints import TrainedModel
+from nnkd.data.predictions import versions
+from nnkd.data.recipes import KEY, Recipe
 from nnkd.errors import WeightsError
 from nnkd.files import sha256, write_json
-from nnkd.inference import load_predictor
-from nnkd.licences import announcement
-from nnkd.network_files import Difference, check_packages, difference, write_onnx, write_openvino
-from nnkd.predictions import versions
-from nnkd.recipes import KEY, Recipe
+from nnkd.inference.predictor import load_predictor
+from nnkd.networks import runtimes
+from nnkd.networks.files import Difference, check_packages, difference, write_onnx, write_openvino
+from nnkd.weights.checkpoints import TrainedModel
+from nnkd.weights.licences import announcement
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +96,7 @@ def write_student(model: TrainedModel, folder: Path, openvino: bool = False) -> 
 def _student(predictor: Any) -> _Student:
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
-    from nnkd.probabilistic import ProbabilisticNetwork
+    from nnkd.inference.probabilistic import ProbabilisticNetwork
 
     plans, configuration = predictor.plans_manager, predictor.configuration_manager
     network = predictor.network.eval()
@@ -114,7 +114,7 @@ def _mean_of_samples(network: Any) -> nn.Module:
     """Its answer to all voxels at once: what splits an image into tiles would become a thousand operations."""
     from torch import nn
 
-    from nnkd.probabilistic import ProbabilisticNetwork
+    from nnkd.inference.probabilistic import ProbabilisticNetwork
 
     class MeanOfSamples(nn.Module):
         def __init__(self) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from nnkd.data.recipes import KEY, Recipe
 from nnkd.errors import SettingError
-from nnkd.profiles import Architecture, PaperGraph
-from nnkd.recipes import KEY, Recipe
-from nnkd.settings import parse_options
+from nnkd.networks.costs import Architecture, PaperGraph
+from nnkd.plugin.options import parse_options
 
 if TYPE_CHECKING:
     from torch import nn

@@ -13,7 +13,7 @@ def __getattr__(name: str) -> Any:
     """
     if name.startswith("__"):
         raise AttributeError(name)
-    from nnkd import registry
+    from nnkd.plugin import registry
 
     plugins = registry.installed()
     if name not in plugins.names("student"):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnkd.participants import Participant
+from nnkd.data.participants import Participant
 from nnkd.types import Prompt, SliceBoxes, TextPrompt, Volume
 
 LABELS = ("liver", "spleen")

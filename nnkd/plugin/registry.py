@@ -18,13 +18,13 @@ from types import ModuleType
 
 import pluggy
 
-from nnkd import hookspecs
 from nnkd.errors import BrokenPluginError, UnknownPluginError
-from nnkd.interfaces import Aggregator, AuxiliaryScheduler, Sampler, Teacher
+from nnkd.plugin import hooks
+from nnkd.plugin.teachers import Aggregator, AuxiliaryScheduler, Sampler, Teacher
 from nnkd.types import KINDS, Entry, Kind
 
 GROUP = "nnkd"
-MARK = f"{hookspecs.PROJECT}_impl"  # what pluggy's hookimpl leaves on a function
+MARK = f"{hooks.PROJECT}_impl"  # what pluggy's hookimpl leaves on a function
 HOOKS: dict[str, Kind] = {
     "nnkd_register_teachers": "teacher",
     "nnkd_register_aggregators": "aggregator",
@@ -186,8 +186,8 @@ def _entry_points() -> list[metadata.EntryPoint]:
 
 
 def _offered(name: str, module: ModuleType) -> Iterable[tuple[Kind, Entry]]:
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
+    manager = pluggy.PluginManager(hooks.PROJECT)
+    manager.add_hookspecs(hooks)
     manager.register(module, name=name)
     manager.check_pending()  # a misspelt hook is an error, not silence
     unmarked = [hook for hook in HOOKS if hasattr(module, hook) and not hasattr(getattr(module, hook), MARK)]

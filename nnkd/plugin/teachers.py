@@ -1,5 +1,5 @@
 """What a plugin's classes must be. Options of all of them are the keyword-only arguments of `__init__`, with
-annotations and defaults: `--set NAME.option=value` is checked and converted against these (`nnkd.settings`)."""
+annotations and defaults: `--set NAME.option=value` is checked and converted against these (`nnkd.plugin.options`)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from nnkd.types import Prompt, TeacherContext, Volume
 if TYPE_CHECKING:
     import numpy as np
 
-    from nnkd.box_export import BoxGraphs
-    from nnkd.participants import Participant
-    from nnkd.profiles import Architecture
+    from nnkd.boxes.export import BoxGraphs
+    from nnkd.data.participants import Participant
+    from nnkd.networks.costs import Architecture
 
 
 class Teacher(ABC):
@@ -367,7 +367,7 @@ class AuxiliaryScheduler(ABC):
     def trace(self) -> Mapping[str, object]:
         """The last finished turn for the training's record, as JSON; by default, or before the first one, nothing.
 
-        Keys that reports know (`nnkd.auxiliary_turns`): turn (from 1), dataset, loss, cosine (null where they were not
+        Keys that reports know (`nnkd.auxiliary.turns`): turn (from 1), dataset, loss, cosine (null where they were not
         finite), reward, alpha; by dataset: estimates and bounds that the choice was made by, probabilities, counts of
         turns so far, and scores, each with loss and cosine, since the turn before."""
         return {}

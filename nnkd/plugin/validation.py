@@ -13,9 +13,9 @@ from typing import Any, Literal
 import numpy as np
 
 from nnkd.errors import BrokenPluginError, NnkdError, SettingError
-from nnkd.interfaces import Aggregator, BoxTeacher, JointAggregator, Teacher
-from nnkd.settings import options_of, parse_options
-from nnkd.toy_cases import LABELS, toy_ballots, toy_counts, toy_participants, toy_prompts, toy_volume
+from nnkd.plugin._toys import LABELS, toy_ballots, toy_counts, toy_participants, toy_prompts, toy_volume
+from nnkd.plugin.options import options_of, parse_options
+from nnkd.plugin.teachers import Aggregator, BoxTeacher, JointAggregator, Teacher
 from nnkd.types import Entry, Kind, TeacherContext, Volume
 
 Outcome = Literal["ok", "failed", "not tried"]

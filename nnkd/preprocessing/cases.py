@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from nnkd import votes
-from nnkd.ballots import Ballots
-from nnkd.dataset import DatasetSpec, ImageFolder
+from nnkd.data.dataset import DatasetSpec, ImageFolder
+from nnkd.data.geometry import Grid
 from nnkd.errors import DatasetError, GeometryError, NnkdError
 from nnkd.files import TEMPORARY_PREFIX, atomic, remove_leftovers
-from nnkd.geometry import Grid
 from nnkd.processes import workers
+from nnkd.votes import bits
+from nnkd.votes.ballots import Ballots
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def _votes(job: Job, plans: Any, configuration: Any) -> np.ndarray:
     outside = _outside(image, plans)
     raw = [_read(job, file, image, image_properties) for file in job.teachers.values()]
     done = [to_preprocessed_grid(m, outside, properties, plans, configuration) for m in raw]
-    packed = votes.pack(done, job.spec)
+    packed = bits.pack(done, job.spec)
     blocks, chunks = comp_blosc2_params(packed.shape, tuple(configuration.patch_size), packed.itemsize)
     with atomic(job.votes_folder / f"{job.case}.b2nd") as temporary:
         cparams = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1}

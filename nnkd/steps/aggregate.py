@@ -9,14 +9,14 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from nnkd import agreement, consensus
-from nnkd.agreement import AGREEMENT, AgreementFile
-from nnkd.dataset import DatasetSpec, ImageFolder, RawDataset
+from nnkd.data.dataset import DatasetSpec, ImageFolder, RawDataset
+from nnkd.data.predictions import PredictionFolder, portable_options
 from nnkd.errors import SettingError
-from nnkd.interfaces import Aggregator, JointAggregator
-from nnkd.panel import Outcome, Panel
-from nnkd.predictions import PredictionFolder, portable_options
+from nnkd.plugin.teachers import Aggregator, JointAggregator
 from nnkd.types import Failure, StepReport
+from nnkd.votes import agreement, consensus
+from nnkd.votes.agreement import AGREEMENT, AgreementFile
+from nnkd.votes.panel import Outcome, Panel
 
 LOG = logging.getLogger("nnkd")
 
@@ -49,8 +49,8 @@ def aggregate(
         processes: How many cases to read and count at once.
 
     Returns:
-        The report; its data hold "agreement" (see `nnkd.agreement.summarise`), "disagreement" by case, and "review"
-        (files).
+        The report; its data hold "agreement" (see `nnkd.votes.agreement.summarise`), "disagreement" by case, and
+        "review" (files).
 
     Raises:
         SettingError: If the aggregator draws teachers, the output would vote itself, or the aggregator is joint and the
@@ -143,7 +143,7 @@ class LabelsTr:
         )
 
     def fail(self, case: str, reason: str) -> None:
-        """An older consensus stays, and `nnkd.consensus.stale_cases` names it."""
+        """An older consensus stays, and `nnkd.votes.consensus.stale_cases` names it."""
 
 
 class Folder:
@@ -244,7 +244,7 @@ def _summarise(report: StepReport, target: Target, figures: AgreementFile, manua
 
 def _draw(report: StepReport, target: LabelsTr, number: int) -> None:
     """Overlays of the cases in which teachers differ most, in the dataset's folder review."""
-    from nnkd.overlays import draw_overlays
+    from nnkd.data.overlays import draw_overlays
 
     panel, far = target.panel, report.data["disagreement"]
     dataset, folder = target.dataset, target.dataset.folder / "review"

@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 
 from nnkd import paths
-from nnkd.auxiliary_section import section_of_folders
-from nnkd.comparisons import Files, Settings, compare_cases
-from nnkd.dataset import DatasetSpec
-from nnkd.error_ranking import FolderRanking, rank_folders, ranking_json, rankings_frame, volumes_frame
+from nnkd.auxiliary.section import section_of_folders
+from nnkd.data.dataset import DatasetSpec
+from nnkd.data.participants import participants_of_cases
+from nnkd.data.predictions import Manifest, PredictionFolder, label_map_files, versions
 from nnkd.errors import DatasetError, FolderError, PredictionError, SettingError
-from nnkd.fairness_cohort import EvaluatedPeople, read_people
-from nnkd.fairness_groups import GroupOptions
-from nnkd.fairness_report import report_fairness
-from nnkd.files import remove_leftovers, write_json
-from nnkd.method_ranking import (
+from nnkd.evaluation.comparisons import Files, Settings, compare_cases
+from nnkd.evaluation.groups.cohort import EvaluatedPeople, read_people
+from nnkd.evaluation.groups.partitions import GroupOptions
+from nnkd.evaluation.groups.report import report_fairness
+from nnkd.evaluation.intervals import Bootstrap
+from nnkd.evaluation.metrics import EMPTY_MASKS
+from nnkd.evaluation.ranking import (
     DEFAULT,
     MethodRanking,
     check_ranking,
@@ -29,18 +31,16 @@ from nnkd.method_ranking import (
     ranking_frame,
     ranking_section,
 )
-from nnkd.metrics import EMPTY_MASKS
-from nnkd.participants import participants_of_cases
-from nnkd.predictions import Manifest, PredictionFolder, label_map_files, versions
-from nnkd.raters import Raters, compare_raters, rater_names, raters_frame, raters_json, raters_section
-from nnkd.report import Evaluation, write_report
-from nnkd.score_lines import score_lines
-from nnkd.scores import FolderScores, Rules, Scores, write_frame, write_scores
-from nnkd.statistics import Bootstrap
-from nnkd.summary import add_to_summary, summary
-from nnkd.surfaces import DEFINITIONS
+from nnkd.evaluation.raters import Raters, compare_raters, rater_names, raters_frame, raters_json, raters_section
+from nnkd.evaluation.report import Evaluation, write_report
+from nnkd.evaluation.score_lines import score_lines
+from nnkd.evaluation.scores import FolderScores, Rules, Scores, write_frame, write_scores
+from nnkd.evaluation.summary import add_to_summary, summary
+from nnkd.evaluation.surfaces import DEFINITIONS
+from nnkd.evaluation.uncertainty import FolderRanking, rank_folders, ranking_json, rankings_frame, volumes_frame
+from nnkd.evaluation.uncertainty_section import section
+from nnkd.files import remove_leftovers, write_json
 from nnkd.types import Failure, StepReport
-from nnkd.uncertainty_section import section
 
 CACHE = ".cache"
 PARALLEL_FROM_BYTES = 20_000_000  # starting processes takes seconds; small sets are done by then
@@ -61,13 +61,13 @@ class Request:
         labels: Those to evaluate; None: all.
         tolerance: Of the NSD, in mm.
         tolerances: The same for single labels, where it differs.
-        definition: Of surfaces, a name of `nnkd.surfaces.DEFINITIONS`.
+        definition: Of surfaces, a name of `nnkd.evaluation.surfaces.DEFINITIONS`.
         bootstrap: Resamples and seed.
         participants: Folder with participants.tsv or cases.tsv, or participants.tsv itself; None: dataset.json's.
         groups: How participants are put into groups, to compare them; None: not at all.
         images: Folder of images for the overlays; None: the dataset's.
         rank: Metrics to rank the folders by, modality by modality; None: no ranking.
-        modality: Column of participants.tsv to rank within; None: see `nnkd.method_ranking.modalities_of_cases`.
+        modality: Column of participants.tsv to rank within; None: see `nnkd.evaluation.ranking.modalities_of_cases`.
         common_cases: Evaluate only cases that every folder has, instead of counting missing ones as empty.
         workers: Processes; None: one for small sets, else up to eight.
         overwrite: Compute anew what an earlier run left.

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nnkd.box_export import write_box_model
-from nnkd.box_int8 import TOLERANCE, add_int8
-from nnkd.calibration_pictures import read_pictures
-from nnkd.checkpoints import TrainedModel
+from nnkd.boxes.calibration import read_pictures
+from nnkd.boxes.export import write_box_model
+from nnkd.boxes.int8 import TOLERANCE, add_int8
 from nnkd.errors import SettingError
-from nnkd.interfaces import BoxTeacher
-from nnkd.stock_models import FOLDER, write_stock_model
-from nnkd.student_export import write_student
+from nnkd.networks.stock_models import FOLDER, write_stock_model
+from nnkd.networks.student_export import write_student
+from nnkd.plugin.teachers import BoxTeacher
 from nnkd.types import StepReport
+from nnkd.weights.checkpoints import TrainedModel
 
 FORMATS = ("onnx", "openvino", "nnunet")
 

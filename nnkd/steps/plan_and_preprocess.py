@@ -14,18 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnkd import auxiliary_preprocessing, consensus, preprocessing
-from nnkd.auxiliaries import MOST_CASES, Target, parse
-from nnkd.dataset import RawDataset
+from nnkd.auxiliary import preprocessing as auxiliary_preprocessing
+from nnkd.auxiliary.tasks import MOST_CASES, Target, parse
+from nnkd.data.dataset import RawDataset
+from nnkd.data.nifti import check_whole
+from nnkd.data.predictions import prediction_folders
+from nnkd.data.recipes import KEY, read_plans
 from nnkd.errors import DatasetError, NnkdError, RecipeError, SettingError, UnknownNameError
 from nnkd.files import atomic, read_json, remove_leftovers, sha256, sha256_text, write_json
-from nnkd.nifti import check_whole
 from nnkd.paths import room
-from nnkd.predictions import prediction_folders
-from nnkd.recipes import KEY, read_plans
-from nnkd.training_checks import configuration_of
+from nnkd.preprocessing import cases as preprocessing
+from nnkd.training.checks import configuration_of
 from nnkd.types import Failure, StepReport
-from nnkd.votes_folder import VotesFolder, VotesIndex, VotesOfCase, sparse_counts
+from nnkd.votes import consensus
+from nnkd.votes.folder import VotesFolder, VotesIndex, VotesOfCase, sparse_counts
 
 log = logging.getLogger("nnkd")
 SECONDS_BETWEEN_RECORDS = 5
@@ -42,7 +44,7 @@ class Request:
         preprocess: False: fingerprint and plans only.
         existing_plans: Plans that are there already, edited by hand or moved from another dataset, to preprocess
             instead of planning anew.
-        auxiliaries: Datasets that may train along with this one, see `nnkd.auxiliaries.parse`.
+        auxiliaries: Datasets that may train along with this one, see `nnkd.auxiliary.tasks.parse`.
         max_aux_cases: Cases of each auxiliary task at most.
     """
 

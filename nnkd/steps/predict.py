@@ -17,24 +17,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from nnkd import auxiliary_record
-from nnkd.checkpoints import TrainedModel
-from nnkd.dataset import DatasetSpec, ImageFolder
+from nnkd.auxiliary import record
+from nnkd.data.dataset import DatasetSpec, ImageFolder
+from nnkd.data.geometry import Grid
+from nnkd.data.predictions import CaseRecord, Lineage, Manifest, PredictionFolder, Weights, versions
+from nnkd.data.recipes import Recipe
 from nnkd.devices import check_device, cores
 from nnkd.errors import DatasetError, FolderError, NnkdError, PredictionError
-from nnkd.export import label_map, on_image
 from nnkd.files import TEMPORARY_PREFIX, sha256, write_json
-from nnkd.geometry import Grid
-from nnkd.inference import first_line, load_predictor, logits_of
-from nnkd.one_label import LabelModels
-from nnkd.predictions import CaseRecord, Lineage, Manifest, PredictionFolder, Weights, versions
+from nnkd.inference.label_maps import label_map, on_image
+from nnkd.inference.predictor import first_line, load_predictor, logits_of
+from nnkd.inference.uncertainty import UncertaintyFolder
 from nnkd.processes import pool
-from nnkd.recipes import Recipe
+from nnkd.training.one_label import LabelModels
 from nnkd.types import Failure, StepReport
-from nnkd.uncertainty import UncertaintyFolder
+from nnkd.weights.checkpoints import TrainedModel
 
 if TYPE_CHECKING:
-    from nnkd.sampling import Answer, Spread
+    from nnkd.inference.samples import Answer, Spread
 
 log = logging.getLogger("nnkd")
 
@@ -49,7 +49,7 @@ class Request:
         cases: Which cases, given all of them: -num_parts and -part_id.
         resume: --continue_prediction.
         samples: How many a probabilistic network answers with; None: what it was trained to.
-        uncertainty: Whether to write maps of it and intervals of volumes, see `nnkd.uncertainty`.
+        uncertainty: Whether to write maps of it and intervals of volumes, see `nnkd.inference.uncertainty`.
     """
 
     model: TrainedModel | LabelModels
@@ -94,7 +94,7 @@ def predict(request: Request) -> StepReport:
         UncertaintyFolder(request.target).remove_leftovers()
     write_json(request.target / "dataset.json", request.model.dataset_json())  # nnU-Net's ensemble reads both
     write_json(request.target / "plans.json", plans)
-    auxiliary_record.carry(request.model.parts(), request.target)  # for nnKD_evaluate's report
+    record.carry(request.model.parts(), request.target)  # for nnKD_evaluate's report
     report = StepReport()
     todo = []
     for case in cases:
@@ -119,7 +119,7 @@ def predict(request: Request) -> StepReport:
 
 
 def _header(request: Request, plans: Mapping[str, Any], spec: DatasetSpec, predictor: Any) -> Manifest:
-    from nnkd.sampling import samples_of
+    from nnkd.inference.samples import samples_of
 
     sampler = samples_of(predictor)
     recipe = Recipe.of_plans(plans)
@@ -165,7 +165,7 @@ def _predictors(request: Request) -> list[Any]:
         )
         for model in request.model.parts()
     ]
-    from nnkd import sampling
+    from nnkd.inference import samples as sampling
 
     for predictor in predictors:
         if request.samples is not None:
@@ -289,7 +289,7 @@ def _prepare(
 
 
 def _answer(request: Request, predictors: Sequence[Any], data: np.ndarray) -> Answer:
-    from nnkd import sampling
+    from nnkd.inference import samples as sampling
 
     if request.uncertainty:
         answers = [sampling.answer(predictor, data, spread=True) for predictor in predictors]

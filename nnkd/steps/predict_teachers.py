@@ -10,20 +10,20 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from nnkd import box_sources, previews, prompts
-from nnkd.box_sources import BoxSource
-from nnkd.dataset import ImageFolder, RawDataset
+from nnkd.data.dataset import ImageFolder, RawDataset
+from nnkd.data.nifti import check_whole
+from nnkd.data.predictions import portable_error
 from nnkd.errors import DatasetError, PredictionError, SettingError, UnknownNameError
 from nnkd.files import sha256
-from nnkd.forecasts import foresee, measure
-from nnkd.licences import announcement
-from nnkd.nifti import check_whole
-from nnkd.predictions import portable_error
-from nnkd.prompts import AROUND, BoxDrawing
-from nnkd.ray_cluster import RayTeacher
-from nnkd.sharing import do_here
-from nnkd.teacher_runs import Outcome, RunningTeacher, TeacherJob, Work, open_folder
+from nnkd.teachers import box_sources, previews, prompts
+from nnkd.teachers.box_sources import BoxSource
+from nnkd.teachers.dry_run import foresee, measure
+from nnkd.teachers.prompts import AROUND, BoxDrawing
+from nnkd.teachers.ray_cluster import RayTeacher
+from nnkd.teachers.runs import Outcome, RunningTeacher, TeacherJob, Work, open_folder
+from nnkd.teachers.sharing import do_here
 from nnkd.types import Failure, StepReport
+from nnkd.weights.licences import announcement
 
 log = logging.getLogger("nnkd")
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nnkd import student_networks
 from nnkd.devices import check_device
 from nnkd.errors import NnkdError, UnknownNameError
-from nnkd.interfaces import Teacher
-from nnkd.latency import Latency, measure
-from nnkd.profiles import COUNTED, FVCORE, FVCORES_RULES, Architecture, Count, PaperCount, count, paper_count
+from nnkd.networks import students
+from nnkd.networks.costs import COUNTED, FVCORE, FVCORES_RULES, Architecture, Count, PaperCount, count, paper_count
+from nnkd.networks.latency import Latency, measure
+from nnkd.plugin.teachers import Teacher
 from nnkd.types import StepReport
 
 COLUMNS = ("name", "variant", "input", "parameters", "GMAC", "papers' way", "latency", "peak memory")
@@ -32,7 +32,7 @@ class Subject:
         name: How it is registered.
         target: Its class; None if that could not be imported.
         problem: Why not.
-        size, channels, labels, options: Of a student, see `nnkd.student_networks.architectures`.
+        size, channels, labels, options: Of a student, see `nnkd.networks.students.architectures`.
     """
 
     kind: str
@@ -54,9 +54,7 @@ class Subject:
             raise NnkdError(self.problem)
         if issubclass(self.target, Teacher):
             return self.target.architectures()
-        return student_networks.architectures(
-            self.target, self.name, self.size, self.channels, self.labels, self.options
-        )
+        return students.architectures(self.target, self.name, self.size, self.channels, self.labels, self.options)
 
     def architecture(self, index: int) -> Architecture:
         """One of them; with `functools.partial` this is what another process can be handed."""

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from nnkd.box_cases import NPZ, BoxCase, find_cases
-from nnkd.box_images import BoxImage, Slices, read_image
-from nnkd.box_looks import CtWindows, Looks, looks_of, read_windows
-from nnkd.box_model import OpenedBoxModel
-from nnkd.box_prompts import FORM, GivenBoxes, challenge_box, checked, fingerprint, turned
-from nnkd.box_propagation import MEMORY, BoxedObject, Segmentation, segment
-from nnkd.dataset import DatasetSpec
+from nnkd.boxes.cases import NPZ, BoxCase, find_cases
+from nnkd.boxes.images import BoxImage, Slices, read_image
+from nnkd.boxes.model import OpenedBoxModel
+from nnkd.boxes.pictures import CtWindows, Looks, looks_of, read_windows
+from nnkd.boxes.propagation import MEMORY, BoxedObject, Segmentation, segment
+from nnkd.data.boxes import FORM, GivenBoxes, challenge_box, checked, fingerprint, turned
+from nnkd.data.dataset import DatasetSpec
+from nnkd.data.predictions import CaseRecord, Lineage, Manifest, PredictionFolder, Weights, portable_error, versions
 from nnkd.errors import DatasetError, PredictionError, SettingError, UnknownNameError
 from nnkd.files import remove_leftovers, sha256
-from nnkd.predictions import CaseRecord, Lineage, Manifest, PredictionFolder, Weights, portable_error, versions
 from nnkd.types import Failure, StepReport
 
 COSTS_ONLY = ("boxes", "runtime")  # other ones change no label map, or only voxels on the edge of rounding
@@ -39,7 +39,7 @@ class BoxJob:
         boxes: A JSON file of boxes; None: those in the npz.
         from_reference: Draw boxes around the npz's own gts, for measurements only.
         modality: Of volumes; empty: dataset.json's, else guessed.
-        window: CT's; see `nnkd.box_looks.read_windows`.
+        window: CT's; see `nnkd.boxes.pictures.read_windows`.
         slices: Which slices of a volume are segmented.
         memory: Bytes that embeddings may take.
     """

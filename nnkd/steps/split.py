@@ -17,13 +17,15 @@ import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nnkd import consensus, paths, splits
-from nnkd.dataset import RawDataset
+from nnkd import paths
+from nnkd.data import splits
+from nnkd.data.dataset import RawDataset
+from nnkd.data.participants import PARTICIPANTS_FILE, Participant, participants_of_cases
+from nnkd.data.predictions import label_map_files, prediction_folders
 from nnkd.errors import DatasetError, ParticipantsError, PredictionError, SettingError
 from nnkd.files import is_visible, read_json, write_json
-from nnkd.participants import PARTICIPANTS_FILE, Participant, participants_of_cases
-from nnkd.predictions import label_map_files, prediction_folders
 from nnkd.types import StepReport
+from nnkd.votes import consensus
 
 RECORD, SPLITS, HIDDEN = "split.json", "splits_final.json", "labelsHidden"
 TEST_DRAW, LABELLED_DRAW, FOLD_DRAW = range(3)  # one stream of random numbers each, so that they do not interact

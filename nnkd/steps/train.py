@@ -10,17 +10,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nnkd import auxiliaries, auxiliary_checks, consensus, one_label, paths, pretrained
-from nnkd.dataset import DatasetSpec
+from nnkd import paths
+from nnkd.auxiliary import tasks as auxiliaries
+from nnkd.data.dataset import DatasetSpec
+from nnkd.data.recipes import KEY, Choice, Recipe, plans_of, read_plans, usual_aggregator, write_recipe
 from nnkd.devices import check_device, cores
 from nnkd.errors import NnkdError, RecipeError, SettingError, WeightsError
-from nnkd.interfaces import Aggregator, AuxiliaryScheduler, JointAggregator, Sampler
-from nnkd.preprocessing import listed_cases
-from nnkd.recipes import KEY, Choice, Recipe, plans_of, read_plans, usual_aggregator, write_recipe
-from nnkd.settings import parse_options
-from nnkd.training_checks import check_draws, check_fold, check_results, configuration_of, dataset_names
+from nnkd.plugin.options import parse_options
+from nnkd.plugin.teachers import Aggregator, AuxiliaryScheduler, JointAggregator, Sampler
+from nnkd.preprocessing.cases import listed_cases
+from nnkd.training import one_label
+from nnkd.training.along import checks
+from nnkd.training.checks import check_draws, check_fold, check_results, configuration_of, dataset_names
 from nnkd.types import StepReport
-from nnkd.votes_folder import VotesFolder
+from nnkd.votes import consensus
+from nnkd.votes.folder import VotesFolder
+from nnkd.weights import pretrained
 
 log = logging.getLogger("nnkd")
 USUAL_PLANS = "nnUNetPlans"
@@ -124,7 +129,7 @@ def _planned(request: Request) -> Request:
             f"-t, -a and --per_label say how to learn from votes, but {request.trainer_name} learns from slices of the "
             f"images. Leave them out."
         )
-    auxiliary_checks.check_student(request.trainer, request.flags.auxiliary_scheduler or request.flags.auxiliaries)
+    checks.check_student(request.trainer, request.flags.auxiliary_scheduler or request.flags.auxiliaries)
     plans = request.trainer.write_plans(names)
     plans = plans if request.plans == USUAL_PLANS else request.plans
     return replace(request, plans=plans, flags=replace(request.flags, datasets=names[1:] and names))
@@ -308,7 +313,7 @@ def _check_recipe(request: Request, folder: Path, plans: Mapping[str, Any], valu
         folder, plans, request.configuration, values, DatasetSpec.read(folder / "dataset.json").channel_names
     )
     if not request.only_validate:
-        auxiliary_checks.check(target, recipe, options, request.trainer, request.fold)
+        checks.check(target, recipe, options, request.trainer, request.fold)
     if hasattr(request.trainer, "check_options") and not (request.continue_training or request.only_validate):
         request.trainer.check_options(options, values["patch_size"])
         if _plans_itself(request):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from nnkd.plugin.validation import FAILED, NOT_TRIED, OK, Candidate, Check, check
 from nnkd.types import StepReport
-from nnkd.validation import FAILED, NOT_TRIED, OK, Candidate, Check, check
 
 
 def validate_plugin(package: str, found: Sequence[Check], candidates: Sequence[Candidate]) -> StepReport:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from filelock import FileLock, Timeout
 
-from nnkd.downloads import NoConnectionError, download
 from nnkd.errors import NnkdError, WeightsError
 from nnkd.types import StepReport
-from nnkd.weight_store import Checkpoint, WeightStore, difference
+from nnkd.weights.downloads import NoConnectionError, download
+from nnkd.weights.store import Checkpoint, WeightStore, difference
 
 
 def fetch_weights(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnkd.dataset import DatasetSpec
+from nnkd.data.dataset import DatasetSpec
 from nnkd.errors import PredictionError
 
 CUT = 0.5  # a probability above it is a yes

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from nnkd import consensus, prompts
-from nnkd.dataset import DatasetSpec, ImageFolder, RawDataset, Split
+from nnkd.data.dataset import DatasetSpec, ImageFolder, RawDataset, Split
+from nnkd.data.geometry import Orientation
+from nnkd.data.predictions import Lineage, PredictionFolder, prediction_folders
 from nnkd.errors import DatasetError, PredictionError, SettingError, UnknownNameError
 from nnkd.files import sha256, sha256_text
-from nnkd.geometry import Orientation
-from nnkd.predictions import Lineage, PredictionFolder, prediction_folders
-from nnkd.prompts import AROUND, BoxDrawing, StoredBoxes, boxes_of
+from nnkd.teachers import prompts
+from nnkd.teachers.prompts import AROUND, BoxDrawing, StoredBoxes, boxes_of
 from nnkd.types import SliceBoxes, Volume
+from nnkd.votes import consensus
 
 LABELS = "labels"
 

@@ -6,9 +6,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from nnkd.data.predictions import Manifest, portable_error
 from nnkd.errors import DatasetError, NnkdError
-from nnkd.predictions import Manifest, portable_error
-from nnkd.teacher_runs import RunningTeacher
+from nnkd.teachers.runs import RunningTeacher
 from nnkd.types import Failure, SliceBoxes
 
 COMPRESSED = 0.02  # bytes a voxel of a compressed label map, roughly; before anything is written

@@ -19,8 +19,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnkd.errors import NnkdError, ProgramError, SettingError
-from nnkd.interfaces import Teacher
-from nnkd.mask_files import grid_of, with_grid
+from nnkd.plugin.teachers import Teacher
+from nnkd.teachers.mask_files import grid_of, with_grid
 from nnkd.types import Prompt, TeacherContext, Volume
 
 # What a program may see of this process's environment: where things are and how to compute, no credentials.

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from nnkd.data.geometry import Grid, Orientation
+from nnkd.data.nifti import check_whole
 from nnkd.errors import DatasetError, GeometryError
-from nnkd.geometry import Grid, Orientation
-from nnkd.nifti import check_whole
 from nnkd.types import Volume
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif", ".tiff", ".gif", ".bmp")

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nnkd.box_sources import BoxesOfPredictions, BoxSource
-from nnkd.dataset import DatasetSpec
-from nnkd.overlays import draw_overlays
-from nnkd.predictions import PredictionFolder
-from nnkd.teacher_runs import RunningTeacher, open_folder
+from nnkd.data.dataset import DatasetSpec
+from nnkd.data.overlays import draw_overlays
+from nnkd.data.predictions import PredictionFolder
+from nnkd.teachers.box_sources import BoxesOfPredictions, BoxSource
+from nnkd.teachers.runs import RunningTeacher, open_folder
 
 FOLDER = "preview"
 

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import numpy as np
 from scipy import ndimage
 
-from nnkd.dataset import DatasetSpec
+from nnkd.data.dataset import DatasetSpec
+from nnkd.data.geometry import Orientation
 from nnkd.errors import DatasetError, PredictionError, SettingError, UnknownNameError
 from nnkd.files import read_object, sha256_text
-from nnkd.geometry import Orientation
 from nnkd.types import SliceBoxes, TextPrompt
 
 Box = tuple[int, int, int, int, int]

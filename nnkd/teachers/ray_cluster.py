@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nnkd.claims import Claim, Claims
+from nnkd.data.predictions import Manifest
 from nnkd.devices import cores
 from nnkd.errors import BrokenPluginError, NnkdError
 from nnkd.files import remove_leftovers
 from nnkd.paths import ROOMS
-from nnkd.predictions import Manifest
-from nnkd.sharing import POLL_S
-from nnkd.teacher_runs import Outcome, RunningTeacher, TeacherJob, Work
+from nnkd.teachers.claims import Claim, Claims
+from nnkd.teachers.runs import Outcome, RunningTeacher, TeacherJob, Work
+from nnkd.teachers.sharing import POLL_S
 
 TRIES = 3  # of a case whose worker is lost: a case may be what ends it
 PATIENCE_S = 600.0  # without any worker
@@ -76,7 +76,7 @@ class RayTeacher:
             return cls(job, work, cluster.header(), address)
 
     def do_all(self, cases: Sequence[str]) -> Iterator[tuple[str, Outcome]]:
-        """Do cases on all nodes; see `nnkd.sharing.do_here`.
+        """Do cases on all nodes; see `nnkd.teachers.sharing.do_here`.
 
         Raises:
             NnkdError: If the disk is full, or no node can hold a worker.

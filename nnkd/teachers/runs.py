@@ -10,18 +10,26 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
-from nnkd import prompts
-from nnkd.box_sources import BoxSource
-from nnkd.claims import Claim
-from nnkd.dataset import DatasetSpec, ImageFolder, RawDataset
+from nnkd.data.dataset import DatasetSpec, ImageFolder, RawDataset
+from nnkd.data.geometry import Orientation
+from nnkd.data.intensities import is_colour
+from nnkd.data.predictions import (
+    Manifest,
+    PredictionFolder,
+    Weights,
+    lineage_of,
+    portable_error,
+    portable_options,
+    versions,
+)
 from nnkd.devices import check_device, limit_memory
 from nnkd.errors import BrokenPluginError, NnkdError, PredictionError, UnknownNameError
 from nnkd.files import remove_leftovers, sha256
-from nnkd.geometry import Orientation
-from nnkd.intensities import is_colour
-from nnkd.interfaces import Teacher
-from nnkd.labelling import compose
-from nnkd.predictions import Manifest, PredictionFolder, Weights, lineage_of, portable_error, portable_options, versions
+from nnkd.plugin.teachers import Teacher
+from nnkd.teachers import prompts
+from nnkd.teachers.answers import compose
+from nnkd.teachers.box_sources import BoxSource
+from nnkd.teachers.claims import Claim
 from nnkd.types import Entry, Failure, Prompt, TeacherContext, Volume
 
 OLD_S = 3600.0  # a file that has been in the writing for an hour belongs to a killed process

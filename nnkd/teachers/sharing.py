@@ -6,8 +6,8 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from nnkd.claims import Claims
-from nnkd.teacher_runs import Outcome, RunningTeacher
+from nnkd.teachers.claims import Claims
+from nnkd.teachers.runs import Outcome, RunningTeacher
 
 POLL_S = 1.0  # how often to look whether somebody else is done with a case
 

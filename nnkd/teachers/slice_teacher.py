@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from nnkd.data.intensities import GreyScale, Windows, grey_scale, windows_of
 from nnkd.devices import threads
-from nnkd.embeddings import MIB, EmbeddingCache
 from nnkd.errors import NnkdError
-from nnkd.intensities import GreyScale, Windows, grey_scale, windows_of
-from nnkd.interfaces import BoxTeacher
-from nnkd.slices import boxed_slices, empty_answers, join, picture
+from nnkd.plugin.teachers import BoxTeacher
+from nnkd.teachers.embeddings import MIB, EmbeddingCache
+from nnkd.teachers.slices import boxed_slices, empty_answers, join, picture
 from nnkd.types import Prompt, TeacherContext, Volume
 
 log = logging.getLogger("nnkd")
@@ -44,7 +44,7 @@ class SliceTeacher(BoxTeacher):
 
         Args:
             context: Labels, device, threads.
-            windows: See `nnkd.intensities.windows_of`.
+            windows: See `nnkd.data.intensities.windows_of`.
             batch: Slices that are encoded at once.
             cache_mib: Memory for embeddings that later prompts may ask for again.
 

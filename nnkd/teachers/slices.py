@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from nnkd.data.intensities import GreyScale, is_colour, to_uint8
 from nnkd.errors import PredictionError
-from nnkd.intensities import GreyScale, is_colour, to_uint8
 from nnkd.types import Prompt, SliceBoxes, Volume
 
 

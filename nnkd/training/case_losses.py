@@ -11,8 +11,8 @@ from torch import distributed, nn
 from torch.utils._pytree import tree_map
 
 from nnkd.errors import RecipeError
-from nnkd.interfaces import WeighingSampler
-from nnkd.loader import Draw
+from nnkd.plugin.teachers import WeighingSampler
+from nnkd.training.loader import Draw
 
 
 class CaseLosses(nn.Module):

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from nnkd import paths
+from nnkd.data.participants import participants_of_cases
 from nnkd.errors import RecipeError, UnknownNameError
 from nnkd.files import read_json
-from nnkd.interfaces import Sampler
-from nnkd.participants import participants_of_cases
+from nnkd.plugin.teachers import Sampler
 
 log = logging.getLogger("nnkd")
 

@@ -13,9 +13,9 @@ from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMu
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnkd import paths
-from nnkd.checkpoints import load_checkpoint
 from nnkd.errors import WeightsError
 from nnkd.files import atomic, write_json
+from nnkd.weights.checkpoints import load_checkpoint
 
 
 class CarefulTrainer(nnUNetTrainer):

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from nnkd.checkpoints import TrainedModel
-from nnkd.dataset import DatasetSpec
+from nnkd.data.dataset import DatasetSpec
+from nnkd.data.recipes import KEY, Recipe
 from nnkd.errors import FolderError, RecipeError
 from nnkd.files import read_json, sha256_text
-from nnkd.recipes import KEY, Recipe
+from nnkd.weights.checkpoints import TrainedModel
 
 ALL_LABELS = "nnkd_all_labels"  # in a student's dataset.json: the labels of the whole dataset
 

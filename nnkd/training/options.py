@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from nnkd.recipes import Recipe
-from nnkd.settings import parse_options
+from nnkd.data.recipes import Recipe
+from nnkd.plugin.options import parse_options
 
 AtLeastOne = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -31,7 +31,7 @@ class TrainingOptions:
         rotation: Largest angle in degrees that training patches are rotated by. None: 15 in slices of volumes, else
             nnU-Net's choice (180 in 2D patches that are nearly square, 15 in others, 30 in 3D).
         target: "soft" votes, or "hard" ones, cut at one half.
-        iou: Form of the IoU loss, see `nnkd.losses`.
+        iou: Form of the IoU loss, see `nnkd.training.losses`.
         iou_over: What the IoU is summed over: each "image" (paper 1), or the "batch" (nnU-Net's batch_dice).
         precision: "auto" is nnU-Net's (float16 on CUDA, float32 elsewhere); "bfloat16" halves the time on a CPU that
             computes in it. Losses are always float32.

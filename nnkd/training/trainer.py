@@ -15,23 +15,24 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import distributed
 
-from nnkd import one_label, splits
-from nnkd.auxiliary_training import AuxiliaryTraining
-from nnkd.bfloat16 import bfloat16_on_cpu
-from nnkd.case_losses import weighing
+from nnkd.data import splits
+from nnkd.data.participants import Participant, participants_of_cases
+from nnkd.data.recipes import Recipe
 from nnkd.errors import RecipeError, VotesError
 from nnkd.files import write_json
-from nnkd.interfaces import Aggregator, Sampler, WeighingSampler
-from nnkd.licences import announcement
-from nnkd.loader import Draw, DrawnDataLoader, VotesDataLoader, in_background
-from nnkd.losses import DistillationLoss
-from nnkd.participants import Participant, participants_of_cases
-from nnkd.recipes import Recipe
-from nnkd.settings import parse_options
-from nnkd.targets import Targets, targets_of
-from nnkd.training_options import TrainingOptions, training_options
+from nnkd.plugin.options import parse_options
+from nnkd.plugin.teachers import Aggregator, Sampler, WeighingSampler
+from nnkd.training import one_label
+from nnkd.training.along.trainer import AuxiliaryTraining
+from nnkd.training.bfloat16 import bfloat16_on_cpu
+from nnkd.training.case_losses import weighing
+from nnkd.training.loader import Draw, DrawnDataLoader, VotesDataLoader, in_background
+from nnkd.training.losses import DistillationLoss
+from nnkd.training.options import TrainingOptions, training_options
+from nnkd.training.targets import Targets, targets_of
 from nnkd.types import Entry, Kind
-from nnkd.votes_folder import VotesFolder
+from nnkd.votes.folder import VotesFolder
+from nnkd.weights.licences import announcement
 
 SAMPLER_STATE = "sampler_state"
 
@@ -210,7 +211,7 @@ class nnUNetTrainerKD(AuxiliaryTraining):
     @staticmethod
     def installed(kind: Kind, name: str) -> tuple[Any, Entry]:
         """A plugin's class and what it says of itself; errors as `Registry.load`."""
-        from nnkd import registry
+        from nnkd.plugin import registry
 
         plugins = registry.installed()
         return plugins.load(kind, name), plugins.find(kind, name).entry

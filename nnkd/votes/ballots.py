@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnkd import votes
-from nnkd.dataset import DatasetSpec
+from nnkd.data.dataset import DatasetSpec
+from nnkd.votes import bits
 
 CHUNK = 1 << 22  # voxels at a time: what is made of them stays small
 DENSE = 1 << 20  # combinations up to this number are counted in a table, more are sorted
@@ -47,7 +47,7 @@ class Ballots:
             VotesError: If there are too many teachers, or none.
             GeometryError: If the label maps differ in size.
         """
-        votes.check_label_maps(label_maps)
+        bits.check_label_maps(label_maps)
         dtype = np.result_type(*label_maps)
         flat = [np.ascontiguousarray(label_map, dtype).reshape(-1) for label_map in label_maps]
         size = flat[0].size
@@ -69,10 +69,10 @@ class Ballots:
         return [np.ascontiguousarray(column) for column in self.distinct.T]
 
     def count_patterns(self, spec: DatasetSpec) -> np.ndarray:
-        """(L, 2**K) int64: how many voxels have each pattern of votes; see `nnkd.votes.count_patterns`."""
+        """(L, 2**K) int64: how many voxels have each pattern of votes; see `nnkd.votes.bits.count_patterns`."""
         columns = self.columns()
-        packed = (votes.pack_label(columns, integers)[None] for integers in spec.labels.values())
-        return np.concatenate([votes.count_patterns(p, len(columns), self.counts) for p in packed])
+        packed = (bits.pack_label(columns, integers)[None] for integers in spec.labels.values())
+        return np.concatenate([bits.count_patterns(p, len(columns), self.counts) for p in packed])
 
     def count_chosen(self, values: np.ndarray, spec: DatasetSpec) -> np.ndarray:
         """How many voxels of each pattern of votes a label map gives the label to.
@@ -86,8 +86,8 @@ class Ballots:
         """
         columns = self.columns()
         rows = [
-            votes.count_patterns(
-                votes.pack_label(columns, integers)[None], len(columns), self.counts * np.isin(values, integers)
+            bits.count_patterns(
+                bits.pack_label(columns, integers)[None], len(columns), self.counts * np.isin(values, integers)
             )
             for integers in spec.labels.values()
         ]

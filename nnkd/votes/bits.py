@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnkd.errors import BrokenPluginError, GeometryError, NnkdError, VotesError
-from nnkd.interfaces import Aggregator, JointAggregator
+from nnkd.plugin.teachers import Aggregator, JointAggregator
 
 if TYPE_CHECKING:
-    from nnkd.dataset import DatasetSpec
-    from nnkd.predictions import CaseRecord
+    from nnkd.data.dataset import DatasetSpec
+    from nnkd.data.predictions import CaseRecord
 
 MAX_TEACHERS = 16
 EQUAL = 1e-9  # probabilities of two labels that differ by less are the same, computed in another order

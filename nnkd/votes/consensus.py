@@ -15,10 +15,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nnkd.dataset import RawDataset
+from nnkd.data.dataset import RawDataset
+from nnkd.data.predictions import Lineage, Manifest, PredictionFolder, label_map_files, prediction_folders
 from nnkd.errors import DatasetError, FolderError
 from nnkd.files import read_json, remove_leftovers, sha256, sha256_text, write_json
-from nnkd.predictions import Lineage, Manifest, PredictionFolder, label_map_files, prediction_folders
 
 
 class CaseConsensus(BaseModel):

@@ -11,11 +11,11 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nnkd import votes
+from nnkd.data.predictions import Lineage, PredictionFolder
 from nnkd.errors import VotesError
 from nnkd.files import read_json, sha256_text, write_json
-from nnkd.interfaces import Aggregator
-from nnkd.predictions import Lineage, PredictionFolder
+from nnkd.plugin.teachers import Aggregator
+from nnkd.votes import bits as votes
 
 INDEX = "votes.json"
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from nnkd import agreement, consensus, votes
-from nnkd.ballots import Ballots
-from nnkd.dataset import DatasetSpec, ImageFolder, RawDataset
+from nnkd.data.dataset import DatasetSpec, ImageFolder, RawDataset
+from nnkd.data.geometry import Grid
+from nnkd.data.predictions import Lineage, Manifest, PredictionFolder, portable_options, prediction_folders, versions
 from nnkd.errors import BrokenPluginError, NnkdError, PredictionError, UnknownNameError
 from nnkd.files import sha256
-from nnkd.geometry import Grid
-from nnkd.interfaces import Aggregator, JointAggregator
-from nnkd.predictions import Lineage, Manifest, PredictionFolder, portable_options, prediction_folders, versions
+from nnkd.plugin.teachers import Aggregator, JointAggregator
 from nnkd.processes import workers
+from nnkd.votes import agreement, bits, consensus
+from nnkd.votes.ballots import Ballots
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Outcome:
         label_map: (Z, Y, X) unsigned, in file order.
         properties: The reader's properties to write it with.
         answered: Labels that some teacher answered for.
-        figures: See `nnkd.agreement.figures_of_case`.
+        figures: See `nnkd.votes.agreement.figures_of_case`.
         volume_unit: Of the volumes in `figures`: "ml", or "voxels" for images without geometry.
     """
 
@@ -73,7 +73,7 @@ class Panel:
                 f"{', '.join(there)}. Run nnKD_predict_teachers for it, or correct -t."
             )
         folders = {teacher: there[teacher] for teacher in (dict.fromkeys(chosen) or there)}
-        votes.bit_dtype(len(folders))
+        bits.bit_dtype(len(folders))
         manifests = {teacher: folder.manifest() for teacher, folder in folders.items()}
         for teacher, manifest in manifests.items():
             _check_labels(teacher, manifest, dataset.spec)
@@ -91,7 +91,7 @@ class Panel:
     def answers(self, case: str) -> np.ndarray:
         """(K, L) bool."""
         records = {teacher: manifest.cases.get(case) for teacher, manifest in self.manifests.items()}
-        return votes.answers_matrix(records, self.spec.labels)
+        return bits.answers_matrix(records, self.spec.labels)
 
     def read(
         self, case: str, image: tuple[Grid, dict[str, Any]] | None
@@ -169,13 +169,13 @@ class Panel:
             voxel_volume: Of one voxel, in the unit of the figures.
 
         Returns:
-            (Z, Y, X) the label map, and its figures (see `nnkd.agreement.figures_of_case`).
+            (Z, Y, X) the label map, and its figures (see `nnkd.votes.agreement.figures_of_case`).
 
         Raises:
             NnkdError: If the label maps do not fit together, or the aggregator fails.
         """
         ballots = Ballots.of(maps)
-        counts = votes.clear_abstentions(ballots.count_patterns(self.spec), answers)
+        counts = bits.clear_abstentions(ballots.count_patterns(self.spec), answers)
         decide = self._decide_jointly if isinstance(aggregator, JointAggregator) else self._decide_by_label
         integers, chosen, estimates = decide(aggregator, ballots, counts, answers)
         figures = agreement.figures_of_case(
@@ -187,9 +187,9 @@ class Panel:
         self, aggregator: Aggregator, ballots: Ballots, counts: np.ndarray, answers: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """(R,) the integer of each ballot; (L, 2**K) voxels of each pattern with a yes; estimates by name."""
-        table = votes.fit(aggregator, counts, answers)
-        integers = votes.apply_to_label_maps(ballots.columns(), table, self.spec)
-        estimates = votes.found_out(aggregator, answers, lambda: aggregator.estimates(counts, answers))
+        table = bits.fit(aggregator, counts, answers)
+        integers = bits.apply_to_label_maps(ballots.columns(), table, self.spec)
+        estimates = bits.found_out(aggregator, answers, lambda: aggregator.estimates(counts, answers))
         return integers, counts * (table > 0.5), estimates
 
     def _decide_jointly(
@@ -197,9 +197,9 @@ class Panel:
     ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """As `_decide_by_label`."""
         case = ballots.said(self.spec, answers), ballots.counts, answers
-        integers = votes.joint_label_map(votes.fit_joint(aggregator, *case), self.spec)
-        estimates = votes.found_out(aggregator, answers, lambda: aggregator.joint_estimates(*case))
-        chosen = votes.clear_abstentions(ballots.count_chosen(integers, self.spec), answers)
+        integers = bits.joint_label_map(bits.fit_joint(aggregator, *case), self.spec)
+        estimates = bits.found_out(aggregator, answers, lambda: aggregator.joint_estimates(*case))
+        chosen = bits.clear_abstentions(ballots.count_chosen(integers, self.spec), answers)
         return integers, chosen, estimates
 
     def _nobody(self, case: str, in_training: bool) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from nnkd.checkpoints import load_checkpoint, new_network
+from nnkd.data.recipes import read_plans
 from nnkd.files import read_json, sha256
-from nnkd.recipes import read_plans
+from nnkd.weights.checkpoints import load_checkpoint, new_network
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,7 +88,7 @@ def _is_foreign(file: Path, trainer: type) -> bool:
     """Whether the student can read such files and this is one, and no checkpoint of nnU-Net's."""
     if not hasattr(trainer, "foreign_weights"):
         return False
-    from nnkd import published_weights
+    from nnkd.weights import published
 
-    content = published_weights.everything(file, "this student")
+    content = published.everything(file, "this student")
     return not (isinstance(content, dict) and OF_NNUNET in content)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnkd.checkpoints import numpy_types
 from nnkd.errors import WeightsError
+from nnkd.weights.checkpoints import numpy_types
 
 PREFIXES = ("module.",)  # what training in parallel puts in front of names
 WRAPPERS = ("state_dict", "model", "network_weights")  # what trainings put around tensors by name

@@ -1,4 +1,4 @@
-"""What every installation has: classical and imported teachers, the simple aggregators, the first two students."""
+"""What every installation has: classical and imported teachers, simple aggregators, nnU-Net's network as a student."""
 
 from nnkd import Entry, hookimpl
 
@@ -87,15 +87,8 @@ def nnkd_register_students():
     return [
         Entry(
             "nnUNetTrainerKD",
-            "nnkd.trainer:nnUNetTrainerKD",
+            "nnkd.training.trainer:nnUNetTrainerKD",
             "nnU-Net's planned network, distilled from the recipe's teachers",
-            PAPER_1,
-            LICENCE,
-        ),
-        Entry(
-            "nnUNetTrainerUNet",
-            "nnkd_basic.unet:nnUNetTrainerUNet",
-            "paper 1's UNet (2.26 M parameters), Adam 1e-4",
             PAPER_1,
             LICENCE,
         ),

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from nnkd import Aggregator
-from nnkd.agreement import pairwise_dsc, pattern_bits, vote_sums
+from nnkd.votes.agreement import pairwise_dsc, pattern_bits, vote_sums
 
 SAME = 1e-9  # sums of the same weights in another order differ by less; real agreements differ by more
 

@@ -14,13 +14,13 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from nnkd import consensus
-from nnkd.dataset import RawDataset
+from nnkd.data.dataset import RawDataset
+from nnkd.data.geometry import Orientation
+from nnkd.data.participants import participants_of_cases
 from nnkd.errors import DatasetError, PredictionError, SettingError, UnknownNameError
-from nnkd.geometry import Orientation
-from nnkd.interfaces import Teacher
-from nnkd.participants import participants_of_cases
+from nnkd.plugin.teachers import Teacher
 from nnkd.types import Prompt, TeacherContext, Volume
+from nnkd.votes import consensus
 from nnkd_basic import registration as reg
 
 CACHE_BYTES = 2_000_000_000

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 
 from nnkd.errors import GeometryError, ProgramError, SettingError, WeightsError
-from nnkd.external_process import ExternalTeacher, Program, find_program, write_nifti
 from nnkd.files import sha256
-from nnkd.foreign_labels import Map, read_parts
-from nnkd.mask_files import MaskFile, by_values, grid_of, identity, outside, overlap
+from nnkd.teachers.external import ExternalTeacher, Program, find_program, write_nifti
+from nnkd.teachers.foreign import Map, read_parts
+from nnkd.teachers.mask_files import MaskFile, by_values, grid_of, identity, outside, overlap
 from nnkd.types import Prompt, TeacherContext, Volume
 
 PLACEHOLDERS = ("{image}", "{output}", "{folder}", "{case}", "{device}", "{threads}")

@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from nnkd import readers
-from nnkd.checkpoints import TrainedModel
-from nnkd.dataset import DatasetSpec
+from nnkd.data import readers
+from nnkd.data.dataset import DatasetSpec
+from nnkd.data.geometry import Grid, Orientation
 from nnkd.devices import check_device
 from nnkd.errors import DatasetError, FolderError, GeometryError, NnkdError, SettingError
-from nnkd.foreign_labels import Map, read_map
-from nnkd.geometry import Grid, Orientation
-from nnkd.inference import load_predictor, predict_array, quiet
-from nnkd.interfaces import Teacher
+from nnkd.inference.predictor import load_predictor, predict_array, quiet
 from nnkd.paths import room
+from nnkd.plugin.teachers import Teacher
+from nnkd.teachers.foreign import Map, read_map
 from nnkd.types import Prompt, TeacherContext, Volume
+from nnkd.weights.checkpoints import TrainedModel
 
 log = logging.getLogger("nnkd")
 REORIENTED = "NibabelIOWithReorient"  # nnU-Net's reader that turns every image to RAS

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from nnkd.data.participants import Participant
 from nnkd.errors import ParticipantsError
-from nnkd.interfaces import Sampler
-from nnkd.participants import Participant
+from nnkd.plugin.teachers import Sampler
 
 
 class Uniform(Sampler):

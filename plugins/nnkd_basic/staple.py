@@ -14,8 +14,8 @@ import numpy as np
 from scipy.special import expit
 
 from nnkd import Aggregator
-from nnkd.agreement import pattern_bits
 from nnkd.errors import SettingError
+from nnkd.votes.agreement import pattern_bits
 
 CONVERGED = 1e-7  # no sensitivity or specificity moved by more: ITK's rule
 MAX_ITERATIONS = 10_000  # far more than the 10 to 50 of real masks; 0.2 s

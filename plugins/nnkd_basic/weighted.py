@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from nnkd import Aggregator
-from nnkd.agreement import dsc_with_consensus, pattern_bits
 from nnkd.errors import SettingError, UnknownNameError
+from nnkd.votes.agreement import dsc_with_consensus, pattern_bits
 from nnkd_basic.aggregators import Majority
 
 Weights = dict[str, float | dict[str, float]]

@@ -8,9 +8,9 @@ from itertools import islice
 
 import numpy as np
 
+from nnkd.data.participants import Participant
 from nnkd.errors import ParticipantsError, SettingError
-from nnkd.fairness_groups import ATTRIBUTES
-from nnkd.participants import Participant
+from nnkd.evaluation.groups.partitions import ATTRIBUTES
 from nnkd_fairness.plan import Plan, Rule, largest_plan, nearest_sizes, possible
 from nnkd_fairness.strata import (
     LARGEST,

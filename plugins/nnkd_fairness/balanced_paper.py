@@ -7,9 +7,9 @@ from math import inf
 
 import numpy as np
 
+from nnkd.data.participants import Participant
 from nnkd.errors import ParticipantsError, SettingError
-from nnkd.fairness_groups import ATTRIBUTES
-from nnkd.participants import Participant
+from nnkd.evaluation.groups.partitions import ATTRIBUTES
 from nnkd_fairness.plan import possible
 from nnkd_fairness.strata import LARGEST, Bins, Grouping, Missing, Outside, Strata, StrataSampler
 

@@ -14,10 +14,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from nnkd.data.participants import NO_VALUE, Participant, groups, known_columns
 from nnkd.errors import ParticipantsError, SettingError
-from nnkd.fairness_groups import OUTSIDE, PAPERS_BINS, SMALLEST, are_edges, bin_names, open_ends
-from nnkd.interfaces import Sampler
-from nnkd.participants import NO_VALUE, Participant, groups, known_columns
+from nnkd.evaluation.groups.partitions import OUTSIDE, PAPERS_BINS, SMALLEST, are_edges, bin_names, open_ends
+from nnkd.plugin.teachers import Sampler
 
 Bins = dict[str, list[float | None]]
 Missing = Literal["exclude", "stratum", "match"]

@@ -12,12 +12,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
+from nnkd.data.recipes import Recipe
 from nnkd.errors import RecipeError
-from nnkd.profiles import Paper, PaperGraph
-from nnkd.recipes import Recipe
-from nnkd.settings import parse_options
-from nnkd.trainer import nnUNetTrainerKD
-from nnkd.training_options import Positive, TrainingOptions
+from nnkd.networks.costs import Paper, PaperGraph
+from nnkd.plugin.options import parse_options
+from nnkd.training.options import Positive, TrainingOptions
+from nnkd.training.trainer import nnUNetTrainerKD
 from nnkd_hsnet import weights
 from nnkd_hsnet.network import HSNet
 

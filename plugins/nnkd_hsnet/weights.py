@@ -8,9 +8,10 @@ from pathlib import Path, PurePath
 from pydantic_core import PydanticCustomError
 from torch import nn
 
-from nnkd import paths, published_weights
+from nnkd import paths
 from nnkd.errors import WeightsError
 from nnkd.files import sha256
+from nnkd.weights import published
 
 # By sha256, as written down by several who downloaded the first file, and by the page that offers the second one. Other
 # files load too.
@@ -82,6 +83,6 @@ def load(backbone: nn.Module, file: Path) -> None:
     """
     from timm.models.pvt_v2 import checkpoint_filter_fn
 
-    state = checkpoint_filter_fn(published_weights.read(file, MODEL), backbone)
+    state = checkpoint_filter_fn(published.read(file, MODEL), backbone)
     state = {name: value for name, value in state.items() if not name.startswith("head.")}
-    published_weights.fill(backbone, state, file, MODEL, option="pretrained")
+    published.fill(backbone, state, file, MODEL, option="pretrained")

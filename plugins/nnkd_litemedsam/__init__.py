@@ -27,14 +27,14 @@ def nnkd_register_students():
     return [
         Entry(
             "nnUNetTrainerLiteMedSAM",
-            "nnkd_litemedsam.box_trainer:nnUNetTrainerLiteMedSAM",
+            "nnkd_litemedsam.trainers.boxes:nnUNetTrainerLiteMedSAM",
             "LiteMedSAM with another image encoder, trained on boxes around labels (stage 1)",
             source=PAPER_2,
             licence="Apache-2.0",
         ),
         Entry(
             "nnUNetTrainerRepViTDistill",
-            "nnkd_litemedsam.distill_trainer:nnUNetTrainerRepViTDistill",
+            "nnkd_litemedsam.trainers.distillation:nnUNetTrainerRepViTDistill",
             "RepViT-M0.6 that learns a box model's embeddings of images, without labels (stage 2)",
             source=PAPER_2,
             licence="Apache-2.0",

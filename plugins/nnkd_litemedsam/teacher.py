@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnkd.box_export import BoxGraphs
-from nnkd.box_pixels import prepare, probabilities_of_logits, scaled_boxes
+from nnkd.boxes.export import BoxGraphs
+from nnkd.boxes.pixels import prepare, probabilities_of_logits, scaled_boxes
+from nnkd.data.intensities import Windows
 from nnkd.errors import SettingError, WeightsError
-from nnkd.intensities import Windows
-from nnkd.profiles import Architecture
-from nnkd.slice_teacher import SliceTeacher
+from nnkd.networks.costs import Architecture
+from nnkd.teachers.slice_teacher import SliceTeacher
 from nnkd.types import TeacherContext
 from nnkd_litemedsam import weights as own_weights
-from nnkd_litemedsam.architectures import architectures
-from nnkd_litemedsam.encoders import ENCODERS
-from nnkd_litemedsam.graphs import graphs_of
-from nnkd_litemedsam.model import LiteMedSAM
+from nnkd_litemedsam.networks.architectures import architectures
+from nnkd_litemedsam.networks.encoders import ENCODERS
+from nnkd_litemedsam.networks.graphs import graphs_of
+from nnkd_litemedsam.networks.model import LiteMedSAM
 
 
 class LiteMedSAMTeacher(SliceTeacher):

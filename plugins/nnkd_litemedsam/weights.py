@@ -9,15 +9,15 @@ from typing import Any
 
 from torch import Tensor
 
-from nnkd import published_weights
+from nnkd.data.predictions import NOT_STATED
+from nnkd.data.recipes import KEY
 from nnkd.errors import WeightsError
 from nnkd.files import sha256
-from nnkd.licences import forbids_commerce
-from nnkd.predictions import NOT_STATED
-from nnkd.recipes import KEY
-from nnkd.weight_store import WeightStore
-from nnkd_litemedsam.encoders import ENCODERS, build_encoder, encoder_called
-from nnkd_litemedsam.model import LiteMedSAM
+from nnkd.weights import published as published_weights
+from nnkd.weights.licences import forbids_commerce
+from nnkd.weights.store import WeightStore
+from nnkd_litemedsam.networks.encoders import ENCODERS, build_encoder, encoder_called
+from nnkd_litemedsam.networks.model import LiteMedSAM
 
 MODEL = "LiteMedSAM"
 PREFIX = "image_encoder."
@@ -64,7 +64,7 @@ def load_model(file: Path, encoder: str | None = None) -> tuple[LiteMedSAM, str,
 
     Args:
         file: The checkpoint, of the whole model.
-        encoder: The name of the image encoder that it should have, see `nnkd_litemedsam.encoders.ENCODERS`; None: any.
+        encoder: The name of the image encoder that it should have, see ENCODERS; None: any.
 
     Returns:
         The model; its encoder's name; "name", "sha256" and "licence" of the file, and the "trainer" that wrote it. The

@@ -11,10 +11,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from pydantic import Field
 from torch import nn
 
-from nnkd.recipes import Recipe
-from nnkd.settings import parse_options
-from nnkd.trainer import nnUNetTrainerKD
-from nnkd.training_options import AtLeastOne, Positive, TrainingOptions
+from nnkd.data.recipes import Recipe
+from nnkd.plugin.options import parse_options
+from nnkd.training.options import AtLeastOne, Positive, TrainingOptions
+from nnkd.training.trainer import nnUNetTrainerKD
 from nnkd_networks.mamba_unet import MambaUNet
 from nnkd_networks.state_space import Scan
 

@@ -13,10 +13,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from pydantic import Field
 from torch import Tensor, nn
 
-from nnkd.recipes import Recipe
-from nnkd.settings import parse_options
-from nnkd.trainer import nnUNetTrainerKD
-from nnkd.training_options import Positive, TrainingOptions
+from nnkd.data.recipes import Recipe
+from nnkd.plugin.options import parse_options
+from nnkd.training.options import Positive, TrainingOptions
+from nnkd.training.trainer import nnUNetTrainerKD
 from nnkd_networks import swin_weights
 from nnkd_networks.swin_unetr import SwinUNETR
 

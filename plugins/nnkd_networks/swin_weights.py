@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from nnkd import published_weights
 from nnkd.errors import WeightsError
+from nnkd.weights import published
 
 MODEL = "Swin UNETR"
 BODY, TRANSFORMER = "body.", "swinViT."
@@ -38,7 +38,7 @@ def read(file: Path, network: Mapping[str, Tensor]) -> dict[str, Tensor]:
         WeightsError: If it is no Swin UNETR, or one of another size or for other images.
     """
     given = {}
-    for name, tensor in published_weights.read(file, MODEL, PREFIXES, WRAPPERS).items():
+    for name, tensor in published.read(file, MODEL, PREFIXES, WRAPPERS).items():
         renamed = _renamed(name)
         if f"{BODY}{renamed}" in network:
             given[renamed] = tensor

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from nnkd.errors import WeightsError
 from nnkd.files import sha256
-from nnkd.published_weights import fill, read
-from nnkd.weight_store import Checkpoint, WeightStore, of_sha256, of_teacher
+from nnkd.weights.published import fill, read
+from nnkd.weights.store import Checkpoint, WeightStore, of_sha256, of_teacher
 
 PUBLISHED_AS = {"sam vit_b": "a ViT-B SAM", "medsam": "MedSAM"}  # those whose tensors another model has, too
 MEDSAM2 = "sam2_model."  # before the names of tensors that MedSAM2's training wrote

@@ -10,9 +10,9 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnkd.intensities import GreyScale, Windows
-from nnkd.profiles import Paper
-from nnkd.slices import BoxedSlice, boxed_slices, picture
+from nnkd.data.intensities import GreyScale, Windows
+from nnkd.networks.costs import Paper
+from nnkd.teachers.slices import BoxedSlice, boxed_slices, picture
 from nnkd.types import Prompt, TeacherContext, Volume
 from nnkd_sam.checkpoints import AS_SAM21, DOUBTFUL
 from nnkd_sam.sam import TABLE, Cache
@@ -28,7 +28,7 @@ class MedSAM2Teacher(SAM2Teacher):
     pixels, is followed to the first and to the last slice, and the largest connected part is kept.
     Departs: slice by slice every slice has boxes of its own, none is made of the neighbouring slice's mask. In the film
     a label's key slice is the one with the largest boxes, each of which is followed on its own, within the slices that
-    have boxes of that label; small holes are not filled. 8 bits are as `nnkd.intensities` makes them.
+    have boxes of that label; small holes are not filled. 8 bits are as `nnkd.data.intensities` makes them.
     """
 
     name = "medsam2"

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from nnkd.data.intensities import Windows
 from nnkd.errors import BrokenPluginError
-from nnkd.intensities import Windows
-from nnkd.profiles import Architecture, Paper
-from nnkd.slice_teacher import SliceTeacher
+from nnkd.networks.costs import Architecture, Paper
+from nnkd.teachers.slice_teacher import SliceTeacher
 from nnkd.types import TeacherContext
 from nnkd_sam.checkpoints import load_weights
 
@@ -184,7 +184,7 @@ class MedSAMTeacher(SAMTeacher):
     """MedSAM: slices are squashed to 1024 x 1024 and stretched to [0, 1]; probabilities are enlarged, not logits.
 
     Source: Ma et al., Nature Communications 2024; steps as in MedSAM's inference. Departs: boxes' upper bounds are
-    excluded, where MedSAM's come from the last row and column inside; 8 bits as `nnkd.intensities` makes them.
+    excluded, where MedSAM's come from the last row and column inside; 8 bits as `nnkd.data.intensities` makes them.
     """
 
     name = "medsam"

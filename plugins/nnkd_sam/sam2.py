@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnkd.data.intensities import Windows
 from nnkd.errors import BrokenPluginError
-from nnkd.intensities import Windows
-from nnkd.profiles import Architecture, Paper
-from nnkd.slice_teacher import SliceTeacher
+from nnkd.networks.costs import Architecture, Paper
+from nnkd.teachers.slice_teacher import SliceTeacher
 from nnkd.types import TeacherContext
 from nnkd_sam.checkpoints import load_weights
 from nnkd_sam.sam import AT_ONCE, ONE_BOX, SIZE, TABLE, Cache, corners

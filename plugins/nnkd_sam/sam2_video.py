@@ -17,7 +17,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from nnkd.embeddings import EmbeddingCache
+from nnkd.teachers.embeddings import EmbeddingCache
 from nnkd.types import SliceBoxes
 from nnkd_sam.sam2 import CONFIGURATIONS, fold, missing_package, unfold
 

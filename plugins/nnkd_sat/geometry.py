@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
+from nnkd.data.geometry import Grid
 from nnkd.errors import DatasetError, GeometryError
-from nnkd.geometry import Grid
-from nnkd.mask_files import resample_nearest, with_grid
+from nnkd.teachers.mask_files import resample_nearest, with_grid
 
 SPACING = (1.0, 1.0, 3.0)  # mm, along the axes of the orientation code
 SAME_AFFINE = 1e-3  # MONAI resamples only what differs by more

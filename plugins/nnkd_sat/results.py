@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from nnkd.data.nifti import check_whole
 from nnkd.errors import DatasetError
-from nnkd.mask_files import MaskFile
-from nnkd.nifti import check_whole
+from nnkd.teachers.mask_files import MaskFile
 
 MASKS = "seg_"
 IMAGE = "img_"

@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from nnkd.data.geometry import Orientation
+from nnkd.data.intensities import kind_of_image
+from nnkd.data.nifti import NIFTI_ENDINGS
 from nnkd.errors import DatasetError, GeometryError, ProgramError, SettingError, WeightsError
-from nnkd.external_process import ExternalTeacher, Program, find_program, private_folder, write_nifti
 from nnkd.files import sha256
-from nnkd.geometry import Orientation
-from nnkd.intensities import kind_of_image
-from nnkd.mask_files import grid_of
-from nnkd.nifti import NIFTI_ENDINGS
+from nnkd.teachers.external import ExternalTeacher, Program, find_program, private_folder, write_nifti
+from nnkd.teachers.mask_files import grid_of
 from nnkd.types import Prompt, TeacherContext, TextPrompt, Volume
 from nnkd_sat import results
 from nnkd_sat.geometry import Resampled, bring_back, grid_of_affine, locate, resample

@@ -14,11 +14,11 @@ from typing import Literal
 
 import numpy as np
 
+from nnkd.data.intensities import kind_of_image
 from nnkd.errors import DatasetError, GeometryError, ProgramError, SettingError
-from nnkd.external_process import ExternalTeacher, Program, write_nifti
-from nnkd.foreign_labels import Map, read_map
-from nnkd.intensities import kind_of_image
-from nnkd.mask_files import MaskFile
+from nnkd.teachers.external import ExternalTeacher, Program, write_nifti
+from nnkd.teachers.foreign import Map, read_map
+from nnkd.teachers.mask_files import MaskFile
 from nnkd.types import Prompt, TeacherContext, Volume
 from nnkd_totalsegmentator.names import structures_of
 from nnkd_totalsegmentator.weights import Task, command, hashed, weights_folder

@@ -14,8 +14,8 @@ from typing import Any
 from filelock import FileLock
 
 from nnkd.errors import ProgramError, SettingError, WeightsError
-from nnkd.external_process import Program, private_folder
 from nnkd.files import sha256
+from nnkd.teachers.external import Program, private_folder
 
 SPEEDS = {"normal": "default", "fast": "fast", "fastest": "fastest"}
 ROUGH = {"ct": 298, "mri": 852}  # what roi_subset runs first

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 
 from nnkd.errors import RecipeError
-from nnkd.interfaces import AuxiliaryScheduler
+from nnkd.plugin.teachers import AuxiliaryScheduler
 
 Numbers = dict[str, float | None]  # by dataset; None: unknown
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nnkd.profiles import Paper, PaperGraph
+from nnkd.networks.costs import Paper, PaperGraph
 
 if TYPE_CHECKING:
-    from nnkd_punet.network import PUNet
+    from nnkd_unet.punet_network import PUNet
 
 AT = "512x512, one channel, one label"
 

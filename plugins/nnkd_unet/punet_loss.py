@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from nnkd.losses import cross_entropy
-from nnkd_punet.network import Gaussian, Reconstruction
+from nnkd.training.losses import cross_entropy
+from nnkd_unet.punet_network import Gaussian, Reconstruction
 
 
 class Terms(NamedTuple):

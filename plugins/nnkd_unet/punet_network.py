@@ -20,8 +20,8 @@ from torch import nn
 from torch.nn import functional
 
 from nnkd.errors import WeightsError
-from nnkd.probabilistic import ProbabilisticNetwork, logits
-from nnkd.unet import WIDTHS, Decoder, Encoder, Norm, padded
+from nnkd.inference.probabilistic import ProbabilisticNetwork, logits
+from nnkd_unet.unet import WIDTHS, Decoder, Encoder, Norm, padded
 
 LATENT, SAMPLES = 6, 10
 BOUND = 5.0  # of |log sigma|: neither its exponential nor the KL divergence can overflow

@@ -16,17 +16,17 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from pydantic import Field
 from torch import distributed, nn
 
+from nnkd.data.recipes import KEY, Recipe
 from nnkd.errors import RecipeError, SettingError
-from nnkd.recipes import KEY, Recipe
-from nnkd.settings import parse_options
-from nnkd.trainer import nnUNetTrainerKD
-from nnkd.training_options import AtLeastOne, Positive, TrainingOptions
-from nnkd.unet import Norm
-from nnkd.votes import NO_VOTE
-from nnkd.votes_folder import VotesFolder
-from nnkd_punet.loss import EvidenceLoss, Terms
-from nnkd_punet.network import PUNet
-from nnkd_punet.paper_graphs import PAPER_GRAPHS
+from nnkd.plugin.options import parse_options
+from nnkd.training.options import AtLeastOne, Positive, TrainingOptions
+from nnkd.training.trainer import nnUNetTrainerKD
+from nnkd.votes.bits import NO_VOTE
+from nnkd.votes.folder import VotesFolder
+from nnkd_unet.paper_graphs import PAPER_GRAPHS
+from nnkd_unet.punet_loss import EvidenceLoss, Terms
+from nnkd_unet.punet_network import PUNet
+from nnkd_unet.unet import Norm
 
 NotNegative = Annotated[float, Field(ge=0)]
 OF_THE_NETWORK = ("norm", "latent", "samples")

@@ -11,12 +11,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from pydantic import Field
 from torch import nn
 
-from nnkd.profiles import Paper, PaperGraph
-from nnkd.recipes import Recipe
-from nnkd.settings import parse_options
-from nnkd.trainer import nnUNetTrainerKD
-from nnkd.training_options import AtLeastOne, Positive, TrainingOptions
-from nnkd.unet import Norm, UNet
+from nnkd.data.recipes import Recipe
+from nnkd.networks.costs import Paper, PaperGraph
+from nnkd.plugin.options import parse_options
+from nnkd.training.options import AtLeastOne, Positive, TrainingOptions
+from nnkd.training.trainer import nnUNetTrainerKD
+from nnkd_unet.unet import Norm, UNet
 
 OF_THE_NETWORK = ("norm", "widths")  # options that say how it is built
 

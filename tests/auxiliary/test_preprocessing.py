@@ -1,4 +1,4 @@
-"""Tests of nnkd.auxiliaries, nnkd.auxiliary_channels and nnkd.auxiliary_preprocessing."""
+"""Tests of nnkd.auxiliary.tasks, nnkd.auxiliary.channels and nnkd.auxiliary.preprocessing."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from auxiliary_toys import auxiliary, case_of, few_shot_target, prepared, target_of
 from toy import write_image
 
-from nnkd import auxiliary_preprocessing
-from nnkd.auxiliaries import AuxiliaryIndex, Task, parse, read_index
-from nnkd.auxiliary_channels import converted
+from nnkd.auxiliary import preprocessing
+from nnkd.auxiliary.channels import converted
+from nnkd.auxiliary.tasks import AuxiliaryIndex, Task, parse, read_index
 from nnkd.errors import NnkdError, RecipeError, SettingError, UnknownNameError
 
 OTHER = "Dataset801_Other"
@@ -175,8 +175,8 @@ def test_a_kill_leaves_no_cases_of_two_normalisations(target, nnunet_folders, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(auxiliary_preprocessing._Work, "_inputs", killed)
-        patch.setattr(auxiliary_preprocessing._Work, "_is_done", lambda *_: False)
+        patch.setattr(preprocessing._Work, "_inputs", killed)
+        patch.setattr(preprocessing._Work, "_is_done", lambda *_: False)
         with pytest.raises(KeyboardInterrupt):
             prepared(["801"], target, most=4)
     with pytest.raises(RecipeError, match="4 of the 4 cases of the auxiliary Dataset801_Other are not preprocessed"):

@@ -15,12 +15,12 @@ from nnkd_ucb.rivals import Gms
 from nnkd_ucb.rivals import Random as Uniform
 from nnkd_ucb.ucb import Ucb
 
-from nnkd.auxiliary_plots import MOST_COLUMNS, chosen_shares
-from nnkd.auxiliary_record import carried, carry
-from nnkd.auxiliary_section import auxiliary_section, section_of_folders
-from nnkd.auxiliary_turns import Turns, read_turns, reasons, table
-from nnkd.checkpoints import TrainedModel
+from nnkd.auxiliary.plots import MOST_COLUMNS, chosen_shares
+from nnkd.auxiliary.record import carried, carry
+from nnkd.auxiliary.section import auxiliary_section, section_of_folders
+from nnkd.auxiliary.turns import Turns, read_turns, reasons, table
 from nnkd.errors import FolderError, RecipeError
+from nnkd.weights.checkpoints import TrainedModel
 
 ARMS = ("801", "803:liver", "804:spleen")
 WORTH = {"801": 0.8, "803:liver": 0.3, "804:spleen": 0.1}
@@ -142,7 +142,9 @@ def test_the_page_shows_every_training():
     from jinja2 import Environment, PackageLoader
 
     section = auxiliary_section({"fold 0": Turns(tuple(played(Ucb(ARMS), 40)))})
-    environment = Environment(loader=PackageLoader("nnkd"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("nnkd.evaluation"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     page = environment.get_template("auxiliaries.html").render(auxiliaries=section)
     assert page.count('<img src="data:image/png') == 3
     assert "<th>803:liver</th>" in page
@@ -239,7 +241,7 @@ def test_the_page_says_what_it_cannot_show(tmp_path):
     from jinja2 import Environment, PackageLoader
 
     section = section_of_folders({"<b>": damaged(tmp_path)})
-    page = Environment(loader=PackageLoader("nnkd"), autoescape=True).get_template("auxiliaries.html")
+    page = Environment(loader=PackageLoader("nnkd.evaluation"), autoescape=True).get_template("auxiliaries.html")
     shown = page.render(auxiliaries=section)
     assert "&lt;b&gt;, fold_0: " in shown
     assert "Estimate: the running mean" not in shown

@@ -1,6 +1,9 @@
-"""Tests of nnkd.calibration."""
+"""Tests of benchmarks/calibration.py."""
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
@@ -8,9 +11,16 @@ import pytest
 from hypothesis import given, settings
 from sklearn.metrics import brier_score_loss
 
-from nnkd.calibration import brier_score, expected_calibration_error, read_probabilities, reference_masks
-from nnkd.dataset import DatasetSpec
+from nnkd.data.dataset import DatasetSpec
 from nnkd.errors import PredictionError
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from calibration import (
+    brier_score,
+    expected_calibration_error,
+    read_probabilities,
+    reference_masks,
+)
 
 SPEC = DatasetSpec(
     {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "b": 2}, "file_ending": ".nii.gz"}, "Toy"

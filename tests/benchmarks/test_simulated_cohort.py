@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnkd.participants import read_participants
-from nnkd.phantoms import PhantomParticipant
+from nnkd.data.participants import read_participants
+from nnkd.data.phantoms import PhantomParticipant
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 

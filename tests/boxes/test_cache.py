@@ -1,4 +1,4 @@
-"""nnkd.exported_box_models: exported once, kept by the weights' sha256."""
+"""nnkd.boxes.cache: exported once, kept by the weights' sha256."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from nnkd.box_model import DESCRIPTION
+from nnkd.boxes.cache import exported, is_exported, kept, weights_of
+from nnkd.boxes.model import DESCRIPTION
 from nnkd.errors import WeightsError
-from nnkd.exported_box_models import exported, is_exported, kept, weights_of
 from nnkd.files import sha256
-from nnkd.weight_store import of_teacher
+from nnkd.weights.store import of_teacher
 
 DIGEST = "ab" * 32
 

@@ -1,10 +1,10 @@
-"""nnkd.box_cases: which images are there."""
+"""nnkd.boxes.cases: which images are there."""
 
 from __future__ import annotations
 
 import pytest
 
-from nnkd.box_cases import find_cases
+from nnkd.boxes.cases import find_cases
 from nnkd.errors import DatasetError, FolderError
 
 

@@ -1,4 +1,4 @@
-"""Tests of nnkd.box_export, with a box model that thresholds the image inside the box."""
+"""Tests of nnkd.boxes.export, with a box model that thresholds the image inside the box."""
 
 from __future__ import annotations
 
@@ -8,53 +8,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
+from box_graphs import Decoder, Encoder, Whole, graphs
 
-from nnkd import runtimes
-from nnkd.box_export import BoxGraphs, made_up_pictures, write_box_model
-from nnkd.box_model import BoxModelFolder, ExportedBoxModel
+from nnkd.boxes.export import made_up_pictures, write_box_model
+from nnkd.boxes.model import BoxModelFolder, ExportedBoxModel
 from nnkd.errors import SettingError, WeightsError
 from nnkd.files import sha256
+from nnkd.networks import runtimes
 
 pytestmark = pytest.mark.skipif(
     not (importlib.util.find_spec("onnxscript") and runtimes.installed()),
     reason='needs onnx, onnxscript and a runtime: pip install "nnkd[export]"',
 )
-
-
-class Encoder(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 256, 4, stride=4)
-
-    def forward(self, image):
-        return self.conv(image)
-
-
-class Decoder(nn.Module):
-    def forward(self, embedding, boxes):
-        grid = torch.arange(256.0)
-        rows = (grid[:, None] >= boxes[:, 1, None, None]) & (grid[:, None] < boxes[:, 3, None, None])
-        columns = (grid >= boxes[:, 0, None, None]) & (grid < boxes[:, 2, None, None])
-        mean = embedding.mean(0).repeat_interleave(4, 0).repeat_interleave(4, 1)
-        return torch.where(rows & columns, mean, -1 - mean.abs())
-
-
-class Whole(nn.Module):
-    def __init__(self, encoder, decoder):
-        super().__init__()
-        self.encoder, self.decoder = encoder, decoder
-
-    def forward(self, image, boxes):
-        return self.decoder(self.encoder(image)[0], boxes)
-
-
-def graphs() -> BoxGraphs:
-    torch.manual_seed(0)
-    encoder, decoder = Encoder(), Decoder()
-    weights = {"name": "toy.pth", "sha256": "ab" * 32, "licence": "MIT"}
-    return BoxGraphs("toy", "conv", encoder, decoder, Whole(encoder, decoder), weights)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""nnkd.box_images: npz, pictures and volumes as arrays, and label maps written as the same kind."""
+"""nnkd.boxes.images: npz, pictures and volumes as arrays, and label maps written as the same kind."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from nnkd.box_cases import find_cases
-from nnkd.box_images import read_image
+from nnkd.boxes.cases import find_cases
+from nnkd.boxes.images import read_image
 from nnkd.errors import DatasetError, NnkdError
 
 

@@ -1,4 +1,4 @@
-"""Tests of nnkd.box_int8 and nnkd.calibration_pictures."""
+"""Tests of nnkd.boxes.int8 and nnkd.boxes.calibration."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_box_export import graphs
+from box_graphs import graphs
 from toy import toy_dataset
 
-from nnkd import box_int8, runtimes
-from nnkd.box_export import write_box_model
-from nnkd.box_int8 import Measured, add_int8
-from nnkd.box_model import BoxModelFolder, ExportedBoxModel
-from nnkd.calibration_pictures import CalibrationPicture, read_pictures
+from nnkd.boxes import int8
+from nnkd.boxes.calibration import CalibrationPicture, read_pictures
+from nnkd.boxes.export import write_box_model
+from nnkd.boxes.int8 import Measured, add_int8
+from nnkd.boxes.model import BoxModelFolder, ExportedBoxModel
 from nnkd.errors import DatasetError, FolderError, SettingError, WeightsError
 from nnkd.files import sha256
+from nnkd.networks import runtimes
 
 needs_export = pytest.mark.skipif(
     not (importlib.util.find_spec("onnxscript") and "onnxruntime" in runtimes.installed()),
@@ -49,7 +50,7 @@ def exported(tmp_path_factory):
 
 @needs_export
 def test_eight_bits_are_written_described_and_run(exported, monkeypatch):
-    monkeypatch.setattr(box_int8, "LEAST_AGREEMENT", 0.0)
+    monkeypatch.setattr(int8, "LEAST_AGREEMENT", 0.0)
     lines = add_int8(exported, pictures(), tolerance=1.0)
     content = json.loads((exported / "box_model.json").read_text())
     assert content["encoder"]["int8"] == "encoder_int8.onnx"
@@ -69,13 +70,13 @@ def test_eight_bits_are_written_described_and_run(exported, monkeypatch):
 @needs_export
 def test_eight_bits_that_lose_too_much_are_refused_and_the_model_stays(exported, monkeypatch):
     before = (exported / "box_model.json").read_text()
-    monkeypatch.setattr(box_int8, "FILE", "worse.onnx")
-    monkeypatch.setattr(box_int8, "measure", lambda *_: Measured(0.9, 0.88, 0.99, 7))
+    monkeypatch.setattr(int8, "FILE", "worse.onnx")
+    monkeypatch.setattr(int8, "measure", lambda *_: Measured(0.9, 0.88, 0.99, 7))
     with pytest.raises(WeightsError, match=r"8 bits are refused: on \w+ DSC .* in 7 boxes, .* 0\.900 -> 0\.880"):
         add_int8(exported, pictures(), tolerance=0.01)
     assert not (exported / "worse.onnx").exists()
     assert (exported / "box_model.json").read_text() == before
-    monkeypatch.setattr(box_int8, "LARGEST", 0.0)
+    monkeypatch.setattr(int8, "LARGEST", 0.0)
     with pytest.raises(WeightsError, match="every part of the encoder spoils the embedding"):
         add_int8(exported, pictures())
 

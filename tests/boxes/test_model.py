@@ -1,4 +1,4 @@
-"""nnkd.box_model: exported box models, read, checked and computed without torch."""
+"""nnkd.boxes.model: exported box models, read, checked and computed without torch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from box_toys import WEIGHTS, toy_box_model
 
-from nnkd import runtimes
-from nnkd.box_model import AT_ONCE, DESCRIPTION, BoxModelFolder, ExportedBoxModel, TeacherBoxModel
+from nnkd.boxes.model import AT_ONCE, DESCRIPTION, BoxModelFolder, ExportedBoxModel, TeacherBoxModel
 from nnkd.errors import SettingError, WeightsError
+from nnkd.networks import runtimes
 
 RUNTIME = pytest.mark.parametrize(
     "runtime",

@@ -1,4 +1,4 @@
-"""nnkd.box_looks: 8-bit pictures of slices, by label where CT windows differ."""
+"""nnkd.boxes.pictures: 8-bit pictures of slices, by label where CT windows differ."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from nnkd.box_images import BoxImage
-from nnkd.box_looks import CtWindows, looks_of, read_windows
+from nnkd.boxes.images import BoxImage
+from nnkd.boxes.pictures import CtWindows, looks_of, read_windows
+from nnkd.data.intensities import WINDOWS, grey_scale, to_uint8
 from nnkd.errors import SettingError
-from nnkd.intensities import WINDOWS, grey_scale, to_uint8
 
 CT = np.random.default_rng(0).integers(-1024, 1500, (4, 8, 9)).astype(np.int16)
 

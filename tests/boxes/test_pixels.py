@@ -1,4 +1,4 @@
-"""nnkd.box_pixels."""
+"""nnkd.boxes.pixels."""
 
 from __future__ import annotations
 
@@ -10,14 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnkd.box_pixels import (
-    masks_of_logits,
-    prepare,
-    probabilities_of_logits,
-    resize,
-    scaled_boxes,
-    scaled_shape,
-)
+from nnkd.boxes.pixels import masks_of_logits, prepare, probabilities_of_logits, resize, scaled_boxes, scaled_shape
 
 SIDES = st.integers(1, 600)
 
@@ -187,5 +180,5 @@ def test_a_grey_picture_stands_for_three_equal_channels(shape):
 
 
 def test_torch_is_not_imported():
-    code = "import sys, nnkd.box_pixels; sys.exit('torch' in sys.modules)"
+    code = "import sys, nnkd.boxes.pixels; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

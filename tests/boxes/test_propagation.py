@@ -1,4 +1,4 @@
-"""nnkd.box_propagation: the same label map as one object after another, and every slice embedded once."""
+"""nnkd.boxes.propagation: the same label map as one object after another, and every slice embedded once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnkd.box_propagation import BoxedObject, next_box, ranks, segment
+from nnkd.boxes.propagation import BoxedObject, next_box, ranks, segment
 
 SHAPE = (9, 12, 14)
 
@@ -144,7 +144,7 @@ def test_labels_fit(label, dtype):
 
 
 def test_large_pictures_are_decoded_in_parts(monkeypatch):
-    monkeypatch.setattr("nnkd.box_propagation.DECODED", 2 * SHAPE[1] * SHAPE[2])
+    monkeypatch.setattr("nnkd.boxes.propagation.DECODED", 2 * SHAPE[1] * SHAPE[2])
     objects = [BoxedObject(i + 1, (2, 0, i, 3, 5, i + 5)) for i in range(5)]
     model = Fake()
     assert np.array_equal(segment(model, pictures(scan()), SHAPE, objects).label_map, one_by_one(scan(), objects))

@@ -11,7 +11,7 @@ import pandas
 import pytest
 
 from nnkd.cli.quickstart import tour
-from nnkd.predictions import PredictionFolder
+from nnkd.data.predictions import PredictionFolder
 
 CODE = "import sys; from nnkd.cli.quickstart import main; sys.exit(main())"
 

@@ -1,4 +1,4 @@
-"""nnkd.box_prompts: boxes as users write them, and what is wrong with them."""
+"""nnkd.data.boxes: boxes as users write them, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnkd.box_prompts import GivenBoxes, challenge_box, checked, fingerprint, turned
+from nnkd.data.boxes import GivenBoxes, challenge_box, checked, fingerprint, turned
+from nnkd.data.geometry import Grid, Orientation
 from nnkd.errors import DatasetError, PredictionError, SettingError
-from nnkd.geometry import Grid, Orientation
 
 SHAPE = (10, 20, 30)
 NAN, INF = float("nan"), float("inf")

@@ -1,4 +1,4 @@
-"""Tests of nnkd.dataset."""
+"""Tests of nnkd.data.dataset."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 from toy import LABELS, toy_dataset, write_image
 
-from nnkd.dataset import DatasetSpec, ImageFolder, RawDataset, write_dataset_json
+from nnkd.data.dataset import DatasetSpec, ImageFolder, RawDataset, write_dataset_json
 from nnkd.errors import DatasetError, NnkdError, UnknownNameError
 
 
@@ -249,7 +249,7 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 import numpy as np
-from nnkd.dataset import RawDataset
+from nnkd.data.dataset import RawDataset
 from nnkd.errors import NnkdError
 data = RawDataset(Path(sys.argv[1]))
 case = data.images().cases()[0]

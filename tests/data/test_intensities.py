@@ -1,4 +1,4 @@
-"""nnkd.intensities."""
+"""nnkd.data.intensities."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nnkd.errors import SettingError
-from nnkd.intensities import (
+from nnkd.data.intensities import (
     UNCHANGED,
     WINDOWS,
     GreyScale,
@@ -22,6 +21,7 @@ from nnkd.intensities import (
     to_uint8,
     windows_of,
 )
+from nnkd.errors import SettingError
 
 FINITE = arrays(np.float32, st.integers(1, 40), elements=st.floats(-3000, 3000, width=32))
 ANY = arrays(np.float32, st.integers(1, 40), elements=st.floats(width=32))

@@ -10,9 +10,9 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnkd.dataset import RawDataset
+from nnkd.data.dataset import RawDataset
+from nnkd.data.nifti import check_whole
 from nnkd.errors import DatasetError
-from nnkd.nifti import check_whole
 
 
 def volume(file: Path, shape=(6, 7, 8), dtype=np.int16, kind=nib.Nifti1Image) -> bytes:

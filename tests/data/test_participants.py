@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nnkd.data.participants import Participant, groups, known_columns, participants_of_cases, read_participants
 from nnkd.errors import ParticipantsError
-from nnkd.participants import Participant, groups, known_columns, participants_of_cases, read_participants
 
 HEADER = "participant_id\tsex\tage\tbmi\tsite\n"
 

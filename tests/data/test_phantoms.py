@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnkd.errors import DatasetError
-from nnkd.participants import groups, read_participants
-from nnkd.phantoms import (
+from nnkd.data.participants import groups, read_participants
+from nnkd.data.phantoms import (
     AGE_GROUPS,
     BMI_GROUPS,
     LABELS,
@@ -22,6 +21,7 @@ from nnkd.phantoms import (
     draw_phantom,
     write_cohort,
 )
+from nnkd.errors import DatasetError
 
 RANGES_ML = {  # what radiologists measure in adults; the lung only as far as it is in the field of view
     "liver": (600, 2400),

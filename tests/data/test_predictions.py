@@ -1,12 +1,12 @@
-"""Tests of nnkd.predictions."""
+"""Tests of nnkd.data.predictions."""
 
 from __future__ import annotations
 
 import pytest
 from toy import toy_teacher
 
+from nnkd.data.predictions import PredictionFolder, Weights, portable_options
 from nnkd.errors import PredictionError
-from nnkd.predictions import PredictionFolder, Weights, portable_options
 
 
 def test_a_folder_is_continued_only_if_made_the_same_way(dataset):

@@ -1,4 +1,4 @@
-"""Tests of nnkd.recipes."""
+"""Tests of nnkd.data.recipes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from nnkd.data.recipes import Choice, Recipe, read_plans, usual_aggregator, write_recipe
 from nnkd.errors import RecipeError
-from nnkd.recipes import Choice, Recipe, read_plans, usual_aggregator, write_recipe
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from nnkd_dataset_conversion.archives import is_archive, unpack
 
-from nnkd.archives import is_archive, unpack
 from nnkd.errors import DatasetError
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import made_up
 
 from nnkd.cli.convert_dataset import conversions
-from nnkd.dataset import RawDataset
+from nnkd.data.dataset import RawDataset
 
 PAGE = (Path(__file__).parents[2] / "docs" / "dataset_conversion.md").read_text(encoding="utf-8")
 

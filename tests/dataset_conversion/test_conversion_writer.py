@@ -17,7 +17,7 @@ from nnkd_dataset_conversion import writer as writer_module
 from nnkd_dataset_conversion.target import Target, copy_table
 from nnkd_dataset_conversion.writer import DatasetWriter, SourceCase
 
-from nnkd.dataset import RawDataset
+from nnkd.data.dataset import RawDataset
 from nnkd.errors import DatasetError, FolderError, ParticipantsError, UnknownNameError
 
 

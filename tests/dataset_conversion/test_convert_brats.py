@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from nnkd_dataset_conversion.brats import convert, main
 
-from nnkd.dataset import RawDataset
+from nnkd.data.dataset import RawDataset
 from nnkd.errors import FolderError
 
 OLD = ("{}_t1", "{}_t1ce", "{}_t2", "{}_flair", "{}_seg")

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from nnkd_dataset_conversion.images_folder import convert, main
 from toy import REAL_DATA, needs_real_data
 
-from nnkd.dataset import RawDataset
+from nnkd.data.dataset import RawDataset
 from nnkd.errors import DatasetError, FolderError, SettingError
 
 

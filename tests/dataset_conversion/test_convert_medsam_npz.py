@@ -8,7 +8,7 @@ import pytest
 from nnkd_dataset_conversion.medsam_npz import convert, main
 from toy import REAL_DATA, needs_real_data
 
-from nnkd.dataset import RawDataset
+from nnkd.data.dataset import RawDataset
 from nnkd.errors import DatasetError, FolderError
 
 

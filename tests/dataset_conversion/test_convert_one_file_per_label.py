@@ -8,9 +8,9 @@ import pytest
 from nnkd_dataset_conversion.one_file_per_label import convert, main
 from toy import REAL_DATA, needs_real_data
 
-from nnkd.dataset import RawDataset
+from nnkd.data.dataset import RawDataset
+from nnkd.data.participants import read_participants
 from nnkd.errors import DatasetError, FolderError, UnknownNameError
-from nnkd.participants import read_participants
 
 MASKS = ("heart", "liver", "lung_lower", "lung_upper")
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 from toy import toy_dataset
 
-from nnkd import comparisons
-from nnkd.comparisons import Files, Settings, compare_cases
 from nnkd.errors import NnkdError
-from nnkd.scores import FolderScores
+from nnkd.evaluation import comparisons
+from nnkd.evaluation.comparisons import Files, Settings, compare_cases
+from nnkd.evaluation.scores import FolderScores
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnkd.statistics import Bootstrap, mean, paired_difference, ranks
+from nnkd.evaluation.intervals import Bootstrap, mean, paired_difference, ranks
 
 BOOTSTRAP = Bootstrap(1000, 0)
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnkd.metrics import METRICS, RANKED, Counts, LabelResult, Structures, compare
-from nnkd.surfaces import CORNERS, contour_lengths, surfel_areas
+from nnkd.evaluation.metrics import METRICS, RANKED, Counts, LabelResult, Structures, compare
+from nnkd.evaluation.surfaces import CORNERS, contour_lengths, surfel_areas
 
 # MONAI computes the rank of its percentile in single precision: values differ by up to 1e-6 of the distances' range.
 CLOSE = {"rel": 2e-6, "abs": 5e-6}
@@ -144,8 +144,8 @@ def test_what_lies_in_several_pieces_is_the_same(definition, shape, monkeypatch)
     prediction, reference = blobs(shape, 1), blobs(shape, 2)
     whole = measure(prediction, reference, (2, 1, 0.7), definition=definition)
     for piece in (1, 2 * shape[1] * shape[2]):
-        monkeypatch.setattr("nnkd.surfaces.PIECE", piece)
-        monkeypatch.setattr("nnkd.metrics.LINE", piece)
+        monkeypatch.setattr("nnkd.evaluation.surfaces.PIECE", piece)
+        monkeypatch.setattr("nnkd.evaluation.metrics.LINE", piece)
         assert measure(prediction, reference, (2, 1, 0.7), definition=definition) == whole
 
 

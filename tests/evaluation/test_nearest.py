@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
-from nnkd import nearest
-from nnkd.nearest import near_distances
+from nnkd.evaluation import _nearest
+from nnkd.evaluation._nearest import near_distances
 
 
 @pytest.fixture
 def any_number(monkeypatch):
-    monkeypatch.setattr(nearest, "FEW", 0)
+    monkeypatch.setattr(_nearest, "FEW", 0)
 
 
 @settings(max_examples=60, deadline=None)
@@ -29,16 +29,16 @@ def test_what_is_found_is_right_and_what_is_near_is_found(seed, spacing, many, s
     points, others = (rng.integers(-5, size, (n, 3)).astype(np.int32) for n in (many, 30))
     if spacing[0] == 0:
         points[:, 0] = others[:, 0] = 0
-    before, nearest.FEW, nearest.DONE = (nearest.FEW, nearest.DONE), 0, 0
+    before, _nearest.FEW, _nearest.DONE = (_nearest.FEW, _nearest.DONE), 0, 0
     try:
         found = near_distances(points, others, spacing)
     finally:
-        nearest.FEW, nearest.DONE = before
+        _nearest.FEW, _nearest.DONE = before
     true = cKDTree(others * np.array(spacing)).query(points * np.array(spacing))[0]
     known = ~np.isnan(found)
     assert found[known] == pytest.approx(true[known], rel=1e-12)
-    radius = nearest._shells(spacing)[1][-1][0]
-    low, high = nearest._smaller_box(points, others)
+    radius = _nearest._shells(spacing)[1][-1][0]
+    low, high = _nearest._smaller_box(points, others)
     inside = ((points >= low) & (points <= high)).all(axis=1)
     assert known[inside & (true < radius - 1e-9)].all()
 
@@ -48,7 +48,7 @@ def test_far_points_few_points_and_large_boxes_are_left(any_number, monkeypatch)
     others = np.array([[0, 0, 2], [0, 0, 200]], np.int32)
     assert near_distances(points, others, (1, 1, 1))[:2] == pytest.approx([2, 1])
     assert np.isnan(near_distances(points, others, (1, 1, 1))[2])
-    monkeypatch.setattr(nearest, "MOST_VOXELS", 10)
+    monkeypatch.setattr(_nearest, "MOST_VOXELS", 10)
     assert np.isnan(near_distances(points, others, (1, 1, 1))).all()
     monkeypatch.undo()
     assert np.isnan(near_distances(points, others, (1, 1, 1))).all()
@@ -56,8 +56,8 @@ def test_far_points_few_points_and_large_boxes_are_left(any_number, monkeypatch)
 
 def test_the_steps_go_outwards_and_are_about_as_many_as_said():
     for spacing in ((1.0, 1.0, 1.0), (2.5, 0.8, 0.8), (0.0, 1.0, 1.0), (9.0, 0.3, 0.3)):
-        _, shells = nearest._shells(spacing)
+        _, shells = _nearest._shells(spacing)
         distances = [distance for distance, _ in shells]
         assert distances == sorted(distances)
         assert distances[0] == 0
-        assert 0.5 * nearest.LOOKS < sum(len(steps) for _, steps in shells) < 1.2 * nearest.LOOKS
+        assert 0.5 * _nearest.LOOKS < sum(len(steps) for _, steps in shells) < 1.2 * _nearest.LOOKS

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from matplotlib import image as matplotlib_image
 
-from nnkd.plots import VERDICT_COLOURS, box_plot, difference_plot
-from nnkd.scores import Difference
-from nnkd.statistics import Estimate
+from nnkd.evaluation.intervals import Estimate
+from nnkd.evaluation.plots import VERDICT_COLOURS, box_plot, difference_plot
+from nnkd.evaluation.scores import Difference
 
 
 def pixels(png: bytes) -> np.ndarray:

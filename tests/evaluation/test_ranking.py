@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from test_scores import CASES, GOOD, LABELS, POOR, folder, scores
+from scored import CASES, GOOD, LABELS, POOR, folder, scores
 
-from nnkd.dataset import DatasetSpec
+from nnkd.data.dataset import DatasetSpec
+from nnkd.data.participants import Participant
 from nnkd.errors import SettingError
-from nnkd.method_ranking import (
+from nnkd.evaluation.ranking import (
     HIDDEN,
     MEAN_PLACE,
     SECONDS,
@@ -17,8 +18,7 @@ from nnkd.method_ranking import (
     ranking_frame,
     ranking_section,
 )
-from nnkd.participants import Participant
-from nnkd.scores import Rules
+from nnkd.evaluation.scores import Rules
 
 RULES = Rules("monai", dict.fromkeys(LABELS, 2.0))
 SPEC = DatasetSpec({"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0}, "file_ending": ".png"}, "x")

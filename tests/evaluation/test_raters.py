@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_scores import GOOD, LABELS, POOR, folder, scores
+from scored import GOOD, LABELS, POOR, folder, scores
 
-from nnkd.metrics import METRICS
-from nnkd.raters import Raters, rater_names, raters_frame, raters_json, raters_section
-from nnkd.scores import Rules
+from nnkd.evaluation.metrics import METRICS
+from nnkd.evaluation.raters import Raters, rater_names, raters_frame, raters_json, raters_section
+from nnkd.evaluation.scores import Rules
 
 
 @pytest.fixture

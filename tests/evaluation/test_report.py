@@ -6,14 +6,14 @@ import re
 from pathlib import Path
 
 import numpy as np
-from test_scores import CASES, GOOD, LABELS, POOR, folder
+from scored import CASES, GOOD, LABELS, POOR, folder, words
 from toy import write_image
 
-from nnkd.dataset import DatasetSpec
-from nnkd.predictions import Lineage
-from nnkd.report import Evaluation, chosen_cases, integer_names, render, write_report
-from nnkd.scores import Scores
-from nnkd.statistics import Bootstrap
+from nnkd.data.dataset import DatasetSpec
+from nnkd.data.predictions import Lineage
+from nnkd.evaluation.intervals import Bootstrap
+from nnkd.evaluation.report import Evaluation, chosen_cases, integer_names, render, write_report
+from nnkd.evaluation.scores import Scores
 
 JSON = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "spleen": 2}, "file_ending": ".nii.gz"}
 FACTS = {
@@ -40,12 +40,6 @@ def evaluation(tmp_path: Path, *folders, with_images=True) -> Evaluation:
     predictions = {f.name: {case: references[case] for case in f.files} for f in folders}
     spec = DatasetSpec(JSON, "Dataset701_Toy")
     return Evaluation(scores, spec, FACTS, tmp_path / "labelsTs", references, predictions, [tmp_path / "imagesTs"])
-
-
-def words(page: str) -> str:
-    """What a reader sees, without pictures and tags."""
-    body = re.sub(r"<style>.*?</style>", "", page, flags=re.S)
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
 
 
 def test_the_page_needs_nothing_from_outside(tmp_path):
@@ -126,8 +120,8 @@ def test_best_median_and_worst_case(tmp_path):
 
 
 def test_wide_tables_are_turned(tmp_path, monkeypatch):
-    monkeypatch.setattr("nnkd.report.WIDEST_TABLE", 2)
-    monkeypatch.setattr("nnkd.report.MOST_PLOTTED", 1)
+    monkeypatch.setattr("nnkd.evaluation.report.WIDEST_TABLE", 2)
+    monkeypatch.setattr("nnkd.evaluation.report.MOST_PLOTTED", 1)
     page = render(evaluation(tmp_path, folder("good", GOOD), folder("poor", POOR)))
     assert "<th>Label</th><th>good</th><th>poor</th>" in page
     assert "2 labels are too many to plot" in words(page)

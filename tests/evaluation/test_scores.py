@@ -5,53 +5,21 @@ from __future__ import annotations
 import math
 
 import pytest
+from scored import CASES, GOOD, LABELS, POOR, folder, scores
 
-from nnkd.metrics import METRICS, RANKED, Counts, LabelResult
-from nnkd.predictions import CaseRecord, Manifest
-from nnkd.scores import (
+from nnkd.evaluation.intervals import Estimate
+from nnkd.evaluation.metrics import METRICS, RANKED
+from nnkd.evaluation.scores import (
     COMMON,
     FLAGS,
     OVERALL,
     Difference,
-    FolderScores,
     Rules,
-    Scores,
     comparison_frame,
     means_frame,
     metrics_frame,
     verdict,
 )
-from nnkd.statistics import Bootstrap, Estimate
-
-CASES = ("a", "b", "c")
-LABELS = ("liver", "spleen")
-
-
-def result(value: float | None) -> LabelResult:
-    """DSC and NSD as given and distances that fall with them; None: in neither file."""
-    if value is None:
-        return LabelResult("both_empty", Counts(0, 0, 0, 9), {})
-    distances = {"HD": 10 - 10 * value, "HD95": 5 - 5 * value, "ASSD": 2 - 2 * value}
-    values = {"DSC": value, "NSD": value, **distances, "VD": 10 - 10 * value, "RVD": 1 - value}
-    return LabelResult("compared", Counts(1, 1, 1, 9), values)
-
-
-def folder(name: str, values, answers=None) -> FolderScores:
-    """Values by case, one per label."""
-    manifest = None
-    if answers is not None:
-        records = {case: CaseRecord(inputs={}, output="", answers=list(said)) for case, said in answers.items()}
-        manifest = Manifest(kind="teacher", name=name, made_by="x", labels={}, file_ending=".png", cases=records)
-    results = {c: {lb: result(v) for lb, v in zip(LABELS, row, strict=True)} for c, row in values.items()}
-    return FolderScores(name, manifest, dict.fromkeys(values, "file"), results)
-
-
-def scores(*folders: FolderScores) -> Scores:
-    return Scores(folders, LABELS, CASES, {case: case for case in CASES}, Bootstrap(20, 0))
-
-
-GOOD = {"a": (0.9, 0.9), "b": (0.8, 0.9), "c": (0.7, 0.9)}
-POOR = {"a": (0.5, 0.5), "b": (0.5, 0.5), "c": (0.5, None)}
 
 
 def test_means_ranks_and_best():

@@ -6,11 +6,11 @@ import json
 import math
 
 import pytest
-from test_scores import GOOD, POOR, folder, result, scores
+from scored import GOOD, POOR, folder, result, scores
 
-from nnkd.dataset import DatasetSpec
-from nnkd.metrics import Counts, LabelResult
-from nnkd.summary import nnunet_key, summary
+from nnkd.data.dataset import DatasetSpec
+from nnkd.evaluation.metrics import Counts, LabelResult
+from nnkd.evaluation.summary import nnunet_key, summary
 
 LABELS = {"background": 0, "liver": 1, "spleen": [2, 3]}
 SPEC = DatasetSpec({"channel_names": {"0": "CT"}, "labels": LABELS, "file_ending": ".png"}, "Dataset701_Toy")

@@ -1,4 +1,4 @@
-"""Tests of nnkd.error_ranking, scikit-learn the oracle."""
+"""Tests of nnkd.evaluation.uncertainty, scikit-learn the oracle."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from nnkd.error_ranking import DROPPED_BITS, MEASURES, SHARES, FolderRanking, Histogram, Ranking, neighbourhood
-from nnkd.geometry import Grid
+from nnkd.data.geometry import Grid
+from nnkd.evaluation.uncertainty import DROPPED_BITS, MEASURES, SHARES, FolderRanking, Histogram, Ranking, neighbourhood
 
 
 def rounded(values):

@@ -12,22 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from nnkd import registry, settings
 from nnkd.cli import command
+from nnkd.plugin import options, registry
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 FLAGS = {"-a": "aggregator", "-s": "sampler", "-tr": "student", "-as": "auxiliary_scheduler"}
 TRAINING = (
-    ("nnkd/training_options.py", "TrainingOptions"),
-    ("plugins/nnkd_basic/unet.py", "UNetOptions"),
+    ("nnkd/training/options.py", "TrainingOptions"),
+    ("plugins/nnkd_unet/unet_trainer.py", "UNetOptions"),
     ("plugins/nnkd_hsnet/trainer.py", "HSNetOptions"),
     ("plugins/nnkd_networks/swin_trainer.py", "SwinUNETROptions"),
     ("plugins/nnkd_networks/mamba_trainer.py", "MambaUNetOptions"),
-    ("plugins/nnkd_punet/trainer.py", "PUNetOptions"),
-    ("plugins/nnkd_litemedsam/slice_options.py", "SliceOptions"),
-    ("plugins/nnkd_litemedsam/slice_options.py", "BoxOptions"),
-    ("plugins/nnkd_litemedsam/slice_options.py", "DistillOptions"),
+    ("plugins/nnkd_unet/punet_trainer.py", "PUNetOptions"),
+    ("plugins/nnkd_litemedsam/slices/options.py", "SliceOptions"),
+    ("plugins/nnkd_litemedsam/slices/options.py", "BoxOptions"),
+    ("plugins/nnkd_litemedsam/slices/options.py", "DistillOptions"),
 )
 PLAN_VALUES = {"batch_size", "patch_size"}  # --set takes these too; they go into the plans
 NNUNETS = {"nnUNetTrainer"}  # students that are nnU-Net's own
@@ -108,7 +108,7 @@ def test_a_wrong_command_line_would_be_seen(line, stopped):
 def plugins() -> registry.Registry:
     """nnkd's own plugins, and the example that the pages show."""
     found = registry.Registry()
-    ours = ("basic", "fairness", "hsnet", "litemedsam", "networks", "punet", "sam", "sat", "totalsegmentator", "ucb")
+    ours = ("basic", "fairness", "hsnet", "litemedsam", "networks", "sam", "sat", "totalsegmentator", "ucb", "unet")
     for module in (*(f"nnkd_{name}" for name in ours), "nnkd_example"):
         with pytest.MonkeyPatch.context() as patch:
             patch.syspath_prepend(ROOT / "tests" / "third_party")
@@ -148,11 +148,11 @@ def test_options_in_command_lines_exist(plugins):
             if not owner:
                 allowed = known
             elif words[0] == "nnKD_predict_teachers":
-                allowed = {"channel", *settings.options_of(plugins.load("teacher", aliases[owner]))}
+                allowed = {"channel", *options.options_of(plugins.load("teacher", aliases[owner]))}
             else:
                 kinds = (FLAGS[flag] for flag in ("-s", "-as") if owner in values(words, flag))
                 kind = next(kinds, "aggregator")
-                allowed = set(settings.options_of(plugins.load(kind, owner)))
+                allowed = set(options.options_of(plugins.load(kind, owner)))
             assert option in allowed, f"{page}: {line}: there is no option '{setting}'"
 
 
@@ -167,7 +167,7 @@ def test_the_readme_lists_every_plugin_with_its_licence():
         "totalsegmentator",
         "sat",
         "hsnet",
-        "punet",
+        "unet",
         "networks",
         "fairness",
         "ucb",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 INSTALLED = ("nnkd", "plugins", "dataset_conversion")
 TOP_LEVEL = {"setup.cfg", "pyproject.toml", "nnkd", "plugins", "dataset_conversion", "tests", "README.md", "LICENSE"}
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GROUND_FLOOR = ("errors", "types", "paths", "interfaces", "hookspecs", "registry", "settings", "files")
-ASKS_THE_REGISTRY = ("nnkd.trainer", "nnkd.nnunet_ext")  # stock nnUNetv2_train runs no command of ours
+ASKS_THE_REGISTRY = ("nnkd.training.trainer", "nnkd.nnunet_ext")  # stock nnUNetv2_train runs no command of ours
 HEAVY = ("torch", "nnunetv2", "matplotlib", "batchgenerators", "batchgeneratorsv2")
 VAGUE = {"utils", "util", "helpers", "helper", "common", "core", "misc"}
 
@@ -208,14 +208,14 @@ def test_each_step_has_one_public_function():
         ("nnkd/steps/a.py", "from nnkd.steps import b"),
         ("nnkd/steps/a.py", "from . import b"),
         ("nnkd/steps/a.py", "from .b import x"),
-        ("nnkd/steps/a.py", "def f():\n    import nnkd.registry"),
+        ("nnkd/steps/a.py", "def f():\n    import nnkd.plugin.registry"),
         ("nnkd/steps/a.py", "import importlib\nimportlib.import_module('nnkd.cli.x')"),
         ("nnkd/steps/a.py", "import nnkd_one"),
         ("nnkd/noun.py", "from nnkd.steps.b import b"),
-        ("nnkd/noun.py", "from nnkd import registry"),
+        ("nnkd/noun.py", "from nnkd.plugin import registry"),
         ("nnkd/noun.py", "from nnkd_one import x"),
         ("nnkd/registry.py", "import nnkd.cli"),
-        ("plugins/nnkd_one/a.py", "import nnkd.registry"),
+        ("plugins/nnkd_one/a.py", "import nnkd.plugin.registry"),
         ("plugins/nnkd_one/a.py", "from nnkd.steps import b"),
         ("plugins/nnkd_one/a.py", "import nnkd_two"),
         ("dataset_conversion/a.py", "from nnkd.cli import x"),
@@ -231,9 +231,9 @@ def test_a_wrong_direction_is_seen(tmp_path, name, code):
 @pytest.mark.parametrize(
     ("name", "code"),
     [
-        ("nnkd/trainer.py", "from nnkd import registry"),
-        ("nnkd/nnunet_ext/x.py", "def __getattr__(n):\n    from nnkd import registry"),
-        ("nnkd/cli/a.py", "from nnkd import registry\nfrom nnkd.steps.b import b"),
+        ("nnkd/trainer.py", "from nnkd.plugin import registry"),
+        ("nnkd/nnunet_ext/x.py", "def __getattr__(n):\n    from nnkd.plugin import registry"),
+        ("nnkd/cli/a.py", "from nnkd.plugin import registry\nfrom nnkd.steps.b import b"),
         ("plugins/nnkd_one/a.py", "from nnkd_one import b\nfrom nnkd import noun\nimport numpy"),
     ],
 )

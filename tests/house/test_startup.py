@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "nnunetv2", "numpy", "pydantic", "matplotlib", "SimpleITK", "nibabel", "scipy", "pandas", "skimage")
 ASK = """
 import sys
@@ -57,5 +57,5 @@ def test_the_face_is_light():
 
 
 def test_something_heavy_would_be_seen():
-    assert heavy_imports("import nnkd.geometry").startswith("numpy")
+    assert heavy_imports("import nnkd.data.geometry").startswith("numpy")
     assert "unrecognized arguments" in heavy_imports("from nnkd.cli.plugins import main; main(['--no-such-option'])")

@@ -1,4 +1,4 @@
-"""nnkd.export against nnU-Net's own export."""
+"""nnkd.inference.label_maps against nnU-Net's own export."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from nnunetv2.preprocessing.resampling.default_resampling import resample_data_o
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from planned import configuration
 
-from nnkd import export
-from nnkd.export import Axis, label_map, on_image
+from nnkd.inference import label_maps
+from nnkd.inference.label_maps import Axis, label_map, on_image
 
 LABELS = {"background": 0, "a": 1, "b": 2, "c": 3}
 REGIONS = {"background": 0, "whole": [1, 2, 3], "part": [2, 3], "core": 3}
@@ -94,7 +94,7 @@ def test_plans_may_force_slice_by_slice(separate):
 def test_other_resamplings_go_nnunets_way(more, monkeypatch):
     made = managers(**more)
     logits = np.random.default_rng(0).normal(0, 1, (4, 5, 7, 6)).astype(np.float32)
-    monkeypatch.setattr(export.Resampling, "of", None)
+    monkeypatch.setattr(label_maps.Resampling, "of", None)
     check(logits, made, properties((1.0, 1.0, 1.0), (8, 9, 11)))
 
 

@@ -1,4 +1,4 @@
-"""nnkd.inference; that its answers are nnU-Net's is tested with the teacher nnunet."""
+"""nnkd.inference.predictor; that its answers are nnU-Net's is tested with the teacher nnunet."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 import torch
 from trained import trained
 
-from nnkd.checkpoints import TrainedModel
 from nnkd.devices import threads
 from nnkd.errors import PredictionError
-from nnkd.inference import first_line, load_predictor, predict_array, quiet
+from nnkd.inference.predictor import first_line, load_predictor, predict_array, quiet
+from nnkd.weights.checkpoints import TrainedModel
 
 
 def test_what_nnunet_says_goes_to_the_log(capsys, caplog):

@@ -1,4 +1,4 @@
-"""nnkd.sampling against brute force: every sample of every window, mirror and fold kept."""
+"""nnkd.inference.samples against brute force: every sample of every window, mirror and fold kept."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from planned import configuration
 from torch import nn
 
-from nnkd import sampling
 from nnkd.errors import PredictionError, SettingError
-from nnkd.inference import logits_of
-from nnkd.probabilistic import ProbabilisticNetwork
+from nnkd.inference import samples as sampling
+from nnkd.inference.predictor import logits_of
+from nnkd.inference.probabilistic import ProbabilisticNetwork
 
 LABELS = {"background": 0, "a": 1, "b": 2}
 REGIONS = {"background": 0, "whole": [1, 2], "core": 2}

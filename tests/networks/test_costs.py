@@ -1,4 +1,4 @@
-"""Tests of nnkd.profiles."""
+"""Tests of nnkd.networks.costs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from nnkd.errors import BrokenPluginError, SettingError
-from nnkd.profiles import Architecture, Paper, count, paper_count, random_inputs, ready_network
+from nnkd.networks.costs import Architecture, Paper, count, paper_count, random_inputs, ready_network
 
 needs_thop = pytest.mark.skipif(importlib.util.find_spec("thop") is None, reason='needs thop: "nnkd[profile]"')
 

@@ -1,4 +1,4 @@
-"""Tests of nnkd.network_files."""
+"""Tests of nnkd.networks.files."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from nnkd import network_files, runtimes
 from nnkd.errors import BrokenPluginError, SettingError, WeightsError
-from nnkd.network_files import Difference, check_packages, difference, write_onnx, write_openvino
-from nnkd.runtimes import installed, open_session
+from nnkd.networks import files, runtimes
+from nnkd.networks.files import Difference, check_packages, difference, write_onnx, write_openvino
+from nnkd.networks.runtimes import installed, open_session
 
 pytestmark = pytest.mark.skipif(
     not {"onnx", "onnxscript"} <= {name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name)}
@@ -115,7 +115,7 @@ def test_an_operation_that_onnx_has_not_is_named(tmp_path):
 
 def test_packages_are_asked_for_before_anything_is_done(monkeypatch):
     check_packages(openvino=False)
-    monkeypatch.setattr(network_files, "find_spec", lambda name: None if name == "openvino" else object())
+    monkeypatch.setattr(files, "find_spec", lambda name: None if name == "openvino" else object())
     check_packages(openvino=False)
     with pytest.raises(SettingError, match="Exporting needs openvino, which is not installed"):
         check_packages(openvino=True)

@@ -1,4 +1,4 @@
-"""Tests of nnkd.latency. No time is compared with another."""
+"""Tests of nnkd.networks.latency. No time is compared with another."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from nnkd import latency
 from nnkd.errors import BrokenPluginError, SettingError
-from nnkd.latency import measure, measure_here
-from nnkd.profiles import Architecture
+from nnkd.networks import latency
+from nnkd.networks.costs import Architecture
+from nnkd.networks.latency import measure, measure_here
 
 MIB = 2**20
 

@@ -1,4 +1,4 @@
-"""Tests of nnkd.runtimes."""
+"""Tests of nnkd.networks.runtimes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnkd import runtimes
 from nnkd.errors import SettingError, WeightsError
-from nnkd.runtimes import RUNTIMES, installed, open_session
+from nnkd.networks import runtimes
+from nnkd.networks.runtimes import RUNTIMES, installed, open_session
 
 ON = [
     pytest.param(name, marks=pytest.mark.skipif(name not in installed(), reason=f"{name} is not installed"))
@@ -112,5 +112,6 @@ def test_only_openvino_reads_its_own_files(tmp_path, monkeypatch):
 
 
 def test_asking_what_is_installed_imports_none_of_it():
-    code = "import sys, nnkd.runtimes as r; r.installed(); sys.exit(bool({'torch', *r.RUNTIMES} & set(sys.modules)))"
+    heavy = "{'torch', *r.RUNTIMES} & set(sys.modules)"
+    code = f"import sys, nnkd.networks.runtimes as r; r.installed(); sys.exit(bool({heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Tests of nnkd.stock_models: what is exported runs in a Python without nnkd."""
+"""Tests of nnkd.networks.stock_models: what is exported runs in a Python without nnkd."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ import torch
 from toy import toy_dataset
 from trained import trained
 
-from nnkd import paths, stock_models
-from nnkd.checkpoints import TrainedModel
+from nnkd import paths
 from nnkd.cli import predict
+from nnkd.data.recipes import KEY, Recipe
 from nnkd.errors import WeightsError
-from nnkd.recipes import KEY, Recipe
-from nnkd.stock_models import check_stock, write_stock_model
+from nnkd.networks import stock_models
+from nnkd.networks.stock_models import check_stock, write_stock_model
+from nnkd.weights.checkpoints import TrainedModel
 
 WITHOUT_NNKD = "import sys\nsys.modules['nnkd'] = None\n"
 STOCK = "from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder as main; main()"

@@ -1,4 +1,4 @@
-"""Tests of nnkd.student_export."""
+"""Tests of nnkd.networks.student_export."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from torch import nn
 from trained import trained
 
-from nnkd import runtimes, student_export
-from nnkd.checkpoints import TrainedModel
+from nnkd.data.recipes import Recipe
 from nnkd.errors import SettingError, WeightsError
 from nnkd.files import sha256
-from nnkd.inference import load_predictor
-from nnkd.probabilistic import ProbabilisticNetwork, logits
-from nnkd.recipes import Recipe
-from nnkd.student_export import write_student
+from nnkd.inference.predictor import load_predictor
+from nnkd.inference.probabilistic import ProbabilisticNetwork, logits
+from nnkd.networks import runtimes, student_export
+from nnkd.networks.student_export import write_student
+from nnkd.weights.checkpoints import TrainedModel
 
 pytestmark = pytest.mark.skipif(
     not (importlib.util.find_spec("onnxscript") and runtimes.installed()),

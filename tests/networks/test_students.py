@@ -1,16 +1,16 @@
-"""Tests of nnkd.student_networks."""
+"""Tests of nnkd.networks.students."""
 
 from __future__ import annotations
 
 import importlib.util
 
 import pytest
-from nnkd_basic.unet import nnUNetTrainerUNet
+from nnkd_unet.unet_trainer import nnUNetTrainerUNet
 
 from nnkd.errors import BrokenPluginError, SettingError
-from nnkd.profiles import count, paper_count
-from nnkd.student_networks import architectures, build_network, made_up_plans
-from nnkd.trainer import nnUNetTrainerKD
+from nnkd.networks.costs import count, paper_count
+from nnkd.networks.students import architectures, build_network, made_up_plans
+from nnkd.training.trainer import nnUNetTrainerKD
 
 needs_thop = pytest.mark.skipif(importlib.util.find_spec("thop") is None, reason='needs thop: "nnkd[profile]"')
 

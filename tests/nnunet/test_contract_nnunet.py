@@ -114,7 +114,7 @@ def test_checkpoint_keys():
 
 def test_the_search_asks_a_modules_getattr(monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", paths.trainer_path())
-    assert recursive_find_trainer_class_by_name("nnUNetTrainerKD").__module__ == "nnkd.trainer"
+    assert recursive_find_trainer_class_by_name("nnUNetTrainerKD").__module__ == "nnkd.training.trainer"
 
 
 def test_the_search_raises_runtime_error_for_unknown_names(monkeypatch):
@@ -285,7 +285,7 @@ def test_the_export_we_do_ourselves():
 
 
 def test_the_sliding_window_we_do_ourselves():
-    """nnkd.sampling goes over nnU-Net's windows with nnU-Net's weights; its own test compares the logits bit by bit."""
+    """nnkd.inference.samples goes over nnU-Net's windows with nnU-Net's weights; its test compares the logits."""
     assert names(nnUNetPredictor._internal_get_sliding_window_slicers) == ["image_size"]
     gaussian = compute_gaussian((4, 4), sigma_scale=1.0 / 8, value_scaling_factor=10, device=torch.device("cpu"))
     assert gaussian.dtype == torch.float16

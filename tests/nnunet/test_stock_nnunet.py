@@ -18,10 +18,10 @@ from toy import toy_dataset, toy_teacher
 from two_ranks import one_of_two, total, trainer_of
 
 from nnkd import paths
-from nnkd.checkpoints import load_checkpoint
 from nnkd.cli import predict, train
-from nnkd.dataset import RawDataset
-from nnkd.predictions import PredictionFolder
+from nnkd.data.dataset import RawDataset
+from nnkd.data.predictions import PredictionFolder
+from nnkd.weights.checkpoints import load_checkpoint
 
 NAMES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 SHORT = ("--set", "epochs=1", "iterations=1", "val_iterations=1")

@@ -1,4 +1,4 @@
-"""Tests of nnkd.settings."""
+"""Tests of nnkd.plugin.options."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from nnkd.errors import BrokenPluginError, SettingError
-from nnkd.settings import options_of, parse_options, split_settings
+from nnkd.plugin.options import options_of, parse_options, split_settings
 
 
 class Example:

@@ -1,4 +1,4 @@
-"""Tests of nnkd.registry."""
+"""Tests of nnkd.plugin.registry."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from types import ModuleType
 
 import pytest
 
-from nnkd import Aggregator, Entry, hookimpl, registry
+from nnkd import Aggregator, Entry, hookimpl
 from nnkd.errors import BrokenPluginError, UnknownPluginError
-from nnkd.registry import Registry
+from nnkd.plugin import registry
+from nnkd.plugin.registry import Registry
 
 
 class Mean(Aggregator):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 THIRD_PARTY = ROOT / "tests" / "third_party"
 
 
@@ -120,7 +120,7 @@ def test_its_teacher_and_aggregator_do_what_they_say(monkeypatch):
     from nnkd_example import AtLeast, Threshold
 
     from nnkd import NnkdError, TeacherContext
-    from nnkd.toy_cases import toy_volume
+    from nnkd.plugin._toys import toy_volume
 
     teacher = Threshold(TeacherContext(labels=("a", "b")), label="b", low=100.0)
     masks = teacher.predict(toy_volume(8), {})

@@ -1,11 +1,11 @@
-"""Tests of nnkd.toy_cases."""
+"""Tests of nnkd.plugin._toys."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from nnkd import SliceBoxes, TextPrompt
-from nnkd.toy_cases import toy_counts, toy_participants, toy_prompts, toy_volume
+from nnkd.plugin._toys import toy_counts, toy_participants, toy_prompts, toy_volume
 
 
 def test_the_volume_shows_both_organs_in_3d_and_2d():

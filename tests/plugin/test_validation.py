@@ -1,4 +1,4 @@
-"""Tests of nnkd.validation: what is wrong with a plugin's class is found and said."""
+"""Tests of nnkd.plugin.validation: what is wrong with a plugin's class is found and said."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from nnkd import (
     Sampler,
     Teacher,
 )
+from nnkd.plugin.validation import Candidate, check
 from nnkd.steps.validate_plugin import validate_plugin
 from nnkd.types import Kind
-from nnkd.validation import Candidate, check
 
 
 def outcomes(kind: Kind, target: type, **entry: str) -> dict[str, tuple[str, str]]:

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnkd_basic.aggregators import Majority, Mean, RandomTeacher, agreement_weights
 
-from nnkd import votes
-from nnkd.registry import installed
-from nnkd.settings import parse_options
+from nnkd.plugin.options import parse_options
+from nnkd.plugin.registry import installed
+from nnkd.votes import bits
 
 
 def counts_of(patterns: dict[int, int], k: int) -> np.ndarray:
@@ -27,12 +27,12 @@ def test_mean_and_majority_of_what_numpy_counts(k, seed):
     rng = np.random.default_rng(seed)
     answers = rng.random((k, 2)) < 0.8
     counts = rng.integers(0, 50, (2, 1 << k))
-    mean, no, yes = (votes.fit(a, counts, answers) for a in (Mean(), Majority(ties="no"), Majority(ties="yes")))
-    by_agreement = votes.fit(Majority(), counts, answers)
+    mean, no, yes = (bits.fit(a, counts, answers) for a in (Mean(), Majority(ties="no"), Majority(ties="yes")))
+    by_agreement = bits.fit(Majority(), counts, answers)
     for label in range(2):
         for pattern in range(1 << k):
             said = [(pattern >> teacher) & 1 for teacher in range(k) if answers[teacher, label]]
-            expected = np.mean(said) if said else votes.NO_VOTE
+            expected = np.mean(said) if said else bits.NO_VOTE
             assert mean[label, pattern] == pytest.approx(expected)
             if not said:
                 continue
@@ -76,7 +76,7 @@ def test_two_failures_do_not_outweigh_two_teachers_that_found_the_organ():
 
 def test_abstention_turns_four_into_three():
     answers = np.array([[True], [True], [True], [False]])
-    table = votes.fit(Majority(), np.ones((1, 16), dtype=np.int64), answers)[0]
+    table = bits.fit(Majority(), np.ones((1, 16), dtype=np.int64), answers)[0]
     assert table[0b0011] == table[0b1011] == 1
     assert table[0b0001] == table[0b1001] == 0
 
@@ -87,9 +87,9 @@ def test_the_order_of_teachers_does_not_matter(seed):
     rng = np.random.default_rng(seed)
     order = rng.permutation(4)
     counts, answers = rng.integers(0, 99, (3, 16)), rng.random((4, 3)) < 0.9
-    table = Majority().table(votes.clear_abstentions(counts, answers), answers)
-    turned = Majority().table(votes.merge(votes.clear_abstentions(counts, answers), order), answers[order])
-    np.testing.assert_array_equal(votes.expand(turned, order, 4), table)
+    table = Majority().table(bits.clear_abstentions(counts, answers), answers)
+    turned = Majority().table(bits.merge(bits.clear_abstentions(counts, answers), order), answers[order])
+    np.testing.assert_array_equal(bits.expand(turned, order, 4), table)
 
 
 def test_random_teacher_is_the_mean_on_average():

@@ -12,7 +12,7 @@ from nnkd_basic import registration as reg
 from nnkd_basic.atlas import NO_VOTE, AtlasTeacher, fuse, local_similarity
 from toy import LABELS, REAL_DATA, needs_real_data, toy_dataset
 
-from nnkd.dataset import RawDataset, write_dataset_json
+from nnkd.data.dataset import RawDataset, write_dataset_json
 from nnkd.errors import NnkdError
 from nnkd.files import sha256
 from nnkd.types import TeacherContext

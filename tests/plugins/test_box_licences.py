@@ -10,9 +10,9 @@ import pytest
 from toy import toy_dataset, toy_teacher
 
 from nnkd.cli import aggregate, train
+from nnkd.data.predictions import Lineage
+from nnkd.data.recipes import Recipe
 from nnkd.errors import RecipeError
-from nnkd.predictions import Lineage
-from nnkd.recipes import Recipe
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("segment_anything") is None,
@@ -20,8 +20,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 torch = pytest.importorskip("torch")
-from nnkd_litemedsam import embedding_teachers, weights  # noqa: E402
-from nnkd_litemedsam.box_trainer import nnUNetTrainerLiteMedSAM  # noqa: E402
+from nnkd_litemedsam import weights  # noqa: E402
+from nnkd_litemedsam.trainers import embedding_teachers  # noqa: E402
+from nnkd_litemedsam.trainers.boxes import nnUNetTrainerLiteMedSAM  # noqa: E402
 
 NAME = "Dataset701_Toy"
 BOX, DISTILL = "nnUNetTrainerLiteMedSAM", "nnUNetTrainerRepViTDistill"

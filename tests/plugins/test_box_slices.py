@@ -1,4 +1,4 @@
-"""Tests of training slices: nnkd_litemedsam.slice_making, slice_store, slice_loader, embedding_files, slice_plans."""
+"""Tests of training slices: nnkd_litemedsam.slices.making, slice_store, slice_loader, embedding_files, slice_plans."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from toy import toy_dataset, write_image
 
-from nnkd.box_pixels import prepare, resize, scaled_shape
-from nnkd.dataset import RawDataset, write_dataset_json
+from nnkd.boxes.pixels import prepare, resize, scaled_shape
+from nnkd.data.dataset import RawDataset, write_dataset_json
+from nnkd.data.intensities import grey_scale, to_uint8
 from nnkd.errors import DatasetError, FolderError, RecipeError, SettingError, UnknownNameError
-from nnkd.intensities import grey_scale, to_uint8
 
 torch = pytest.importorskip("torch")
-from nnkd_litemedsam import slice_making, slice_plans  # noqa: E402
-from nnkd_litemedsam.embedding_files import BYTES, SHAPE, EmbeddingFiles  # noqa: E402
-from nnkd_litemedsam.slice_loader import FixedSlices, Reader, Targets, box_around, collated  # noqa: E402
-from nnkd_litemedsam.slice_store import SMALLEST, read_index  # noqa: E402
+from nnkd_litemedsam.slices import making  # noqa: E402
+from nnkd_litemedsam.slices import plans as slice_plans  # noqa: E402
+from nnkd_litemedsam.slices.loader import FixedSlices, Reader, Targets, box_around, collated  # noqa: E402
+from nnkd_litemedsam.slices.store import SMALLEST, read_index  # noqa: E402
+from nnkd_litemedsam.trainers.embedding_files import BYTES, SHAPE, EmbeddingFiles  # noqa: E402
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def scans(tmp_path, monkeypatch):
 
 
 def made(dataset, **settings):
-    return slice_making.update(dataset, dataset.folder / "slices", slice_making.new_index(dataset, **settings))
+    return making.update(dataset, dataset.folder / "slices", making.new_index(dataset, **settings))
 
 
 def test_a_slice_is_what_the_teacher_sees(scans):
@@ -305,6 +306,6 @@ def test_without_raw_there_must_be_slices(nnunet_folders, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", str(nnunet_folders / "nowhere"))
     with pytest.raises(FolderError, match="no slices of it"):
         slice_plans.write_plans([dataset.name])
-    slice_making.update(dataset, folder / "litemedsam_256", slice_making.new_index(dataset))
+    making.update(dataset, folder / "litemedsam_256", making.new_index(dataset))
     assert slice_plans.write_plans([dataset.name]) == "LiteMedSAMPlans"
     assert len(slice_plans.cases_of(folder)) == 4

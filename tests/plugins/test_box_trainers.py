@@ -10,21 +10,27 @@ import numpy as np
 import pytest
 from toy import toy_dataset
 
-from nnkd import paths, registry
-from nnkd.checkpoints import load_checkpoint
+from nnkd import paths
 from nnkd.cli import export, predict, train
+from nnkd.data.recipes import Recipe
 from nnkd.errors import RecipeError
-from nnkd.interfaces import BoxTeacher
-from nnkd.recipes import Recipe
+from nnkd.plugin import registry
+from nnkd.plugin.teachers import BoxTeacher
 from nnkd.types import Entry
+from nnkd.weights.checkpoints import load_checkpoint
 
 HAS_SAM = importlib.util.find_spec("segment_anything") is not None
 HAS_MONAI = importlib.util.find_spec("monai") is not None
 pytestmark = pytest.mark.skipif(not HAS_SAM, reason='needs segment-anything: pip install "nnkd[litemedsam]"')
 
 torch = pytest.importorskip("torch")
-from nnkd_litemedsam import slice_trainer, weights  # noqa: E402
-from nnkd_litemedsam.box_loss import (  # noqa: E402
+from nnkd_litemedsam import weights  # noqa: E402
+from nnkd_litemedsam.networks.model import LiteMedSAM  # noqa: E402
+from nnkd_litemedsam.networks.repvit import Filter  # noqa: E402
+from nnkd_litemedsam.slices.options import BoxOptions, DistillOptions  # noqa: E402
+from nnkd_litemedsam.trainers import slices  # noqa: E402
+from nnkd_litemedsam.trainers.distillation import nnUNetTrainerRepViTDistill  # noqa: E402
+from nnkd_litemedsam.trainers.losses import (  # noqa: E402
     Answer,
     BoxLoss,
     EmbeddingLoss,
@@ -35,10 +41,6 @@ from nnkd_litemedsam.box_loss import (  # noqa: E402
     no_padding,
     relative_error,
 )
-from nnkd_litemedsam.distill_trainer import nnUNetTrainerRepViTDistill  # noqa: E402
-from nnkd_litemedsam.model import LiteMedSAM  # noqa: E402
-from nnkd_litemedsam.repvit import Filter  # noqa: E402
-from nnkd_litemedsam.slice_options import BoxOptions, DistillOptions  # noqa: E402
 
 BOX, DISTILL = "nnUNetTrainerLiteMedSAM", "nnUNetTrainerRepViTDistill"
 SHORT = ["epochs=1", "iterations=1", "val_iterations=1", "batch_size=2", "final_slices=1", "save_every=1"]
@@ -67,7 +69,7 @@ def small(name: str, **_: object) -> torch.nn.Module:
 def shrunk(nnunet_folders, monkeypatch):
     """Small networks, and a file of one that passes for the published one."""
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    for module in (slice_trainer, weights):
+    for module in (slices, weights):
         monkeypatch.setattr(module, "build_encoder", small)
     torch.manual_seed(0)
     file = nnunet_folders / "lite_medsam.pth"
@@ -313,7 +315,7 @@ def test_the_last_norm_starts_at_the_teachers_scale(shrunk, monkeypatch):
         encoder.norm = torch.nn.LayerNorm(256)
         return encoder
 
-    monkeypatch.setattr(slice_trainer, "build_encoder", normed)
+    monkeypatch.setattr(slices, "build_encoder", normed)
     trainer = trainer_of(shrunk, nnUNetTrainerRepViTDistill, cache=0, flips=False)
     norm = trainer.make_network().image_encoder.norm
     z = trainer.reader().choices("toy_000")

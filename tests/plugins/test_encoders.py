@@ -9,13 +9,13 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from nnkd_litemedsam import architectures, swin
-from nnkd_litemedsam.encoders import ENCODERS, build_encoder
-from nnkd_litemedsam.repvit import M0_6, RepViT
+from nnkd_litemedsam.networks import architectures, swin
+from nnkd_litemedsam.networks.encoders import ENCODERS, build_encoder
+from nnkd_litemedsam.networks.repvit import M0_6, RepViT
 from torch import nn
 
 from nnkd.errors import UnknownNameError
-from nnkd.profiles import count, paper_count
+from nnkd.networks.costs import count, paper_count
 
 HAS_SAM = importlib.util.find_spec("segment_anything") is not None
 needs_sam = pytest.mark.skipif(not HAS_SAM, reason='needs segment-anything: pip install "nnkd[litemedsam]"')
@@ -182,7 +182,7 @@ def test_a_name_that_no_encoder_has():
 
 
 def test_torch_is_not_imported_for_a_list():
-    code = "import sys; from nnkd_litemedsam.encoders import ENCODERS; sys.exit('torch' in sys.modules)"
+    code = "import sys; from nnkd_litemedsam.networks.encoders import ENCODERS; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -13,9 +13,9 @@ from nnkd_basic.external import ExternalProgramTeacher
 from toy import toy_dataset
 
 from nnkd.cli import predict_teachers
+from nnkd.data.predictions import PredictionFolder
 from nnkd.errors import DatasetError, GeometryError, NnkdError, ProgramError
-from nnkd.predictions import PredictionFolder
-from nnkd.settings import parse_options
+from nnkd.plugin.options import parse_options
 from nnkd.types import TeacherContext
 
 # A program that segments by thresholds, in its own way. What it answers is certain: bright voxels stay bright.

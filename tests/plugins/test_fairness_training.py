@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 from nnkd_fairness.rivals import GroupDRO
-from nnkd_punet.trainer import nnUNetTrainerPUNet
+from nnkd_unet.punet_trainer import nnUNetTrainerPUNet
 from planned import configuration, make_plans, preprocess, preprocessed_folder
 from toy import toy_dataset, toy_teacher
 
-from nnkd.checkpoints import load_checkpoint
 from nnkd.cli import train
+from nnkd.data.recipes import Choice, Recipe, read_plans, write_recipe
 from nnkd.errors import ParticipantsError
-from nnkd.loader import Draw
-from nnkd.recipes import Choice, Recipe, read_plans, write_recipe
-from nnkd.trainer import SAMPLER_STATE, nnUNetTrainerKD
+from nnkd.training.loader import Draw
+from nnkd.training.trainer import SAMPLER_STATE, nnUNetTrainerKD
+from nnkd.weights.checkpoints import load_checkpoint
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
-"""nnkd_litemedsam.fused_layers."""
+"""nnkd_litemedsam.networks.fused_layers."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
-from nnkd_litemedsam import fused_layers
-from nnkd_litemedsam.fused_layers import ROWS, by_rows, has_fused_linear, linear
+from nnkd_litemedsam.networks import fused_layers
+from nnkd_litemedsam.networks.fused_layers import ROWS, by_rows, has_fused_linear, linear
 
 
 def numbers(*shape: int) -> torch.Tensor:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch.nn import functional
 
+from nnkd.data.recipes import Recipe, read_plans, write_recipe
 from nnkd.errors import BrokenPluginError, RecipeError, SettingError, WeightsError
 from nnkd.files import sha256
-from nnkd.losses import DistillationLoss
-from nnkd.recipes import Recipe, read_plans, write_recipe
-from nnkd.settings import parse_options
+from nnkd.plugin.options import parse_options
+from nnkd.training.losses import DistillationLoss
 
 HAS_TIMM = importlib.util.find_spec("timm") is not None
 pytestmark = pytest.mark.skipif(not HAS_TIMM, reason='needs timm: pip install "nnkd[hsnet]"')

@@ -11,7 +11,7 @@ from nnkd_basic.imported import ImportedTeacher
 from toy import REAL_DATA, needs_real_data, toy_dataset, write_image
 
 from nnkd.errors import DatasetError, GeometryError, NnkdError, SettingError
-from nnkd.settings import parse_options
+from nnkd.plugin.options import parse_options
 from nnkd.types import TeacherContext
 
 
@@ -163,7 +163,7 @@ def test_two_versions_of_one_program_agree_through_their_maps(tmp_path):
     target = tmp_path / "Dataset710_Trunk" / "imagesTr" / "trunk_0000.nii.gz"
     target.parent.mkdir(parents=True)
     target.write_bytes((folder / "ct.nii.gz").read_bytes())
-    from nnkd.dataset import RawDataset, write_dataset_json
+    from nnkd.data.dataset import RawDataset, write_dataset_json
 
     labels = {"background": 0, "liver": 1, "pancreas": 2, "ivc": 3}
     write_dataset_json(tmp_path / "Dataset710_Trunk", ["CT"], labels, ".nii.gz", 1)

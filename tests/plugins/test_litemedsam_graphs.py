@@ -1,4 +1,4 @@
-"""nnkd_litemedsam.graphs: a model taken apart is the model, for any number of boxes."""
+"""nnkd_litemedsam.networks.graphs: a model taken apart is the model, for any number of boxes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 torch = pytest.importorskip("torch")
-from nnkd_litemedsam.graphs import graphs_of  # noqa: E402
-from nnkd_litemedsam.model import LiteMedSAM  # noqa: E402
-from nnkd_litemedsam.repvit import RepViT  # noqa: E402
-from nnkd_litemedsam.tiny_vit import TinyViT  # noqa: E402
+from nnkd_litemedsam.networks.graphs import graphs_of  # noqa: E402
+from nnkd_litemedsam.networks.model import LiteMedSAM  # noqa: E402
+from nnkd_litemedsam.networks.repvit import RepViT  # noqa: E402
+from nnkd_litemedsam.networks.tiny_vit import TinyViT  # noqa: E402
 
 SMALL = {"widths": (4, 8, 8, 8), "depths": (1, 1, 1, 1), "heads": (1, 2, 2, 2)}
 WEIGHTS = {"name": "toy.pth", "sha256": "00", "licence": ""}
@@ -56,7 +56,7 @@ def test_the_parts_are_the_whole(graphs, number):
 def test_no_number_of_boxes_is_written_into_the_decoder(graphs):
     number = torch.export.Dim("n", min=1)
     shapes = {"embedding": None, "boxes": {0: number}}
-    with torch.enable_grad():  # as nnkd.network_files does it; a fixed number is an error here
+    with torch.enable_grad():  # as nnkd.networks.files does it; a fixed number is an error here
         program = torch.export.export(
             graphs.decoder, (torch.zeros(256, 64, 64), boxes(2)), dynamic_shapes=shapes, strict=False
         )

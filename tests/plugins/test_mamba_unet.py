@@ -13,13 +13,13 @@ from nnkd_networks import state_space
 from nnkd_networks.mamba_trainer import MambaUNetOptions, nnUNetTrainerMambaUNet
 from nnkd_networks.mamba_unet import MambaUNet
 
-from nnkd import pretrained
+from nnkd.data.recipes import Recipe, read_plans, write_recipe
 from nnkd.errors import SettingError
-from nnkd.losses import DistillationLoss
-from nnkd.profiles import count
-from nnkd.recipes import Recipe, read_plans, write_recipe
-from nnkd.settings import parse_options
-from nnkd.student_networks import architectures, build_network
+from nnkd.networks.costs import count
+from nnkd.networks.students import architectures, build_network
+from nnkd.plugin.options import parse_options
+from nnkd.training.losses import DistillationLoss
+from nnkd.weights import pretrained
 
 NAME = "nnUNetTrainerMambaUNet"
 SMALL = {"embed": 8, "depths": (1, 1), "state": 2}

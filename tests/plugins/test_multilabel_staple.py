@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from nnkd_basic.multilabel_staple import MultilabelStaple, fit_confusion
 from nnkd_basic.staple import Staple
 
-from nnkd import votes
-from nnkd.ballots import Ballots
-from nnkd.dataset import DatasetSpec
+from nnkd.data.dataset import DatasetSpec
 from nnkd.errors import SettingError
+from nnkd.votes import bits
+from nnkd.votes.ballots import Ballots
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2, "kidney": 4}  # 3 is not in use
 SPEC = DatasetSpec({"channel_names": {"0": "CT"}, "labels": LABELS, "file_ending": ".nii.gz"}, "toy")
@@ -52,8 +52,8 @@ def case_of(maps: list[np.ndarray], answers: np.ndarray | None = None) -> tuple[
 
 
 def label_map(maps: list[np.ndarray]) -> np.ndarray:
-    table = votes.fit_joint(MultilabelStaple(), *case_of(maps))
-    return Ballots.of(maps).paint(votes.joint_label_map(table, SPEC))
+    table = bits.fit_joint(MultilabelStaple(), *case_of(maps))
+    return Ballots.of(maps).paint(bits.joint_label_map(table, SPEC))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -82,7 +82,7 @@ def test_no_voxel_differs_from_simpleitks_where_it_stops(seed):
 @given(st.integers(2, 5), st.integers(0, 2**32 - 1))
 def test_probabilities_and_estimates_are_what_they_should_be(k, seed):
     case = case_of(teachers(k, seed))
-    table = votes.fit_joint(MultilabelStaple(), *case)
+    table = bits.fit_joint(MultilabelStaple(), *case)
     assert (table.sum(axis=1) <= 1 + 1e-9).all()
     found = MultilabelStaple().joint_estimates(*case)
     fitted = fit_confusion(*case)
@@ -120,7 +120,7 @@ def test_with_one_label_it_is_almost_binary_staple():
     maps = [(m == 1).astype(np.uint8) for m in teachers(5, 1)]
     said, counts, _ = case_of(maps)
     answers = np.ones((5, 1), dtype=bool)
-    binary = votes.fit(Staple(), Ballots.of(maps).count_patterns(SPEC)[:1], answers)[0]
+    binary = bits.fit(Staple(), Ballots.of(maps).count_patterns(SPEC)[:1], answers)[0]
     patterns = (said << np.arange(5)).sum(axis=1)
     np.testing.assert_allclose(MultilabelStaple().joint_table(said, counts, answers)[:, 0], binary[patterns], atol=1e-4)
 
@@ -132,11 +132,11 @@ def test_who_abstains_from_a_label_says_nothing_against_it():
     for teacher in (3, 4):
         maps[teacher] = np.where(maps[teacher] == 2, 0, maps[teacher])
     case = case_of(maps, answers)
-    table = votes.fit_joint(MultilabelStaple(), *case)
+    table = bits.fit_joint(MultilabelStaple(), *case)
     three = np.flatnonzero((case[0][:, :3] == 2).all(axis=1) & (case[0][:, 3:] == 0).all(axis=1))
     assert len(three) == 1
     assert table[three[0], 1] > 0.99
-    found = votes.found_out(MultilabelStaple(), answers, lambda: MultilabelStaple().joint_estimates(*case))
+    found = bits.found_out(MultilabelStaple(), answers, lambda: MultilabelStaple().joint_estimates(*case))
     assert np.isnan(found["sensitivity"][3:, 1]).all()
     assert (found["sensitivity"][:3, 1] > 0.2).all()  # teachers are moved by up to a voxel
 
@@ -161,4 +161,4 @@ def test_of_two_teachers_only_what_both_say_stays():
 
 def test_it_has_no_table_for_a_label():
     with pytest.raises(SettingError, match=r"looks at all labels at once.*nnKD_aggregate.*-t imported"):
-        votes.fit(MultilabelStaple(), np.ones((1, 4), dtype=np.int64), np.ones((2, 1), dtype=bool))
+        bits.fit(MultilabelStaple(), np.ones((1, 4), dtype=np.int64), np.ones((2, 1), dtype=bool))

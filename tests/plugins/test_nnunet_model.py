@@ -20,10 +20,10 @@ from toy import toy_dataset, write_image
 from trained import trained
 
 from nnkd.cli.predict_teachers import main
-from nnkd.dataset import RawDataset, write_dataset_json
+from nnkd.data.dataset import RawDataset, write_dataset_json
+from nnkd.data.predictions import PredictionFolder
 from nnkd.errors import DatasetError, FolderError, NnkdError, SettingError, WeightsError
-from nnkd.predictions import PredictionFolder
-from nnkd.settings import parse_options
+from nnkd.plugin.options import parse_options
 from nnkd.types import TeacherContext, Volume
 
 LIVER_SPLEEN = {"background": 0, "liver": 1, "spleen": 2}

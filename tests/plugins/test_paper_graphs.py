@@ -7,12 +7,12 @@ import importlib.util
 import pytest
 import torch
 from nnkd_hsnet.trainer import nnUNetTrainerHSNet
-from nnkd_punet.network import PUNet
-from nnkd_punet.paper_graphs import ten_samples, training_graph
-from nnkd_punet.trainer import nnUNetTrainerPUNet
+from nnkd_unet.paper_graphs import ten_samples, training_graph
+from nnkd_unet.punet_network import PUNet
+from nnkd_unet.punet_trainer import nnUNetTrainerPUNet
 
-from nnkd.profiles import count, paper_count
-from nnkd.student_networks import architectures
+from nnkd.networks.costs import count, paper_count
+from nnkd.networks.students import architectures
 
 HAS_THOP = importlib.util.find_spec("thop") is not None
 needs_thop = pytest.mark.skipif(not HAS_THOP, reason='needs thop: pip install "nnkd[profile]"')

@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from nnkd_punet.loss import EvidenceLoss, Terms, divergence
-from nnkd_punet.network import BOUND, TILE, Gaussian, PUNet, Reconstruction, noise
-from nnkd_punet.trainer import PUNetOptions, nnUNetTrainerPUNet
+from nnkd_unet.punet_loss import EvidenceLoss, Terms, divergence
+from nnkd_unet.punet_network import BOUND, TILE, Gaussian, PUNet, Reconstruction, noise
+from nnkd_unet.punet_trainer import PUNetOptions, nnUNetTrainerPUNet
+from nnkd_unet.unet import Encoder, padded
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from planned import configuration, make_plans, preprocess, preprocessed_folder
 from torch.distributions import Independent, Normal, kl_divergence
@@ -21,11 +22,10 @@ from toy import toy_dataset, toy_teacher
 
 from nnkd import paths
 from nnkd.cli import train
+from nnkd.data.recipes import Choice, Recipe, read_plans, write_recipe
 from nnkd.errors import RecipeError, SettingError, WeightsError
-from nnkd.recipes import Choice, Recipe, read_plans, write_recipe
-from nnkd.unet import Encoder, padded
-from nnkd.votes import NO_VOTE
-from nnkd.votes_folder import VotesFolder
+from nnkd.votes.bits import NO_VOTE
+from nnkd.votes.folder import VotesFolder
 
 SHORT = {"epochs": 1, "iterations": 2, "val_iterations": 1}
 
@@ -339,7 +339,7 @@ CONFIGURATIONS = {
 @pytest.fixture
 def small(monkeypatch):
     """Networks of narrower widths."""
-    monkeypatch.setattr("nnkd_punet.trainer.PUNet", lambda *a, **k: PUNet(*a, **{**k, "widths": (4, 6)}))
+    monkeypatch.setattr("nnkd_unet.punet_trainer.PUNet", lambda *a, **k: PUNet(*a, **{**k, "widths": (4, 6)}))
 
 
 @pytest.fixture

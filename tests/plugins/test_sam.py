@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from nnkd import weight_store
 from nnkd.errors import BrokenPluginError, NnkdError, SettingError, WeightsError
 from nnkd.files import sha256
-from nnkd.profiles import count, paper_count
-from nnkd.settings import parse_options
+from nnkd.networks.costs import count, paper_count
+from nnkd.plugin.options import parse_options
 from nnkd.types import SliceBoxes, TeacherContext, TextPrompt, Volume
-from nnkd.weight_store import find, known
+from nnkd.weights import store
+from nnkd.weights.store import find, known
 
 HAS_SAM = importlib.util.find_spec("segment_anything") is not None
 pytestmark = pytest.mark.skipif(not HAS_SAM, reason='needs segment-anything: pip install "nnkd[sam]"')
@@ -282,7 +282,7 @@ def test_weights_come_from_the_store(checkpoint, tmp_path, monkeypatch):
     with pytest.raises(WeightsError, match=r"'medsam_vit_b.pth' among the stored weights has \d+ bytes, but 375049145"):
         checkpoints.load_weights(small_network(), None, "medsam", "MedSAM", "")
     table = tuple(replace(c, size=None) for c in known())
-    monkeypatch.setattr(weight_store, "known", lambda: table)
+    monkeypatch.setattr(store, "known", lambda: table)
     with pytest.raises(WeightsError, match=r"not what is published under this name.*nnKD_weights fetch medsam"):
         checkpoints.load_weights(small_network(), None, "medsam", "MedSAM", "")
     monkeypatch.setattr(checkpoints, "sha256", lambda _: find("medsam").sha256)

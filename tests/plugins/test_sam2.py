@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from nnkd.errors import BrokenPluginError, SettingError, WeightsError
-from nnkd.profiles import count, paper_count
-from nnkd.settings import parse_options
+from nnkd.networks.costs import count, paper_count
+from nnkd.plugin.options import parse_options
 from nnkd.types import SliceBoxes, TeacherContext, Volume
 
 HAS_SAM2 = importlib.util.find_spec("sam2") is not None

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnkd.embeddings import MIB, EmbeddingCache
 from nnkd.errors import PredictionError, WeightsError
-from nnkd.settings import parse_options
+from nnkd.plugin.options import parse_options
+from nnkd.teachers.embeddings import MIB, EmbeddingCache
 from nnkd.types import SliceBoxes, TeacherContext, Volume
 
 HAS_SAM2 = importlib.util.find_spec("sam2") is not None

@@ -18,10 +18,10 @@ from nnkd_sat.teacher import SATTeacher
 from toy import write_image
 
 from nnkd.cli import predict_teachers
-from nnkd.dataset import RawDataset, write_dataset_json
+from nnkd.data.dataset import RawDataset, write_dataset_json
+from nnkd.data.predictions import PredictionFolder
 from nnkd.errors import DatasetError, GeometryError, NnkdError, ProgramError, SettingError
-from nnkd.predictions import PredictionFolder
-from nnkd.settings import parse_options
+from nnkd.plugin.options import parse_options
 from nnkd.types import TeacherContext, TextPrompt
 
 LABELS = {"background": 0, "liver": 1, "ivc": 2}

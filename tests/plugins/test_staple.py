@@ -11,11 +11,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from nnkd_basic.staple import Staple, fit_binary, posterior
 
-from nnkd import votes
-from nnkd.agreement import pattern_bits
 from nnkd.errors import SettingError
-from nnkd.registry import installed
-from nnkd.settings import parse_options
+from nnkd.plugin.options import parse_options
+from nnkd.plugin.registry import installed
+from nnkd.votes import bits as votes
+from nnkd.votes.agreement import pattern_bits
 
 
 @pytest.fixture(autouse=True)

@@ -9,12 +9,12 @@ import sys
 import pytest
 import torch
 
-from nnkd import pretrained
+from nnkd.data.recipes import Recipe, read_plans, write_recipe
 from nnkd.errors import BrokenPluginError, SettingError, WeightsError
-from nnkd.losses import DistillationLoss
-from nnkd.recipes import Recipe, read_plans, write_recipe
-from nnkd.settings import parse_options
-from nnkd.student_networks import build_network
+from nnkd.networks.students import build_network
+from nnkd.plugin.options import parse_options
+from nnkd.training.losses import DistillationLoss
+from nnkd.weights import pretrained
 
 HAS_MONAI = all(importlib.util.find_spec(name) for name in ("monai", "einops"))
 pytestmark = pytest.mark.skipif(not HAS_MONAI, reason='needs monai and einops: pip install "nnkd[networks]"')

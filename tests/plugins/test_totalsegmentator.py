@@ -16,10 +16,10 @@ from toy import write_image
 from trained import trained
 
 from nnkd.cli import predict_teachers
-from nnkd.dataset import RawDataset, write_dataset_json
+from nnkd.data.dataset import RawDataset, write_dataset_json
+from nnkd.data.predictions import PredictionFolder
 from nnkd.errors import DatasetError, SettingError, WeightsError
-from nnkd.predictions import PredictionFolder
-from nnkd.settings import parse_options
+from nnkd.plugin.options import parse_options
 from nnkd.types import TeacherContext, Volume
 
 pytest.importorskip("totalsegmentator.map_tasks_config", reason='needs pip install "nnkd[totalsegmentator]"')
@@ -110,9 +110,9 @@ def test_the_answer_is_the_python_apis_in_every_voxel_and_nothing_is_sent(scan, 
     assert "stats.totalsegmentator.com" in watched.read_text()  # so the next test of silence can fail
     watched.unlink()
 
-    from nnkd import external_process
+    from nnkd.teachers import external
 
-    monkeypatch.setattr(external_process, "INHERITED", (*external_process.INHERITED, "WATCHED"))
+    monkeypatch.setattr(external, "INHERITED", (*external.INHERITED, "WATCHED"))
     before = dict(os.environ)
     arguments = ["-d", "705", "-t", "totalsegmentator", "-device", "cpu", "--set", "totalsegmentator.speed=fast"]
     assert predict_teachers.main(arguments) == 0

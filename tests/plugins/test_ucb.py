@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nnkd_ucb.ucb import PRESETS, Ucb
 
 from nnkd.errors import RecipeError, SettingError
-from nnkd.settings import options_of, parse_options
+from nnkd.plugin.options import options_of, parse_options
 
 ARMS = ("a", "b", "c")
 FIRST = {"a": (0.9, 0.2), "b": (0.6, 0.3), "c": (1.3, 0.9)}  # loss, cosine

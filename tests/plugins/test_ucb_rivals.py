@@ -13,8 +13,8 @@ from nnkd_ucb.flad import Dal
 from nnkd_ucb.rivals import Gms, Mtl, Random, TargetOnly, magnitude_similarity
 
 from nnkd.errors import RecipeError, SettingError
-from nnkd.registry import load_class
-from nnkd.validation import Candidate, check
+from nnkd.plugin.registry import load_class
+from nnkd.plugin.validation import Candidate, check
 
 ARMS = ("a", "b", "c")
 CHOOSING = [Dal, lambda arms: Dal(arms, algorithm="ucb1", beta=0.7), Gms, Random]

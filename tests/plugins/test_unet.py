@@ -1,11 +1,10 @@
-"""Tests of nnkd.unet."""
+"""Tests of nnkd_unet.unet."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-
-from nnkd.unet import UNet
+from nnkd_unet.unet import UNet
 
 
 def test_paper_1s_number_of_parameters():

@@ -1,13 +1,13 @@
-"""Tests of nnkd_basic.unet."""
+"""Tests of nnkd_unet.unet_trainer."""
 
 from __future__ import annotations
 
 import torch
-from nnkd_basic.unet import nnUNetTrainerUNet
+from nnkd_unet.unet_trainer import nnUNetTrainerUNet
 from planned import configuration, make_plans, preprocess
 from toy import toy_dataset, toy_teacher
 
-from nnkd.recipes import Recipe, read_plans, write_recipe
+from nnkd.data.recipes import Recipe, read_plans, write_recipe
 
 
 def test_its_trainer_learns_without_deep_supervision(nnunet_folders, monkeypatch):

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from nnkd_basic.aggregators import Majority, Mean
 from nnkd_basic.weighted import Weighted
 
-from nnkd import votes
-from nnkd.agreement import dsc_with_consensus
 from nnkd.errors import SettingError, UnknownNameError
-from nnkd.registry import installed
-from nnkd.settings import parse_options
+from nnkd.plugin.options import parse_options
+from nnkd.plugin.registry import installed
+from nnkd.votes import bits
+from nnkd.votes.agreement import dsc_with_consensus
 
 TEACHERS, LABELS = ["atlas", "sat", "mine"], ["liver", "spleen"]
 
@@ -21,23 +21,23 @@ TEACHERS, LABELS = ["atlas", "sat", "mine"], ["liver", "spleen"]
 def case(k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     answers = rng.random((k, 2)) < 0.8
-    return votes.clear_abstentions(rng.integers(0, 50, (2, 1 << k)), answers), answers
+    return bits.clear_abstentions(rng.integers(0, 50, (2, 1 << k)), answers), answers
 
 
 @given(st.integers(1, 6), st.integers(0, 2**32 - 1), st.floats(0.1, 5))
 def test_equal_weights_are_the_mean(k, seed, weight):
     counts, answers = case(k, seed)
     names = [f"t{i}" for i in range(k)]
-    expected = votes.fit(Mean(), counts, answers)
+    expected = bits.fit(Mean(), counts, answers)
     given = Weighted(weights=dict.fromkeys(names, weight)).for_teachers(names, LABELS)
     for rule in (given, Weighted(sharpness=0)):
-        np.testing.assert_allclose(votes.fit(rule, counts, answers), expected, atol=1e-6)
+        np.testing.assert_allclose(bits.fit(rule, counts, answers), expected, atol=1e-6)
 
 
 @given(st.integers(1, 6), st.integers(0, 2**32 - 1), st.floats(0, 9))
 def test_probabilities_grow_with_each_yes_and_reach_from_none_to_all(k, seed, sharpness):
     counts, answers = case(k, seed)
-    table = votes.fit(Weighted(sharpness=sharpness), counts, answers)
+    table = bits.fit(Weighted(sharpness=sharpness), counts, answers)
     patterns = np.arange(1 << k)
     for label in np.flatnonzero(answers.any(axis=0)):
         np.testing.assert_allclose(table[label, [0, -1]], [0, 1], atol=1e-6)
@@ -70,17 +70,17 @@ def test_who_found_nothing_like_the_majority_weighs_in_full():
 def test_given_weights_by_teacher_and_label():
     rule = Weighted(weights={"atlas": 0.5, "sat": {"liver": 2}}).for_teachers(TEACHERS, LABELS)
     counts, answers = np.ones((2, 8), dtype=np.int64), np.ones((3, 2), dtype=bool)
-    table = votes.fit(rule, counts, answers)
+    table = bits.fit(rule, counts, answers)
     np.testing.assert_allclose(table[0, [1, 2, 4]], np.array([0.5, 2, 1]) / 3.5, atol=1e-6)
     np.testing.assert_allclose(table[1, [1, 2, 4]], np.array([0.5, 1, 1]) / 2.5, atol=1e-6)
     answers[1, 0] = False  # sat does not answer for the liver
-    np.testing.assert_allclose(votes.fit(rule, counts, answers)[0, [1, 4]], np.array([0.5, 1]) / 1.5, atol=1e-6)
+    np.testing.assert_allclose(bits.fit(rule, counts, answers)[0, [1, 4]], np.array([0.5, 1]) / 1.5, atol=1e-6)
 
 
 def test_only_teachers_without_weight_answer():
     rule = Weighted(weights={"atlas": 0}).for_teachers(TEACHERS, LABELS)
     answers = np.array([[True, True], [False, True], [False, True]])
-    table = votes.fit(rule, np.ones((2, 8), dtype=np.int64), answers)
+    table = bits.fit(rule, np.ones((2, 8), dtype=np.int64), answers)
     assert (table[0] == 0).all()
     assert table[1, 1] == 0
     assert table[1, 2] == 0.5

@@ -1,4 +1,4 @@
-"""Tests of nnkd.preprocessing: votes must lie exactly where nnU-Net's own preprocessing puts a label map."""
+"""Tests of nnkd.preprocessing.cases: votes must lie exactly where nnU-Net's own preprocessing puts a label map."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import pytest
 from planned import configuration, make_plans, preprocess, preprocessed_folder
 from toy import toy_dataset, write_image
 
-from nnkd import preprocessing, votes
-from nnkd.dataset import DatasetSpec, RawDataset
+from nnkd.data.dataset import DatasetSpec, RawDataset
+from nnkd.data.predictions import Manifest, PredictionFolder
 from nnkd.errors import GeometryError
 from nnkd.files import sha256
-from nnkd.predictions import Manifest, PredictionFolder
+from nnkd.preprocessing import cases
+from nnkd.votes import bits
 
 LABELS = {"background": 0, "a": 1, "b": 2, "c": 3}
 
@@ -67,7 +68,7 @@ def test_votes_lie_where_nnunet_puts_labels(jagged, name, patch, spacing, transp
         expected = np.maximum(seg, 0)
         assert (seg == -1).any()
         assert len(np.unique(expected)) == 4
-        np.testing.assert_array_equal(folder.open(case)[:], votes.pack([expected[0]], jagged.spec))
+        np.testing.assert_array_equal(folder.open(case)[:], bits.pack([expected[0]], jagged.spec))
 
 
 def test_counts_are_of_the_raw_grid(jagged):
@@ -87,11 +88,11 @@ def test_a_teacher_on_another_grid_is_refused(jagged):
 
 def test_an_interrupted_case_leaves_nothing(jagged, monkeypatch):
     plans = make_plans(jagged, {"2d": configuration("2d", (16, 16), (1.0, 1.0))})
-    monkeypatch.setattr(preprocessing.os, "replace", _full_disk)
+    monkeypatch.setattr(cases.os, "replace", _full_disk)
     with pytest.raises(OSError, match="No space"):
         preprocess(jagged, plans, "2d")
     folder = preprocessed_folder(jagged)
-    assert preprocessing.listed_cases(folder / "nnUNetPlans_2d") == []
+    assert cases.listed_cases(folder / "nnUNetPlans_2d") == []
     assert not list(folder.glob(".writing-*"))
 
 
@@ -105,6 +106,6 @@ def test_regions_are_ors_of_their_labels(nnunet_folders):
     dataset = toy_dataset(folder, training=1, labelled=1, labels=labels, regions_class_order=[1, 2])
     assert isinstance(dataset.spec, DatasetSpec)
     label_map, _, _ = dataset.spec.read_label_map(dataset.label_file("toy_000"))
-    packed = votes.pack([label_map], dataset.spec)
+    packed = bits.pack([label_map], dataset.spec)
     np.testing.assert_array_equal(packed[0], label_map > 0)
     np.testing.assert_array_equal(packed[1], label_map == 2)

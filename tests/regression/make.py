@@ -22,14 +22,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnkd_punet.trainer import nnUNetTrainerPUNet
+from nnkd_unet.punet_trainer import nnUNetTrainerPUNet
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from PIL import Image
 from torch import nn
 from toy import toy_dataset, toy_teacher
 
-from nnkd.box_export import BoxGraphs, write_box_model
+from nnkd.boxes.export import BoxGraphs, write_box_model
 from nnkd.cli import aggregate, evaluate, export, plan_and_preprocess, predict, segment_boxes, split, train
 from nnkd.files import read_json, write_json
 

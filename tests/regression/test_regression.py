@@ -38,19 +38,21 @@ from make import (
     settings,
 )
 
-from nnkd import auxiliary_record, consensus, runtimes
-from nnkd.box_model import BoxModelFolder
-from nnkd.checkpoints import TrainedModel, load_checkpoint
+from nnkd.auxiliary import record
+from nnkd.boxes.model import BoxModelFolder
 from nnkd.cli import aggregate, plan_and_preprocess, split, train
-from nnkd.dataset import RawDataset, write_dataset_json
+from nnkd.data.dataset import RawDataset, write_dataset_json
+from nnkd.data.participants import participants_of_cases
+from nnkd.data.predictions import PredictionFolder
+from nnkd.data.recipes import KEY, Recipe, read_plans, write_recipe
+from nnkd.evaluation.summary import add_to_summary
 from nnkd.files import read_json, sha256, write_json
-from nnkd.inference import load_predictor
-from nnkd.participants import participants_of_cases
-from nnkd.predictions import PredictionFolder
-from nnkd.recipes import KEY, Recipe, read_plans, write_recipe
-from nnkd.summary import add_to_summary
-from nnkd.uncertainty import MAPS, UncertaintyFolder
-from nnkd.votes_folder import VotesFolder
+from nnkd.inference.predictor import load_predictor
+from nnkd.inference.uncertainty import MAPS, UncertaintyFolder
+from nnkd.networks import runtimes
+from nnkd.votes import consensus
+from nnkd.votes.folder import VotesFolder
+from nnkd.weights.checkpoints import TrainedModel, load_checkpoint
 
 VERSIONS = sorted(Path(__file__).parent.glob("version_*"))
 NEEDS_EXPORT = pytest.mark.skipif(
@@ -231,9 +233,9 @@ def test_a_box_models_description_is_understood(folder):
 
 def test_a_record_of_auxiliaries_is_carried_as_it_was(folder, version, tmp_path):
     model = TrainedModel.open(model_of(folder, "adapted"), ["0"], "checkpoint_final.pth")
-    auxiliary_record.carry([model], tmp_path / "out")
-    (mine,) = auxiliary_record.carried(tmp_path / "out").values()
-    (stored,) = auxiliary_record.carried(version / "predictions" / "adapted").values()
+    record.carry([model], tmp_path / "out")
+    (mine,) = record.carried(tmp_path / "out").values()
+    (stored,) = record.carried(version / "predictions" / "adapted").values()
     assert mine.name == stored.name
     assert mine.read_bytes() == stored.read_bytes()
 

@@ -13,13 +13,14 @@ import pytest
 from nnkd_basic.aggregators import Majority, Mean, RandomTeacher
 from toy import REAL_DATA, needs_real_data, toy_dataset, toy_teacher
 
-from nnkd import consensus, files
+from nnkd import files
 from nnkd.cli.aggregate import main
-from nnkd.dataset import RawDataset, write_dataset_json
+from nnkd.data.dataset import RawDataset, write_dataset_json
+from nnkd.data.predictions import Lineage, Manifest, PredictionFolder
 from nnkd.errors import NnkdError, PredictionError, SettingError, UnknownNameError, VotesError
 from nnkd.files import sha256
-from nnkd.predictions import Lineage, Manifest, PredictionFolder
 from nnkd.steps.aggregate import aggregate
+from nnkd.votes import consensus
 
 
 def to_labels(dataset, **more):
@@ -69,7 +70,7 @@ def test_unchanged_cases_are_skipped_and_changed_teachers_refresh(dataset, monke
     three_teachers(dataset)
     first = to_labels(dataset)
     with monkeypatch.context() as patch:  # neither read nor written again
-        patch.setattr("nnkd.panel.Panel.read", None)
+        patch.setattr("nnkd.votes.panel.Panel.read", None)
         again = to_labels(dataset)
     assert again.done == []
     assert again.lines[1:] == first.lines[1:]  # the figures of skipped cases are not lost

@@ -18,18 +18,19 @@ import pandas as pd
 import pytest
 from toy import needs_real_data, toy_dataset, toy_teacher, two_balls, write_image
 
-from nnkd import auxiliary_record, comparisons
-from nnkd.checkpoints import TrainedModel
+from nnkd.auxiliary import record as auxiliary_record
 from nnkd.cli.evaluate import main
-from nnkd.dataset import RawDataset
+from nnkd.data.dataset import RawDataset
+from nnkd.data.predictions import PredictionFolder
 from nnkd.errors import FolderError, NnkdError, PredictionError, SettingError, UnknownNameError
+from nnkd.evaluation import comparisons
+from nnkd.evaluation.intervals import Bootstrap
+from nnkd.evaluation.metrics import EMPTY_MASKS, METRICS, RANKED
+from nnkd.evaluation.surfaces import DEFINITIONS
 from nnkd.files import read_json
-from nnkd.metrics import EMPTY_MASKS, METRICS, RANKED
-from nnkd.predictions import PredictionFolder
-from nnkd.statistics import Bootstrap
+from nnkd.inference.uncertainty import MAPS, UncertaintyFolder
 from nnkd.steps.evaluate import Request, evaluate
-from nnkd.surfaces import DEFINITIONS
-from nnkd.uncertainty import MAPS, UncertaintyFolder
+from nnkd.weights.checkpoints import TrainedModel
 
 
 @pytest.fixture
@@ -534,7 +535,7 @@ def test_help_needs_nothing_heavy():
 def test_real_references_against_themselves(tmp_path):
     from toy import REAL_DATA
 
-    from nnkd.dataset import write_dataset_json
+    from nnkd.data.dataset import write_dataset_json
 
     files = sorted((REAL_DATA / "hippocampus" / "labelsTr").glob("*.nii.gz"))[:3]
     for file in files:

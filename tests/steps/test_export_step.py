@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from trained import trained
 
-from nnkd.checkpoints import TrainedModel
 from nnkd.cli.export import main
 from nnkd.errors import SettingError
 from nnkd.steps import export as module
 from nnkd.steps.export import export
+from nnkd.weights.checkpoints import TrainedModel
 
 
 class Written:

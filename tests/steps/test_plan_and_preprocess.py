@@ -18,8 +18,8 @@ from toy import toy_dataset, toy_teacher, write_image
 from nnkd import files
 from nnkd.cli import aggregate
 from nnkd.cli.plan_and_preprocess import main
-from nnkd.dataset import RawDataset
-from nnkd.votes_folder import VotesFolder
+from nnkd.data.dataset import RawDataset
+from nnkd.votes.folder import VotesFolder
 
 NAME = "Dataset701_Toy"
 NAMES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")

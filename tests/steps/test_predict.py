@@ -18,11 +18,11 @@ from torch import nn
 from toy import toy_dataset, write_image
 from trained import trained
 
-from nnkd import checkpoints
 from nnkd.cli.predict import main
-from nnkd.predictions import PredictionFolder
-from nnkd.probabilistic import ProbabilisticNetwork
-from nnkd.uncertainty import MAPS, UncertaintyFolder
+from nnkd.data.predictions import PredictionFolder
+from nnkd.inference.probabilistic import ProbabilisticNetwork
+from nnkd.inference.uncertainty import MAPS, UncertaintyFolder
+from nnkd.weights import checkpoints
 
 CASES = ["toy_000", "toy_001"]
 

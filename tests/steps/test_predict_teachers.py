@@ -15,22 +15,23 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from threshold_teacher import Threshold, job
 from toy import LABELS, toy_dataset, write_image
 
-from nnkd import previews
 from nnkd.cli.predict_teachers import main
-from nnkd.dataset import RawDataset, write_dataset_json
+from nnkd.data.dataset import RawDataset, write_dataset_json
+from nnkd.data.predictions import Lineage, PredictionFolder
 from nnkd.errors import BrokenPluginError, NnkdError, PredictionError
-from nnkd.interfaces import Teacher
-from nnkd.predictions import Lineage, PredictionFolder
+from nnkd.plugin.teachers import Teacher
 from nnkd.steps.predict_teachers import TeacherJob, predict_teachers
+from nnkd.teachers import previews
 from nnkd.types import Entry
 
 RESTART = """
 import sys, time
-sys.path.insert(0, {tests!r})
-from steps.test_predict_teachers import Threshold, job
-from nnkd.dataset import RawDataset
+sys.path.insert(0, {toys!r})
+from threshold_teacher import Threshold, job
+from nnkd.data.dataset import RawDataset
 from nnkd.steps.predict_teachers import predict_teachers
 from pathlib import Path
 dataset = RawDataset(Path(sys.argv[1]))
@@ -45,9 +46,9 @@ predict_teachers([job(Slow, dataset)], dataset, dataset.images())
 
 TOGETHER = """
 import os, sys, time
-sys.path.insert(0, {tests!r})
-from steps.test_predict_teachers import Threshold, job
-from nnkd.dataset import RawDataset
+sys.path.insert(0, {toys!r})
+from threshold_teacher import Threshold, job
+from nnkd.data.dataset import RawDataset
 from nnkd.steps.predict_teachers import predict_teachers
 from pathlib import Path
 dataset, log = RawDataset(Path(sys.argv[1])), Path(sys.argv[2])
@@ -62,16 +63,6 @@ sys.stdin.readline()
 report = predict_teachers([job(Slow, dataset)], dataset, dataset.images())
 print(len(report.done), len(report.skipped), len(report.failures))
 """
-
-
-class Threshold(Teacher):
-    """Label by brightness, in whatever orientation it is shown."""
-
-    devices = ("cpu",)
-
-    def predict(self, volume, prompts):
-        data = volume.data[0]
-        return {"liver": (data > 130) & (data < 190), "spleen": data >= 190}
 
 
 class Corner(Teacher):
@@ -97,11 +88,6 @@ class Boxed(Teacher):
             for z, y0, x0, y1, x1 in prompt.boxes:
                 result[label][z, y0:y1, x0:x1] = True
         return result
-
-
-def job(teacher: type[Teacher], dataset: RawDataset, alias: str = "mine", **more) -> TeacherJob:
-    entry = Entry("toy", "x:Y", "toy", licence="MIT")
-    return TeacherJob(alias, teacher, entry, dataset.teachers_folder() / alias, **more)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -373,7 +359,7 @@ def test_killed_and_restarted_equals_uninterrupted(tmp_path):
     predict_teachers([job(Threshold, dataset)], dataset, dataset.images())
     whole = content(dataset.teachers_folder() / "mine")
     shutil.rmtree(dataset.teachers_folder())
-    script = RESTART.format(tests=str(Path(__file__).parents[1]))
+    script = RESTART.format(toys=str(Path(__file__).parents[1] / "toys"))
     rng = np.random.default_rng(3)
     for _ in range(3):
         process = subprocess.Popen(
@@ -391,7 +377,7 @@ def test_killed_and_restarted_equals_uninterrupted(tmp_path):
 
 def test_processes_on_one_folder_do_every_case_once(tmp_path):
     dataset = toy_dataset(tmp_path / "Dataset701_Toy", training=8)
-    script, log = TOGETHER.format(tests=str(Path(__file__).parents[1])), tmp_path / "log"
+    script, log = TOGETHER.format(toys=str(Path(__file__).parents[1] / "toys")), tmp_path / "log"
     command = [sys.executable, "-c", script, str(dataset.folder), str(log)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     processes = [subprocess.Popen(command, **pipes) for _ in range(3)]

@@ -13,12 +13,12 @@ import SimpleITK as sitk
 from box_toys import WEIGHTS, Bright, toy_box_model
 from PIL import Image
 
-from nnkd import runtimes
-from nnkd.box_model import OpenedBoxModel
+from nnkd.boxes.model import OpenedBoxModel
 from nnkd.cli import segment_boxes as cli
+from nnkd.data.predictions import PredictionFolder
 from nnkd.errors import DatasetError, NnkdError, PredictionError, SettingError, UnknownNameError
 from nnkd.files import sha256
-from nnkd.predictions import PredictionFolder
+from nnkd.networks import runtimes
 from nnkd.steps.segment_boxes import BoxJob, segment_boxes
 
 NEEDS_ONNX = pytest.mark.skipif("onnxruntime" not in runtimes.installed(), reason="onnxruntime is not installed")
@@ -382,7 +382,7 @@ def test_a_killed_run_continues(tmp_path):
         challenge(tmp_path / "in" / f"{name}.npz")
     code = (
         "import os, sys; sys.path.insert(0, sys.argv[1]); from box_toys import Bright\n"
-        "from pathlib import Path; from nnkd.box_model import OpenedBoxModel\n"
+        "from pathlib import Path; from nnkd.boxes.model import OpenedBoxModel\n"
         "from nnkd.steps.segment_boxes import BoxJob, segment_boxes\n"
         "class Dies(Bright):\n"
         "    def encode(self, image):\n"
@@ -390,7 +390,7 @@ def test_a_killed_run_continues(tmp_path):
         "        return super().encode(image)\n"
         "segment_boxes(BoxJob(Path('in'), Path('out')), lambda: OpenedBoxModel(Dies(), 'toy', 'torch'))\n"
     )
-    words = [sys.executable, "-c", code, str(Path(__file__).parents[1])]
+    words = [sys.executable, "-c", code, str(Path(__file__).parents[1] / "toys")]
     assert subprocess.run(words, check=False, capture_output=True, cwd=tmp_path).returncode == -9
     assert [p.name for p in (tmp_path / "out").glob("*.npz")] == ["a.npz"]
     job = BoxJob(tmp_path / "in", tmp_path / "out")

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from toy import toy_dataset, toy_teacher
 
-from nnkd import consensus
 from nnkd.cli.split import main
-from nnkd.dataset import RawDataset
+from nnkd.data.dataset import RawDataset
 from nnkd.errors import DatasetError, ParticipantsError, SettingError
 from nnkd.steps import split as step
 from nnkd.steps.split import Wishes, split
+from nnkd.votes import consensus
 
 
 @pytest.fixture

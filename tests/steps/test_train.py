@@ -13,11 +13,11 @@ import torch
 from planned import configuration, make_plans, preprocess, preprocessed_folder
 from toy import toy_dataset, toy_teacher
 
-from nnkd.checkpoints import load_checkpoint
 from nnkd.cli import aggregate, predict, train
+from nnkd.data.predictions import PredictionFolder
+from nnkd.data.recipes import read_plans
 from nnkd.errors import WeightsError
-from nnkd.predictions import PredictionFolder
-from nnkd.recipes import read_plans
+from nnkd.weights.checkpoints import load_checkpoint
 
 SHORT = ["epochs=1", "iterations=1", "val_iterations=1"]
 

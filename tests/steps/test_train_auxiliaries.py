@@ -17,8 +17,8 @@ from toy import toy_dataset, write_image
 
 from nnkd import paths
 from nnkd.cli import evaluate, plan_and_preprocess, predict, train
-from nnkd.dataset import RawDataset
-from nnkd.predictions import PredictionFolder
+from nnkd.data.dataset import RawDataset
+from nnkd.data.predictions import PredictionFolder
 
 SHORT = ["epochs=1", "iterations=2", "val_iterations=1"]
 OTHERS = ["--auxiliaries", "801:liver", "802"]

@@ -1,4 +1,4 @@
-"""nnkd.labelling."""
+"""nnkd.teachers.answers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnkd.dataset import DatasetSpec
+from nnkd.data.dataset import DatasetSpec
 from nnkd.errors import PredictionError
-from nnkd.labelling import compose
+from nnkd.teachers.answers import compose
 
 SPEC = DatasetSpec(
     {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "b": 2, "c": 3}, "file_ending": ".nii.gz"}, "Toy"

@@ -1,4 +1,4 @@
-"""nnkd.box_sources, and the step that asks it."""
+"""nnkd.teachers.box_sources, and the step that asks it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from toy import toy_dataset, toy_teacher
 
 from nnkd.cli.predict_teachers import main
-from nnkd.dataset import RawDataset
+from nnkd.data.dataset import RawDataset
+from nnkd.data.predictions import PredictionFolder
 from nnkd.errors import NnkdError
-from nnkd.interfaces import Teacher
-from nnkd.predictions import PredictionFolder
-from nnkd.prompts import BoxDrawing
+from nnkd.plugin.teachers import Teacher
 from nnkd.steps.predict_teachers import TeacherJob, predict_teachers
+from nnkd.teachers.prompts import BoxDrawing
 from nnkd.types import Entry
 
 
@@ -136,7 +136,7 @@ def test_other_drawing_is_another_teacher(dataset):
     ],
 )
 def test_bad_sources_are_one_sentence(dataset, tmp_path, monkeypatch, capsys, arguments, says):
-    from nnkd import registry
+    from nnkd.plugin import registry
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "boxes.json").write_text("{}")
@@ -149,7 +149,7 @@ def test_bad_sources_are_one_sentence(dataset, tmp_path, monkeypatch, capsys, ar
 
 
 def test_a_folder_given_by_hand_has_no_labels(dataset, tmp_path):
-    from nnkd.dataset import ImageFolder
+    from nnkd.data.dataset import ImageFolder
 
     copy = tmp_path / "copy"
     copy.mkdir()

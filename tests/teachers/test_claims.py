@@ -1,4 +1,4 @@
-"""nnkd.claims: one process a case, whatever happens to it."""
+"""nnkd.teachers.claims: one process a case, whatever happens to it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import time
 
 import pytest
 
-from nnkd import claims
-from nnkd.claims import FOLDER, Claims
+from nnkd.teachers import claims
+from nnkd.teachers.claims import FOLDER, Claims
 
 HOLD = """
 import sys
 from pathlib import Path
-from nnkd.claims import Claims
+from nnkd.teachers.claims import Claims
 held = Claims(Path(sys.argv[1])).take("a")
 print(held is not None, flush=True)
 sys.stdin.read()

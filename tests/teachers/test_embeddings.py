@@ -1,4 +1,4 @@
-"""Tests of nnkd.embeddings."""
+"""Tests of nnkd.teachers.embeddings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnkd.embeddings import EmbeddingCache
+from nnkd.teachers.embeddings import EmbeddingCache
 
 
 def image(value: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""nnkd.external_process: real child processes."""
+"""nnkd.teachers.external: real child processes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import pytest
 import SimpleITK as sitk
 from toy import write_image
 
-from nnkd.dataset import RawDataset, write_dataset_json
+from nnkd.data.dataset import RawDataset, write_dataset_json
 from nnkd.errors import ProgramError, SettingError
-from nnkd.external_process import Program, find_program, private_folder, write_nifti
+from nnkd.teachers.external import Program, find_program, private_folder, write_nifti
 from nnkd.types import Volume
 
 PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
@@ -117,7 +117,7 @@ def test_an_interrupt_ends_the_program(tmp_path, number):
     file = tmp_path / "pid"
     inner = python(PARENT.format(child=SLEEPER.format(file=str(file))))
     code = (
-        "from pathlib import Path\nfrom nnkd.external_process import Program, private_folder\n"
+        "from pathlib import Path\nfrom nnkd.teachers.external import Program, private_folder\n"
         f"with private_folder() as folder:\n    Path({str(tmp_path / 'where')!r}).write_text(str(folder))\n"
         f"    Program('Mine').run({inner!r}, folder)\n"
     )

@@ -1,4 +1,4 @@
-"""nnkd.foreign_labels."""
+"""nnkd.teachers.foreign."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nnkd.errors import SettingError
-from nnkd.foreign_labels import read_map
+from nnkd.teachers.foreign import read_map
 
 LABELS = ("liver", "kidney")
 

@@ -1,4 +1,4 @@
-"""nnkd.mask_files. Files that cannot be read: tests/plugins/test_imported.py."""
+"""nnkd.teachers.mask_files. Files that cannot be read: tests/plugins/test_imported.py."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnkd.geometry import Grid
-from nnkd.mask_files import MaskFile, by_values, grid_of, identity, overlap, with_grid
+from nnkd.data.geometry import Grid
+from nnkd.teachers.mask_files import MaskFile, by_values, grid_of, identity, overlap, with_grid
 from nnkd.types import Volume
 
 

@@ -1,4 +1,4 @@
-"""nnkd.prompts."""
+"""nnkd.teachers.prompts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnkd.dataset import DatasetSpec
+from nnkd.data.dataset import DatasetSpec
+from nnkd.data.geometry import Grid, Orientation
 from nnkd.errors import NnkdError
-from nnkd.geometry import Grid, Orientation
-from nnkd.prompts import BoxDrawing, StoredBoxes, boxes_of, read_boxes, texts
+from nnkd.teachers.prompts import BoxDrawing, StoredBoxes, boxes_of, read_boxes, texts
 
 SPEC = DatasetSpec(
     {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "spleen": 2}, "file_ending": ".nii.gz"},

@@ -1,4 +1,4 @@
-"""nnkd.ray_cluster: a real Ray cluster of two nodes on this machine, one of which is killed at work."""
+"""nnkd.teachers.ray_cluster: a real Ray cluster of two nodes on this machine, one of which is killed at work."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from toy import toy_dataset
 
+from nnkd.data.predictions import PredictionFolder
 from nnkd.errors import NnkdError
 from nnkd.files import sha256
-from nnkd.predictions import PredictionFolder
 from nnkd.steps.predict_teachers import TeacherJob, predict_teachers
 from nnkd.types import Entry
 
@@ -28,7 +28,9 @@ def cluster():
     """Two nodes of one core each; the second one can be removed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+        patch.setenv(
+            "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1] / "toys"), os.environ.get("PYTHONPATH", "")])
+        )
         from ray.cluster_utils import Cluster
 
         node = {"num_cpus": 1, "object_store_memory": 80 * MIB, "include_dashboard": False}

@@ -1,4 +1,4 @@
-"""nnkd.slice_teacher: a GPU whose memory is full halves the batch and goes on."""
+"""nnkd.teachers.slice_teacher: a GPU whose memory is full halves the batch and goes on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nnkd.errors import NnkdError
-from nnkd.slice_teacher import SliceTeacher
+from nnkd.teachers.slice_teacher import SliceTeacher
 from nnkd.types import SliceBoxes, TeacherContext, Volume
 
 SHAPE = (7, 12, 10)

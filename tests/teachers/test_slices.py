@@ -1,13 +1,13 @@
-"""nnkd.slices."""
+"""nnkd.teachers.slices."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from nnkd.data.intensities import UNCHANGED, GreyScale
 from nnkd.errors import PredictionError
-from nnkd.intensities import UNCHANGED, GreyScale
-from nnkd.slices import BoxedSlice, boxed_slices, empty_answers, join, picture
+from nnkd.teachers.slices import BoxedSlice, boxed_slices, empty_answers, join, picture
 from nnkd.types import SliceBoxes, TextPrompt, Volume
 
 SOFT, LUNG = GreyScale("window", -160, 240), GreyScale("window", -1350, 150)

@@ -11,9 +11,9 @@ import numpy as np
 from planned import configuration, make_plans, preprocess, preprocessed_folder
 from toy import toy_dataset, write_image
 
-from nnkd import auxiliary_preprocessing
-from nnkd.auxiliaries import Target
-from nnkd.dataset import RawDataset
+from nnkd.auxiliary import preprocessing
+from nnkd.auxiliary.tasks import Target
+from nnkd.data.dataset import RawDataset
 from nnkd.types import StepReport
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
@@ -59,7 +59,7 @@ def auxiliary(folder: Path, number: int, seed: int = 1, **keywords: Any) -> RawD
 def prepared(names: Sequence[str], target: Target, most: int = 30) -> StepReport:
     """Preprocess auxiliaries in this process."""
     report = StepReport()
-    auxiliary_preprocessing.preprocess(names, target, most, 1, report)
+    preprocessing.preprocess(names, target, most, 1, report)
     return report
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnkd.box_model import DESCRIPTION
+from nnkd.boxes.model import DESCRIPTION
 from nnkd.files import sha256
 
 WEIGHTS = {"name": "toy.pth", "sha256": "0" * 64, "licence": "CC0-1.0"}

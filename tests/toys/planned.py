@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nnkd import consensus, preprocessing
-from nnkd.dataset import RawDataset
+from nnkd.data.dataset import RawDataset
+from nnkd.data.predictions import prediction_folders
 from nnkd.files import write_json
 from nnkd.paths import room
-from nnkd.predictions import prediction_folders
-from nnkd.votes_folder import VotesFolder, VotesIndex, VotesOfCase, sparse_counts
+from nnkd.preprocessing import cases
+from nnkd.votes import consensus
+from nnkd.votes.folder import VotesFolder, VotesIndex, VotesOfCase, sparse_counts
 
 RESAMPLING = {
     "resampling_fn_data": "resample_data_or_seg_to_shape",
@@ -104,7 +105,7 @@ def preprocess(dataset: RawDataset, plans: dict, name: str) -> VotesFolder:
         outputs = {n: m.cases[case].output for n, (_, m) in teachers.items() if case in m.cases}
         files = {n: f.file(case, m.file_ending) if n in outputs else None for n, (f, m) in teachers.items()}
         label = dataset.label_file(case)
-        job = preprocessing.Job(
+        job = cases.Job(
             case=case,
             images=dataset.images().files(case),
             label=label,
@@ -117,7 +118,7 @@ def preprocess(dataset: RawDataset, plans: dict, name: str) -> VotesFolder:
             do_images=True,
             do_votes=bool(outputs),
         )
-        counts = preprocessing.run(job)
+        counts = cases.run(job)
         (truth / label.name).write_bytes(label.read_bytes())
         if counts is not None:
             answers = {n: teachers[n][1].cases[case].answers for n in outputs}

@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from nnkd.interfaces import Teacher
+from nnkd.plugin.teachers import Teacher
 
 
 class SlowTeacher(Teacher):

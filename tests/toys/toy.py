@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnkd.dataset import RawDataset, write_dataset_json
+from nnkd.data.dataset import RawDataset, write_dataset_json
+from nnkd.data.predictions import Manifest, PredictionFolder
 from nnkd.files import sha256
-from nnkd.predictions import Manifest, PredictionFolder
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
-REAL_DATA = Path(os.environ.get("NNKD_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+REAL_DATA = Path(os.environ.get("NNKD_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
 def needs_real_data(folder: str) -> pytest.MarkDecorator:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import distributed
 
-from nnkd.recipes import read_plans
-from nnkd.registry import installed
+from nnkd.data.recipes import read_plans
+from nnkd.plugin.registry import installed
 
 
 @contextmanager

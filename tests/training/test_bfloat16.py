@@ -1,4 +1,4 @@
-"""nnkd.bfloat16: gradients on CPUs that compute in bfloat16."""
+"""nnkd.training.bfloat16: gradients on CPUs that compute in bfloat16."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from nnkd.bfloat16 import bfloat16_on_cpu
+from nnkd.training.bfloat16 import bfloat16_on_cpu
 
 SIZES = [(2, 4, 4), (2, 2, 2), (1, 5, 3), (3, 2, 2), (4, 4, 1), (4, 4, 4)]
 

@@ -1,4 +1,4 @@
-"""Tests of nnkd.case_losses: weights by case, whatever shape outputs and losses have."""
+"""Tests of nnkd.training.case_losses: weights by case, whatever shape outputs and losses have."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 import torch
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
-from nnkd.case_losses import CaseLosses, weighing
 from nnkd.errors import RecipeError
-from nnkd.interfaces import WeighingSampler
-from nnkd.loader import Draw
-from nnkd.losses import DistillationLoss
+from nnkd.plugin.teachers import WeighingSampler
+from nnkd.training.case_losses import CaseLosses, weighing
+from nnkd.training.loader import Draw
+from nnkd.training.losses import DistillationLoss
 
 
 class Terms(NamedTuple):

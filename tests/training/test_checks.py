@@ -1,4 +1,4 @@
-"""Tests of nnkd.training_checks; nnKD_train's own tests see most of it."""
+"""Tests of nnkd.training.checks; nnKD_train's own tests see most of it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import json
 
 import pytest
 
-from nnkd import training_checks
 from nnkd.errors import RecipeError, UnknownNameError
+from nnkd.training import checks
 
 
 def test_datasets_are_named_once_and_the_first_stays_first(nnunet_folders):
     for name in ("Dataset702_B", "Dataset701_A"):
         (nnunet_folders / "nnUNet_raw" / name).mkdir()
-    assert training_checks.dataset_names("702", ["701", "Dataset702_B"]) == ("Dataset702_B", "Dataset701_A")
+    assert checks.dataset_names("702", ["701", "Dataset702_B"]) == ("Dataset702_B", "Dataset701_A")
     with pytest.raises(UnknownNameError, match="799"):
-        training_checks.dataset_names("702", ["799"])
+        checks.dataset_names("702", ["799"])
 
 
 @pytest.mark.parametrize(
@@ -24,26 +24,26 @@ def test_datasets_are_named_once_and_the_first_stays_first(nnunet_folders):
 )
 def test_folds_that_are_not_there(tmp_path, fold, cases, sentence):
     (tmp_path / "splits_final.json").write_text(json.dumps([{"train": ["a"], "val": ["b"]}]))
-    training_checks.check_fold(tmp_path, "0", "2d", ["a", "b"])
-    training_checks.check_fold(tmp_path, "all", "2d", ["a"])
+    checks.check_fold(tmp_path, "0", "2d", ["a", "b"])
+    checks.check_fold(tmp_path, "all", "2d", ["a"])
     with pytest.raises(RecipeError, match=sentence):
-        training_checks.check_fold(tmp_path, fold, "2d", cases)
+        checks.check_fold(tmp_path, fold, "2d", cases)
 
 
 def test_a_fold_in_which_nobody_trains(tmp_path):
     (tmp_path / "splits_final.json").write_text(json.dumps([{"train": [], "val": ["b"]}]))
     with pytest.raises(RecipeError, match=r"Fold 0 of splits_final\.json of .* has no training case"):
-        training_checks.check_fold(tmp_path, "0", "2d", ["a", "b"])
+        checks.check_fold(tmp_path, "0", "2d", ["a", "b"])
 
 
 def test_a_configuration_has_what_it_inherits(tmp_path):
     plans = {"plans_name": "p", "configurations": {"a": {"x": 1, "y": 1}, "b": {"inherits_from": "a", "y": 2}}}
-    assert training_checks.configuration_of(plans, "b", tmp_path) == {"x": 1, "y": 2, "inherits_from": "a"}
+    assert checks.configuration_of(plans, "b", tmp_path) == {"x": 1, "y": 2, "inherits_from": "a"}
 
 
 def test_results_that_are_missing(tmp_path):
     model = tmp_path / "TR__p"
     with pytest.raises(RecipeError, match=r"--val needs checkpoint_final\.pth, but TR__p__2d/fold_0 has none"):
-        training_checks.check_results(model, "0", "2d", None, {"--val": "checkpoint_final.pth"})
+        checks.check_results(model, "0", "2d", None, {"--val": "checkpoint_final.pth"})
     with pytest.raises(RecipeError, match="starts from the predictions of 3d_lowres"):
-        training_checks.check_results(model, "0", "3d_cascade_fullres", "3d_lowres", {})
+        checks.check_results(model, "0", "3d_cascade_fullres", "3d_lowres", {})

@@ -1,4 +1,4 @@
-"""Tests of nnkd.loader: targets must follow the image through nnU-Net's augmentation."""
+"""Tests of nnkd.training.loader: targets must follow the image through nnU-Net's augmentation."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from planned import configuration, make_plans, preprocess, preprocessed_folder
 from toy import toy_dataset, toy_teacher
 
-from nnkd.interfaces import Sampler
-from nnkd.loader import Draw, VotesDataLoader
-from nnkd.participants import Participant
-from nnkd.targets import Targets
+from nnkd.data.participants import Participant
+from nnkd.plugin.teachers import Sampler
+from nnkd.training.loader import Draw, VotesDataLoader
+from nnkd.training.targets import Targets
 
 
 class Pairs(Sampler):

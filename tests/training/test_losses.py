@@ -1,11 +1,11 @@
-"""Tests of nnkd.losses."""
+"""Tests of nnkd.training.losses."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from nnkd.losses import DistillationLoss, pool_target
+from nnkd.training.losses import DistillationLoss, pool_target
 
 
 def hand_made(p: torch.Tensor, t: torch.Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Tests of nnkd.one_label, and of trainings of one label."""
+"""Tests of nnkd.training.one_label, and of trainings of one label."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from planned import configuration, make_plans, preprocess, preprocessed_folder
 from toy import toy_dataset, toy_teacher
 
-from nnkd import one_label
-from nnkd.dataset import DatasetSpec
+from nnkd.data.dataset import DatasetSpec
+from nnkd.data.recipes import Choice, Recipe, read_plans, write_recipe
 from nnkd.errors import RecipeError
-from nnkd.recipes import Choice, Recipe, read_plans, write_recipe
-from nnkd.trainer import nnUNetTrainerKD
+from nnkd.training import one_label
+from nnkd.training.trainer import nnUNetTrainerKD
 
 LABELS = {"background": 0, "liver": 1, "left kidney": 2}
 CT = {"channel_names": {"0": "CT"}, "file_ending": ".nii.gz"}

@@ -1,10 +1,10 @@
-"""nnkd.training_options."""
+"""nnkd.training.options."""
 
 from __future__ import annotations
 
 import pytest
 
-from nnkd.training_options import TrainingOptions
+from nnkd.training.options import TrainingOptions
 
 VOLUMES = {"original_median_shape_after_transp": [40, 56, 40]}
 PICTURES = {"original_median_shape_after_transp": [1, 565, 584]}

@@ -1,4 +1,4 @@
-"""Tests of nnkd.trainer, nnkd.loader and nnkd.votes_folder: whole small trainings in this process."""
+"""Tests of nnkd.training.trainer, nnkd.training.loader and nnkd.votes.folder: whole small trainings in this process."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 from planned import configuration, make_plans, preprocess, preprocessed_folder
 from toy import toy_dataset, toy_teacher, write_image
 
-from nnkd.careful_trainer import CarefulTrainer
+from nnkd.data.recipes import Choice, Recipe, read_plans, write_recipe
 from nnkd.errors import RecipeError, SettingError, VotesError, WeightsError
-from nnkd.recipes import Choice, Recipe, read_plans, write_recipe
-from nnkd.trainer import nnUNetTrainerKD
-from nnkd.votes import NO_VOTE
-from nnkd.votes_folder import VotesFolder
+from nnkd.training.file_safety import CarefulTrainer
+from nnkd.training.trainer import nnUNetTrainerKD
+from nnkd.votes.bits import NO_VOTE
+from nnkd.votes.folder import VotesFolder
 
 SHORT = {"epochs": 1, "iterations": 2, "val_iterations": 1}
 CONFIGURATIONS = {

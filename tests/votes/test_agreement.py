@@ -1,4 +1,4 @@
-"""Tests of nnkd.agreement."""
+"""Tests of nnkd.votes.agreement."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnkd import agreement, votes
-from nnkd.agreement import AgreementFile
+from nnkd.votes import agreement, bits
+from nnkd.votes.agreement import AgreementFile
 
 
 def dsc(a: np.ndarray, b: np.ndarray) -> float:
@@ -24,7 +24,7 @@ def test_dsc_from_counts_is_dsc_from_voxels(k, seed):
     answers = rng.random((k, 2)) < 0.8
     masks &= answers[..., None]
     packed = sum(masks[teacher].astype(np.uint8) << teacher for teacher in range(k))
-    counts = votes.count_patterns(packed, k)
+    counts = bits.count_patterns(packed, k)
     yes = rng.random((2, 1 << k)) < 0.5
     pairs = agreement.pairwise_dsc(counts, answers)
     with_consensus = agreement.dsc_with_consensus(counts, answers, counts * yes)

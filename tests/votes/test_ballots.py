@@ -1,4 +1,4 @@
-"""Tests of nnkd.ballots: counting a case once gives what counting voxel by voxel gives."""
+"""Tests of nnkd.votes.ballots: counting a case once gives what counting voxel by voxel gives."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnkd import ballots, votes
-from nnkd.ballots import Ballots
-from nnkd.dataset import DatasetSpec
+from nnkd.data.dataset import DatasetSpec
 from nnkd.errors import GeometryError, VotesError
+from nnkd.votes import ballots, bits
+from nnkd.votes.ballots import Ballots
 
 
 def spec_of(labels: dict, **more) -> DatasetSpec:
@@ -53,12 +53,12 @@ def test_a_case_is_its_distinct_ballots(maps, groups, dense):
 def test_counts_and_label_maps_are_those_of_the_voxels(maps):
     for spec in (PLAIN, REGIONS):
         k = len(maps)
-        found, packed = Ballots.of(maps), votes.pack(maps, spec)
+        found, packed = Ballots.of(maps), bits.pack(maps, spec)
         counts = found.count_patterns(spec)
-        np.testing.assert_array_equal(counts, votes.count_patterns(packed, k))
+        np.testing.assert_array_equal(counts, bits.count_patterns(packed, k))
         table = np.random.default_rng(k).random(counts.shape).astype(np.float32)
-        painted = found.paint(votes.apply_to_label_maps(found.columns(), table, spec))
-        np.testing.assert_array_equal(painted, votes.to_label_map(votes.look_up(packed, table), spec))
+        painted = found.paint(bits.apply_to_label_maps(found.columns(), table, spec))
+        np.testing.assert_array_equal(painted, bits.to_label_map(bits.look_up(packed, table), spec))
 
 
 def test_who_says_what_and_what_was_chosen():

@@ -1,4 +1,4 @@
-"""Tests of nnkd.votes."""
+"""Tests of nnkd.votes.bits."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnkd import Aggregator, votes
-from nnkd.dataset import DatasetSpec
+from nnkd import Aggregator
+from nnkd.data.dataset import DatasetSpec
+from nnkd.data.predictions import CaseRecord
 from nnkd.errors import BrokenPluginError, GeometryError, VotesError
-from nnkd.predictions import CaseRecord
+from nnkd.votes import bits as votes
 
 SHAPE = (2, 3, 4)
 

@@ -1,4 +1,4 @@
-"""Tests of nnkd.consensus."""
+"""Tests of nnkd.votes.consensus."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy import toy_teacher
 
-from nnkd import consensus
 from nnkd.errors import DatasetError
+from nnkd.votes import consensus
 
 VOXELS = itertools.count()
 

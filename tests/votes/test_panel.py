@@ -1,4 +1,4 @@
-"""Tests of nnkd.panel."""
+"""Tests of nnkd.votes.panel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from toy import toy_teacher
 
 from nnkd import Aggregator
 from nnkd.errors import BrokenPluginError, PredictionError
-from nnkd.panel import Panel
+from nnkd.votes.panel import Panel
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
-"""nnkd.licences."""
+"""nnkd.weights.licences."""
 
 from __future__ import annotations
 
 import pytest
 
-from nnkd.licences import announcement, forbids_commerce, restricted
+from nnkd.weights.licences import announcement, forbids_commerce, restricted
 
 
 @pytest.mark.parametrize(

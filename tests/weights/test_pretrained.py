@@ -10,9 +10,9 @@ import torch
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from torch import nn
 
-from nnkd import pretrained
 from nnkd.errors import WeightsError
-from nnkd.student_networks import made_up_plans
+from nnkd.networks.students import made_up_plans
+from nnkd.weights import pretrained
 
 
 class Network(nn.Module):

@@ -1,4 +1,4 @@
-"""nnkd.published_weights: files that are no checkpoints."""
+"""nnkd.weights.published: files that are no checkpoints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nnkd.errors import WeightsError
-from nnkd.published_weights import everything
+from nnkd.weights.published import everything
 
 
 @settings(max_examples=150)

@@ -1,4 +1,4 @@
-"""nnkd.weight_store and nnkd.downloads, nnkd.steps.weights and nnKD_weights, with a server of our own."""
+"""nnkd.weights.store and nnkd.weights.downloads, nnkd.steps.weights and nnKD_weights, with a server of our own."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from nnkd import downloads, paths, weight_store
+from nnkd import paths
 from nnkd.cli.weights import main
 from nnkd.errors import UnknownNameError, WeightsError
 from nnkd.steps.weights import fetch_weights
-from nnkd.weight_store import Checkpoint, WeightStore, find, known, of_sha256, of_teacher
+from nnkd.weights import downloads
+from nnkd.weights import store as weight_store
+from nnkd.weights.store import Checkpoint, WeightStore, find, known, of_sha256, of_teacher
 
 CONTENT = bytes(range(256)) * 4000
 

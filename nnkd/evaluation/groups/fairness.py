@@ -14,9 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from nnkd.fairness_cohort import Cohort
-from nnkd.fairness_groups import Partition
-from nnkd.group_statistics import (
+from nnkd.evaluation.groups.cohort import Cohort
+from nnkd.evaluation.groups.measures import (
     Figure,
     GroupTests,
     box,
@@ -33,9 +32,10 @@ from nnkd.group_statistics import (
     spread_by_chance,
     wilcoxon,
 )
-from nnkd.metrics import METRICS
-from nnkd.scores import OVERALL, FolderScores, Scores
-from nnkd.statistics import Bootstrap
+from nnkd.evaluation.groups.partitions import Partition
+from nnkd.evaluation.intervals import Bootstrap
+from nnkd.evaluation.metrics import METRICS
+from nnkd.evaluation.scores import OVERALL, FolderScores, Scores
 
 METRIC = "DSC"
 Box = tuple[float, float, float, float, float]

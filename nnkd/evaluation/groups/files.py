@@ -12,11 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-from nnkd.fairness import Accuracy, Fairness, GroupChanges, GroupFigures
-from nnkd.fairness_groups import FEW, PAPERS_BINS, GroupOptions
+from nnkd.evaluation.groups.fairness import Accuracy, Fairness, GroupChanges, GroupFigures
+from nnkd.evaluation.groups.measures import Figure, GroupTests, stars
+from nnkd.evaluation.groups.partitions import FEW, PAPERS_BINS, GroupOptions
+from nnkd.evaluation.metrics import METRICS
 from nnkd.files import atomic, write_json
-from nnkd.group_statistics import Figure, GroupTests, stars
-from nnkd.metrics import METRICS
 
 JSON_FILE = "fairness.json"
 CSV_FILES = ("fairness.csv", "fairness_groups.csv", "fairness_changes.csv")

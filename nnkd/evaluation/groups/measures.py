@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from nnkd.statistics import CONFIDENCE, Bootstrap
+from nnkd.evaluation.intervals import CONFIDENCE, Bootstrap
 
 STARS = ((0.0001, "****"), (0.001, "***"), (0.01, "**"), (0.05, "*"))
 NOT_SIGNIFICANT = "N.S."

@@ -15,8 +15,8 @@ from math import inf, isfinite
 
 import numpy as np
 
+from nnkd.data.participants import Participant, known_columns
 from nnkd.errors import ParticipantsError, SettingError
-from nnkd.participants import Participant, known_columns
 
 ATTRIBUTES = ("sex", "age", "bmi")
 PAPERS_BINS: Mapping[str, tuple[float | None, ...]] = {"age": (20, 30, 40, 50, 60), "bmi": (None, 21, 24, None)}

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from nnkd.group_statistics import NOT_SIGNIFICANT
-from nnkd.plots import FAINT, INK, new_figure, png, short
+from nnkd.evaluation.groups.measures import NOT_SIGNIFICANT
+from nnkd.evaluation.plots import FAINT, INK, new_figure, png, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from nnkd.fairness import Box, GroupChanges
+    from nnkd.evaluation.groups.fairness import Box, GroupChanges
 
 GROUP_COLOURS = ("#4C78A8", "#E08A3C", "#4F9D69", "#B65D8F", "#8C7A5B", "#3FA7B5", "#C24E4E", "#7A6FB3")
 FAIR, UNFAIR = "#1D4ED8", "#C62828"  # paper 1's Figure 2: blue is fair, red is not

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnkd.fairness import Fairness
-from nnkd.fairness_cohort import EvaluatedPeople, divide
-from nnkd.fairness_files import clear_fairness, write_fairness
-from nnkd.fairness_groups import GroupOptions
-from nnkd.fairness_section import fairness_lines, fairness_section
-from nnkd.scores import Scores
-from nnkd.statistics import Bootstrap
+from nnkd.evaluation.groups.cohort import EvaluatedPeople, divide
+from nnkd.evaluation.groups.fairness import Fairness
+from nnkd.evaluation.groups.files import clear_fairness, write_fairness
+from nnkd.evaluation.groups.partitions import GroupOptions
+from nnkd.evaluation.groups.section import fairness_lines, fairness_section
+from nnkd.evaluation.intervals import Bootstrap
+from nnkd.evaluation.scores import Scores
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
-from nnkd.fairness import Fairness, GroupFigures, Pair
-from nnkd.fairness_files import DIGITS
-from nnkd.fairness_groups import FEW, GroupOptions, Partition
-from nnkd.fairness_plots import accuracy_plot, change_plot, group_plot
-from nnkd.group_statistics import Figure, stars
-from nnkd.metrics import METRICS
+from nnkd.evaluation.groups.fairness import Fairness, GroupFigures, Pair
+from nnkd.evaluation.groups.files import DIGITS
+from nnkd.evaluation.groups.measures import Figure, stars
+from nnkd.evaluation.groups.partitions import FEW, GroupOptions, Partition
+from nnkd.evaluation.groups.plots import accuracy_plot, change_plot, group_plot
+from nnkd.evaluation.metrics import METRICS
 
 MOST_PLOTS = 36  # of labels and attributes; beyond, the tables say more
 MOST_DETAILED = 4  # folders with a table of every group

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnkd.auxiliaries import OPTIONS, Target
+from nnkd.auxiliary.tasks import OPTIONS, Target
+from nnkd.data.recipes import Recipe
 from nnkd.errors import RecipeError, SettingError
 from nnkd.files import read_json
-from nnkd.preprocessing import listed_cases
-from nnkd.recipes import Recipe
+from nnkd.preprocessing.cases import listed_cases
 
 log = logging.getLogger("nnkd")
 

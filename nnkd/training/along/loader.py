@@ -21,11 +21,11 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
-from nnkd import preprocessing
-from nnkd.auxiliaries import Prepared
+from nnkd.auxiliary.tasks import Prepared
 from nnkd.errors import DatasetError, NnkdError
-from nnkd.loader import DrawnDataLoader
+from nnkd.preprocessing import cases as preprocessing
 from nnkd.processes import end_with_parent
+from nnkd.training.loader import DrawnDataLoader
 
 FOREGROUND, IGNORED, OUTSIDE = 1, 2, -1
 Wanted = tuple[int, ...]

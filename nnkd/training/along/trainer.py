@@ -12,15 +12,16 @@ import torch
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor, nn
 
-from nnkd import auxiliary_record, settings
-from nnkd.auxiliaries import SCHEDULER, Prepared, Target
-from nnkd.auxiliary_gradients import SecondPass, binary_heads
-from nnkd.auxiliary_loader import FOREGROUND, IGNORED, AuxiliaryBatches, AuxiliaryCases, AuxiliaryLoader
-from nnkd.careful_trainer import CarefulTrainer
+from nnkd.auxiliary import record
+from nnkd.auxiliary.tasks import SCHEDULER, Prepared, Target
+from nnkd.data.recipes import Recipe
 from nnkd.errors import RecipeError
-from nnkd.recipes import Recipe
-from nnkd.training_along import Along
-from nnkd.training_checks import configuration_of
+from nnkd.plugin import options as settings
+from nnkd.training.along.gradients import SecondPass, binary_heads
+from nnkd.training.along.loader import FOREGROUND, IGNORED, AuxiliaryBatches, AuxiliaryCases, AuxiliaryLoader
+from nnkd.training.along.turns import Along
+from nnkd.training.checks import configuration_of
+from nnkd.training.file_safety import CarefulTrainer
 
 STATE = "nnkd_auxiliaries"  # in a checkpoint's log: the one part of nnU-Net's checkpoint that takes more
 
@@ -71,7 +72,7 @@ class AuxiliaryTraining(CarefulTrainer):
         second = SecondPass(network, heads, self.is_ddp)
         self.auxiliaries = Along(scheduler, second, self.options.turn == "epoch")
         if self.local_rank == 0:
-            self.auxiliaries.record = Path(self.output_folder) / auxiliary_record.RECORD
+            self.auxiliaries.record = Path(self.output_folder) / record.RECORD
 
     @property
     def _target_is_binary(self) -> bool:
@@ -236,7 +237,7 @@ class AuxiliaryTraining(CarefulTrainer):
 
     def _draw_record(self) -> None:
         if self.auxiliaries is not None and self.auxiliaries.record is not None:
-            auxiliary_record.draw(self.auxiliaries.record)
+            record.draw(self.auxiliaries.record)
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 

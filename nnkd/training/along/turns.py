@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from nnkd import auxiliary_record
-from nnkd.auxiliary_gradients import SecondPass
-from nnkd.auxiliary_loader import AuxiliaryBatches
-from nnkd.interfaces import AuxiliaryScheduler
+from nnkd.auxiliary import record
+from nnkd.plugin.teachers import AuxiliaryScheduler
+from nnkd.training.along.gradients import SecondPass
+from nnkd.training.along.loader import AuxiliaryBatches
 
 Step = tuple[float, float]  # auxiliary loss and cosine
 
@@ -49,7 +49,7 @@ class Along:
         """
         self.batches, self.loss_of = batches, loss_of
         if self.record is not None:
-            auxiliary_record.cut(self.record, self.turns)
+            record.cut(self.record, self.turns)
 
     def backward(self, scale: float) -> None:
         """Add the gradient of the turn's task to the target's, which stands there.
@@ -114,7 +114,7 @@ class Along:
             self._arm = None
         turn |= {"turn": self.turns, "epoch": epoch, "target_loss": _mean(target)}
         if self.record is not None:
-            auxiliary_record.append(self.record, turn)
+            record.append(self.record, turn)
 
     def state_dict(self) -> dict[str, Any]:
         """Turns, the scheduler's state, the heads."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from nnkd.box_pixels import SIZE
-from nnkd.profiles import Architecture, Paper
-from nnkd_litemedsam.encoders import ENCODERS, build_encoder
-from nnkd_litemedsam.model import LiteMedSAM
+from nnkd.boxes.pixels import SIZE
+from nnkd.networks.costs import Architecture, Paper
+from nnkd_litemedsam.networks.encoders import ENCODERS, build_encoder
+from nnkd_litemedsam.networks.model import LiteMedSAM
 
 IMAGE, BOX = (1, 3, SIZE, SIZE), (1, 4)
 UNSEEN = "its linear layers are functions, which thop does not see"

@@ -60,4 +60,4 @@ def build_encoder(name: str, **options: Any) -> nn.Module:
         UnknownNameError: If there is no encoder of that name.
     """
     encoder = encoder_called(name)
-    return getattr(import_module(f"nnkd_litemedsam.{encoder.module}"), encoder.cls)(**options)
+    return getattr(import_module(f"nnkd_litemedsam.networks.{encoder.module}"), encoder.cls)(**options)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnkd_litemedsam.fused_layers import linear
+from nnkd_litemedsam.networks.fused_layers import linear
 
 STRIP = 512  # pixels of the embedding that are enlarged at once, so that what lies between stays in the cache
 NORM_EPS = 1e-6

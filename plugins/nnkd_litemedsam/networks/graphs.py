@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnkd.box_export import BoxGraphs
-from nnkd_litemedsam.folded_decoder import FoldedDecoder
-from nnkd_litemedsam.model import LiteMedSAM
-from nnkd_litemedsam.repvit import Block, Excite, RepViT
-from nnkd_litemedsam.tiny_vit import ChannelNorm, Downsample, MBConv, TinyViT
+from nnkd.boxes.export import BoxGraphs
+from nnkd_litemedsam.networks.folded_decoder import FoldedDecoder
+from nnkd_litemedsam.networks.model import LiteMedSAM
+from nnkd_litemedsam.networks.repvit import Block, Excite, RepViT
+from nnkd_litemedsam.networks.tiny_vit import ChannelNorm, Downsample, MBConv, TinyViT
 
 
 class RepViTGraph(nn.Module):

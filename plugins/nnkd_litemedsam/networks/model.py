@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nnkd.box_pixels import CHANNELS, GRID, SIZE
+from nnkd.boxes.pixels import CHANNELS, GRID, SIZE
 from nnkd.errors import BrokenPluginError
-from nnkd_litemedsam.folded_decoder import FoldedDecoder
-from nnkd_litemedsam.tiny_vit import TinyViT
+from nnkd_litemedsam.networks.folded_decoder import FoldedDecoder
+from nnkd_litemedsam.networks.tiny_vit import TinyViT
 
 
 class LiteMedSAM(nn.Module):

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnkd.box_pixels import CHANNELS
-from nnkd_litemedsam.fused_layers import linear
-from nnkd_litemedsam.tiny_vit import ChannelNorm, ConvNorm
+from nnkd.boxes.pixels import CHANNELS
+from nnkd_litemedsam.networks.fused_layers import linear
+from nnkd_litemedsam.networks.tiny_vit import ChannelNorm, ConvNorm
 
 # Width of each block, and whether its channels are weighted (squeeze and excite)
 M0_6 = (

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnkd.box_pixels import CHANNELS
-from nnkd_litemedsam.fused_layers import ROWS, by_rows, in_strips, linear
+from nnkd.boxes.pixels import CHANNELS
+from nnkd_litemedsam.networks.fused_layers import ROWS, by_rows, in_strips, linear
 
 
 class ConvNorm(nn.Module):

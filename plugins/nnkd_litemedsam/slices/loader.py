@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from nnkd.box_pixels import SIZE, prepare
+from nnkd.boxes.pixels import SIZE, prepare
 from nnkd.errors import DatasetError
 from nnkd.files import sha256_text
-from nnkd.loader import Draw
-from nnkd_litemedsam.embedding_files import EmbeddingFiles
-from nnkd_litemedsam.slice_store import SMALLEST, Slices, StoredCase
+from nnkd.training.loader import Draw
+from nnkd_litemedsam.slices.store import SMALLEST, Slices, StoredCase
+from nnkd_litemedsam.trainers.embedding_files import EmbeddingFiles
 
 BoxOf = Literal["label", "component"]
 

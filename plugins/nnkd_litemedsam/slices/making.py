@@ -1,4 +1,4 @@
-"""nnUNet_raw -> training slices, see `nnkd_litemedsam.slice_store`. Killed at any moment and run again, it makes what
+"""nnUNet_raw -> training slices, see `nnkd_litemedsam.slices.store`. Killed at any moment and run again, it makes what
 is missing; a case is made anew when its image, its label map or a setting changed."""
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
-from nnkd import consensus
-from nnkd.box_pixels import resize, scaled_shape
-from nnkd.dataset import ImageFolder, RawDataset
+from nnkd.boxes.pixels import resize, scaled_shape
+from nnkd.data.dataset import ImageFolder, RawDataset
+from nnkd.data.geometry import Orientation
+from nnkd.data.intensities import GreyScale, Windows, grey_scale, is_colour, is_ct, to_uint8, windows_of
+from nnkd.data.participants import participants_of_cases
 from nnkd.devices import cores
 from nnkd.errors import DatasetError, NnkdError, UnknownNameError
 from nnkd.files import atomic, remove_leftovers, sha256, sha256_text
-from nnkd.geometry import Orientation
-from nnkd.intensities import GreyScale, Windows, grey_scale, is_colour, is_ct, to_uint8, windows_of
-from nnkd.participants import participants_of_cases
 from nnkd.processes import workers
-from nnkd_litemedsam.slice_store import SliceIndex, Slices, StoredCase, read_index
+from nnkd.votes import consensus
+from nnkd_litemedsam.slices.store import SliceIndex, Slices, StoredCase, read_index
 
 SECONDS_BETWEEN_RECORDS = 10.0  # the index grows with the cohort; what a kill loses is made again
 MOST_VALUES = 256
@@ -59,8 +59,8 @@ def new_index(dataset: RawDataset, channel: str | None = None, windows: Windows 
     Args:
         dataset: In nnUNet_raw.
         channel: Name of the channel to take, where there are several; None: the first, or all three of colour images.
-        windows: CT windows by label, see `nnkd.intensities.windows_of`; labels that this dataset has not are passed
-            over.
+        windows: CT windows by label, see `nnkd.data.intensities.windows_of`; labels that this dataset has not are
+            passed over.
 
     Raises:
         SettingError: If a window is wrong.

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from nnkd.training_options import AtLeastOne, Positive
+from nnkd.training.options import AtLeastOne, Positive
 from nnkd_litemedsam import model_files
-from nnkd_litemedsam.slice_loader import BoxOf
+from nnkd_litemedsam.slices.loader import BoxOf
 
 EncoderName = Literal["tinyvit", "repvit", "swin"]
 File = Annotated[str, AfterValidator(model_files.portable)]

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nnkd import consensus
-from nnkd.box_pixels import SIZE
-from nnkd.dataset import DatasetSpec, ImageFolder, RawDataset
+from nnkd.boxes.pixels import SIZE
+from nnkd.data.dataset import DatasetSpec, ImageFolder, RawDataset
+from nnkd.data.participants import CASES_FILE, PARTICIPANTS_FILE
+from nnkd.data.predictions import Lineage
 from nnkd.errors import DatasetError, FolderError, RecipeError
 from nnkd.files import atomic, read_json, write_json
-from nnkd.participants import CASES_FILE, PARTICIPANTS_FILE
 from nnkd.paths import room
-from nnkd.predictions import Lineage
-from nnkd_litemedsam.slice_store import FOLDER, read_index
+from nnkd.votes import consensus
+from nnkd_litemedsam.slices.store import FOLDER, read_index
 
 PLANS = "LiteMedSAMPlans"
 BATCH = 8  # Source: Yang et al. 2024, Tables 3 and 4
@@ -61,8 +61,8 @@ def write_plans(names: Sequence[str]) -> str:
 
 
 def inherited(names: Sequence[str]) -> tuple[list[dict[str, str]], bool]:
-    """What label maps of datasets inherit, see `nnkd.consensus.inherited`; without a raw dataset, what they inherited
-    when its slices were made.
+    """What label maps of datasets inherit, see `nnkd.votes.consensus.inherited`; without a raw dataset, what they
+    inherited when its slices were made.
 
     Args:
         names: DatasetXXX_Name.

@@ -1,7 +1,7 @@
 """Training slices of a dataset: nnUNet_preprocessed/DATASET/litemedsam_256, one file a case and an index.
 
 A file holds every axial slice at a longest side of 256 pixels in 8 bits, once for each grey scale that a label of the
-dataset asks for (colour images: red, green and blue), and the label map beside them. `nnkd_litemedsam.slice_making`
+dataset asks for (colour images: red, green and blue), and the label map beside them. `nnkd_litemedsam.slices.making`
 writes them.
 """
 
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from nnkd.data.predictions import Lineage
 from nnkd.errors import DatasetError
 from nnkd.files import atomic
-from nnkd.predictions import Lineage
 
 FOLDER = "litemedsam_256"
 INDEX = "index.json"

@@ -8,16 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnkd.dataset import RawDataset
+from nnkd.data.dataset import RawDataset
 from nnkd.errors import DatasetError, RecipeError
-from nnkd_litemedsam import embedding_teachers, model_files, slice_plans, weights
-from nnkd_litemedsam.box_loss import Answer, BoxLoss, decode, dice_of
-from nnkd_litemedsam.final_validation import Row, looks, rows, summary_of
-from nnkd_litemedsam.model import LiteMedSAM
-from nnkd_litemedsam.slice_loader import Reader, Targets
-from nnkd_litemedsam.slice_options import BoxOptions
-from nnkd_litemedsam.slice_store import SMALLEST
-from nnkd_litemedsam.slice_trainer import SliceTrainer
+from nnkd_litemedsam import model_files, weights
+from nnkd_litemedsam.networks.model import LiteMedSAM
+from nnkd_litemedsam.slices import plans
+from nnkd_litemedsam.slices.loader import Reader, Targets
+from nnkd_litemedsam.slices.options import BoxOptions
+from nnkd_litemedsam.slices.store import SMALLEST
+from nnkd_litemedsam.trainers import embedding_teachers
+from nnkd_litemedsam.trainers.final_validation import Row, looks, rows, summary_of
+from nnkd_litemedsam.trainers.losses import Answer, BoxLoss, decode, dice_of
+from nnkd_litemedsam.trainers.slices import SliceTrainer
 
 PUBLISHED = "published"
 
@@ -39,12 +41,12 @@ class nnUNetTrainerLiteMedSAM(SliceTrainer):
         if options.get("weights") is not None:
             file = _file(options["weights"])
             found = embedding_teachers.lineage_of_file(file.name, file)
-        return [*found, *(model for model in slice_plans.inherited(datasets)[0] if model not in found)]
+        return [*found, *(model for model in plans.inherited(datasets)[0] if model not in found)]
 
     @classmethod
     def told_of_truth(cls, datasets: Sequence[str]) -> bool:
         """Whether a teacher whose consensus is in labelsTr was told of reference labels."""
-        return slice_plans.inherited(datasets)[1]
+        return plans.inherited(datasets)[1]
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any], patch_size: Sequence[int]) -> None:
@@ -65,7 +67,7 @@ class nnUNetTrainerLiteMedSAM(SliceTrainer):
         """
         super().check_datasets(options, names)
         for name in names:
-            raw = slice_plans.raw_folder(name)
+            raw = plans.raw_folder(name)
             if raw is None:
                 continue
             dataset = RawDataset(raw)

@@ -11,20 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nnkd.box_pixels import CHANNELS
+from nnkd.boxes.pixels import CHANNELS
 from nnkd.errors import RecipeError
-from nnkd.interfaces import BoxTeacher
-from nnkd.settings import parse_options
+from nnkd.plugin.options import parse_options
+from nnkd.plugin.teachers import BoxTeacher
 from nnkd.types import TeacherContext
-from nnkd_litemedsam import embedding_teachers
-from nnkd_litemedsam.box_loss import EmbeddingLoss, no_padding, relative_error
-from nnkd_litemedsam.embedding_files import GIB, EmbeddingFiles
-from nnkd_litemedsam.embedding_teachers import OWN, EmbeddingTeacher, PluginTeacher
-from nnkd_litemedsam.final_validation import Row, looks, rows, summary_of
-from nnkd_litemedsam.model import LiteMedSAM
-from nnkd_litemedsam.slice_loader import Reader, Targets
-from nnkd_litemedsam.slice_options import DistillOptions
-from nnkd_litemedsam.slice_trainer import SliceTrainer
+from nnkd_litemedsam.networks.model import LiteMedSAM
+from nnkd_litemedsam.slices.loader import Reader, Targets
+from nnkd_litemedsam.slices.options import DistillOptions
+from nnkd_litemedsam.trainers import embedding_teachers
+from nnkd_litemedsam.trainers.embedding_files import GIB, EmbeddingFiles
+from nnkd_litemedsam.trainers.embedding_teachers import OWN, EmbeddingTeacher, PluginTeacher
+from nnkd_litemedsam.trainers.final_validation import Row, looks, rows, summary_of
+from nnkd_litemedsam.trainers.losses import EmbeddingLoss, no_padding, relative_error
+from nnkd_litemedsam.trainers.slices import SliceTrainer
 
 SEEN_BEFORE = 8  # slices that tell the scale of the teacher's embeddings
 

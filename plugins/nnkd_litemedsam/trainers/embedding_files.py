@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nnkd.box_pixels import CHANNELS, GRID
+from nnkd.boxes.pixels import CHANNELS, GRID
 from nnkd.errors import NnkdError
 from nnkd.files import atomic
 

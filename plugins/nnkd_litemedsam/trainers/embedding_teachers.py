@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnkd.box_pixels import CHANNELS, GRID, SIZE
+from nnkd.boxes.pixels import CHANNELS, GRID, SIZE
 from nnkd.errors import RecipeError
 from nnkd.files import sha256
-from nnkd.interfaces import BoxTeacher
+from nnkd.plugin.teachers import BoxTeacher
 from nnkd_litemedsam import model_files, weights
-from nnkd_litemedsam.model import LiteMedSAM
+from nnkd_litemedsam.networks.model import LiteMedSAM
 
 SHAPE = (CHANNELS, GRID, GRID)
 OWN = "litemedsam"
@@ -164,9 +164,9 @@ def lineage_of_file(name: str, file: Path) -> list[dict[str, str]]:
 
 def _inherited(file: Path) -> list[dict[str, str]]:
     """The lineage in a checkpoint that nnU-Net's training wrote."""
-    from nnkd import published_weights
+    from nnkd.weights import published
 
-    content: Any = published_weights.everything(file, weights.MODEL)
+    content: Any = published.everything(file, weights.MODEL)
     for key in ("init_args", "plans", "nnkd", "lineage"):
         content = content.get(key) if isinstance(content, Mapping) else None
     return [dict(model) for model in content or ()]

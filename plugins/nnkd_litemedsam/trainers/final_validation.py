@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnkd.box_pixels import SIZE, prepare
-from nnkd_litemedsam.slice_loader import Reader, box_around
+from nnkd.boxes.pixels import SIZE, prepare
+from nnkd_litemedsam.slices.loader import Reader, box_around
 
 
 class Row(NamedTuple):

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnkd.box_pixels import GRID, SIZE
-from nnkd_litemedsam.model import LiteMedSAM
+from nnkd.boxes.pixels import GRID, SIZE
+from nnkd_litemedsam.networks.model import LiteMedSAM
 
 SMOOTH = 1e-5
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from nnkd.evaluation.plots import new_figure
 from nnkd.files import atomic
-from nnkd.plots import new_figure
 
 SIDE = (9.0, 2.6)  # inches of a row
 

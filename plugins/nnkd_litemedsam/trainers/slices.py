@@ -18,24 +18,25 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.helpers import empty_cache
 from torch import Tensor, nn
 
-from nnkd import splits
-from nnkd.case_losses import weighing
-from nnkd.dataset import RawDataset
+from nnkd.data import splits
+from nnkd.data.dataset import RawDataset
+from nnkd.data.intensities import windows_of
+from nnkd.data.participants import Participant, participants_of_cases
 from nnkd.errors import RecipeError, UnknownNameError
 from nnkd.files import read_json, write_json
-from nnkd.intensities import windows_of
-from nnkd.licences import announcement
-from nnkd.participants import Participant, participants_of_cases
 from nnkd.paths import room
-from nnkd.trainer import nnUNetTrainerKD
-from nnkd_litemedsam import slice_making, slice_plans
-from nnkd_litemedsam.encoders import build_encoder
-from nnkd_litemedsam.model import LiteMedSAM
-from nnkd_litemedsam.plateau import Plateau
-from nnkd_litemedsam.progress import plot
-from nnkd_litemedsam.slice_loader import DrawnSlices, FixedSlices, Reader
-from nnkd_litemedsam.slice_options import PRESETS, SliceOptions
-from nnkd_litemedsam.slice_store import FOLDER, Slices, read_index
+from nnkd.training.case_losses import weighing
+from nnkd.training.trainer import nnUNetTrainerKD
+from nnkd.weights.licences import announcement
+from nnkd_litemedsam.networks.encoders import build_encoder
+from nnkd_litemedsam.networks.model import LiteMedSAM
+from nnkd_litemedsam.slices import making
+from nnkd_litemedsam.slices import plans as slice_plans
+from nnkd_litemedsam.slices.loader import DrawnSlices, FixedSlices, Reader
+from nnkd_litemedsam.slices.options import PRESETS, SliceOptions
+from nnkd_litemedsam.slices.store import FOLDER, Slices, read_index
+from nnkd_litemedsam.trainers.plateau import Plateau
+from nnkd_litemedsam.trainers.progress import plot
 
 CLIP = 12  # nnU-Net's
 SHARE_OF_ALL = 0.05  # of slices validates where all cases train; Source: Yang et al. 2024, section 3.3
@@ -182,7 +183,7 @@ class SliceTrainer(nnUNetTrainerKD):
             return Slices(name, folder, index)
         dataset = RawDataset(raw)
         channel = self.options.channel if self.options.channel in dataset.spec.channel_names else None
-        slices = slice_making.update(dataset, folder, slice_making.new_index(dataset, channel, self.options.windows))
+        slices = making.update(dataset, folder, making.new_index(dataset, channel, self.options.windows))
         content = sum(len(record.content()) for record in slices.index.cases.values())
         self.print_to_log_file(f"{name}: {len(slices.index.cases)} case(s), {content} slices with content.")
         return slices

@@ -8,16 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from test_scores import LABELS, folder
+from scored import LABELS, folder
 
-from nnkd.fairness import Fairness
-from nnkd.fairness_cohort import divide
-from nnkd.fairness_files import changes_frame, fairness_json, figures_frame, groups_frame
-from nnkd.fairness_groups import GroupOptions
-from nnkd.fairness_section import fairness_lines, fairness_section
-from nnkd.participants import Participant
-from nnkd.scores import OVERALL, Scores
-from nnkd.statistics import Bootstrap
+from nnkd.data.participants import Participant
+from nnkd.evaluation.groups.cohort import divide
+from nnkd.evaluation.groups.fairness import Fairness
+from nnkd.evaluation.groups.files import changes_frame, fairness_json, figures_frame, groups_frame
+from nnkd.evaluation.groups.partitions import GroupOptions
+from nnkd.evaluation.groups.section import fairness_lines, fairness_section
+from nnkd.evaluation.intervals import Bootstrap
+from nnkd.evaluation.scores import OVERALL, Scores
 
 BOOTSTRAP = Bootstrap(400, 0)
 

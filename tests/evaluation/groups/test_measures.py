@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from nnkd.group_statistics import (
+from nnkd.evaluation.groups.measures import (
     Figure,
     box,
     counts,
@@ -25,7 +25,7 @@ from nnkd.group_statistics import (
     stars,
     wilcoxon,
 )
-from nnkd.statistics import Bootstrap
+from nnkd.evaluation.intervals import Bootstrap
 
 BOOTSTRAP = Bootstrap(500, 0)
 
@@ -138,7 +138,7 @@ def test_the_same_people_are_drawn_for_all_columns_and_calls():
 def test_many_people_are_drawn_in_parts(monkeypatch):
     values, groups = np.concatenate(samples(0.7, 0.9))[:, None], [np.arange(30), np.arange(30, 63)]
     whole = drawn_means(values, groups, BOOTSTRAP)
-    monkeypatch.setattr("nnkd.group_statistics.ELEMENTS", 700)
+    monkeypatch.setattr("nnkd.evaluation.groups.measures.ELEMENTS", 700)
     assert drawn_means(values, groups, BOOTSTRAP) == pytest.approx(whole)
 
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nnkd_fairness.strata import Grouping
 
+from nnkd.data.participants import Participant
 from nnkd.errors import ParticipantsError, SettingError
-from nnkd.fairness_groups import PAPERS_BINS, GroupOptions, Partition, bins_of, intersection, partition
-from nnkd.participants import Participant
+from nnkd.evaluation.groups.partitions import PAPERS_BINS, GroupOptions, Partition, bins_of, intersection, partition
 
 OPTIONS = GroupOptions()
 

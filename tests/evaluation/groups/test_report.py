@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_report import words
+from scored import words
 from toy import toy_dataset, two_balls, write_image
 
 from nnkd.cli.evaluate import main
-from nnkd.dataset import RawDataset
+from nnkd.data.dataset import RawDataset
 from nnkd.files import read_json
 
 CASES = 44

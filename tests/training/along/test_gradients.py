@@ -1,4 +1,4 @@
-"""Tests of nnkd.auxiliary_gradients: against gradients taken one by one, and two processes against one."""
+"""Tests of nnkd.training.along.gradients: against gradients taken one by one, and two processes against one."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from nnkd.auxiliary_gradients import Alignment, SecondPass, binary_heads
 from nnkd.errors import RecipeError
+from nnkd.training.along.gradients import Alignment, SecondPass, binary_heads
 
 
 class Small(nn.Module):

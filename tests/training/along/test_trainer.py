@@ -1,4 +1,4 @@
-"""Tests of nnkd.auxiliary_training, nnkd.training_along, nnkd.auxiliary_loader and nnkd.auxiliary_record."""
+"""Tests of nnkd.training.along and nnkd.auxiliary.record."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import torch
 from auxiliary_toys import auxiliary, few_shot_target, prepared
-from nnkd_punet.trainer import nnUNetTrainerPUNet
+from nnkd_unet.punet_trainer import nnUNetTrainerPUNet
 from planned import preprocess
 from toy import toy_teacher
 from two_ranks import one_of_two, total
 from two_ranks import trainer_of as trainer_of_rank
 
-from nnkd import auxiliary_record
-from nnkd.auxiliary_loader import AuxiliaryBatches, AuxiliaryCases
-from nnkd.auxiliary_turns import read_turns
-from nnkd.careful_trainer import CarefulTrainer
-from nnkd.checkpoints import load_checkpoint
+from nnkd.auxiliary import record as auxiliary_record
+from nnkd.auxiliary.turns import read_turns
+from nnkd.data.recipes import Choice, Recipe, read_plans, write_recipe
 from nnkd.errors import DatasetError, RecipeError
-from nnkd.recipes import Choice, Recipe, read_plans, write_recipe
-from nnkd.trainer import nnUNetTrainerKD
+from nnkd.training.along.loader import AuxiliaryBatches, AuxiliaryCases
+from nnkd.training.file_safety import CarefulTrainer
+from nnkd.training.trainer import nnUNetTrainerKD
+from nnkd.weights.checkpoints import load_checkpoint
 
 SHORT = {"epochs": 1, "iterations": 3, "val_iterations": 1}
 NAMES = ("Dataset801_Other:liver", "Dataset802_Other")
@@ -152,7 +152,7 @@ def test_a_binary_target_shares_its_head(nnunet_folders, monkeypatch):
 
 
 def _students():
-    from nnkd.registry import installed
+    from nnkd.plugin.registry import installed
 
     return [installed().load("student", "nnUNetTrainerUNet"), nnUNetTrainerPUNet]
 
@@ -178,7 +178,7 @@ def test_regions_have_one_auxiliary_output(nnunet_folders, monkeypatch):
 
 def test_distillation_with_auxiliaries_in_3d(nnunet_folders, monkeypatch):
     target = made(nnunet_folders, monkeypatch, "3d_fullres")
-    from nnkd.dataset import RawDataset
+    from nnkd.data.dataset import RawDataset
 
     raw = RawDataset.open("701")
     for index in range(2):
