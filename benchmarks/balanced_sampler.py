@@ -28,7 +28,7 @@ import numpy as np
 from nnkd_fairness.balanced import Balanced
 from nnkd_fairness.balanced_paper import BalancedPaper
 
-from nnkd.data.participants import Participant
+from nnkd.types import Participant
 
 SIZE = 24
 GROUPS = (("F", "M"), (20.0, 30.0, 40.0, 50.0), (18.0, 22.0, 27.0))

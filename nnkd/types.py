@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
+
 
 if TYPE_CHECKING:
     import numpy as np
@@ -148,3 +150,31 @@ class StepReport:
     failures: list[Failure] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     data: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Participant:
+    """One person.
+
+    Attributes:
+        identifier: participant_id as the file spells it; the case's name where the file has no row.
+        sex: "F", "M" or None where it is not known.
+        age: In years, or None.
+        bmi: Body mass index in kg/m2, or None.
+        attributes: All further columns as text; missing values are left out.
+    """
+
+    identifier: str
+    sex: Literal["F", "M"] | None = None
+    age: float | None = None
+    bmi: float | None = None
+    attributes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+
+    def value(self, column: str) -> str | float | None:
+        """What stands in a column: text, a number for age and bmi, or None where it is missing."""
+        if column in ("sex", "age", "bmi"):
+            return getattr(self, column)
+        return self.attributes.get(column)
+
+    def __reduce__(self) -> tuple[object, ...]:  # a mapping proxy does not pickle, but data loaders' workers need it
+        return Participant, (self.identifier, self.sex, self.age, self.bmi, dict(self.attributes))

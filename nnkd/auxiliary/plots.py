@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnkd.auxiliary.turns import Turns
-from nnkd.evaluation.plots import FAINT, FOLDER_COLOURS, INK, new_figure, png, short
+from nnkd.figures import FAINT, FOLDER_COLOURS, INK, new_figure, png, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,6 +18,7 @@ from nnkd.data.dataset import DatasetSpec, ImageFolder, RawDataset
 from nnkd.errors import DatasetError, NnkdError, RecipeError, UnknownNameError
 from nnkd.files import remove_leftovers, sha256, sha256_text
 from nnkd.preprocessing import cases as preprocessing
+from nnkd.preprocessing import folders
 from nnkd.types import Failure, StepReport
 
 SAMPLES = 50_000  # foreground voxels of a case whose intensities are kept for the dataset's properties
@@ -219,8 +220,8 @@ class _Work:
 
     def _forget(self, cases: Sequence[str]) -> None:
         """Remove preprocessed cases whose image or label map is gone."""
-        for case in set(preprocessing.listed_cases(self.folder)) - set(cases):
-            preprocessing.remove_case(self.folder, case)
+        for case in set(folders.listed_cases(self.folder)) - set(cases):
+            folders.remove_case(self.folder, case)
             self.index.inputs.pop(case, None)
 
     def _save(self, at_once: bool = False) -> None:
@@ -238,7 +239,7 @@ class _Work:
         return sha256_text(self._files(case) + str(made_by))
 
     def _is_done(self, case: str) -> bool:
-        there = preprocessing.is_preprocessed(self.folder, case)
+        there = folders.is_preprocessed(self.folder, case)
         return there and self.index.inputs.get(case) == self._inputs(case)
 
     def _job(self, case: str) -> CaseJob:

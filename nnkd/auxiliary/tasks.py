@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from nnkd import paths
 from nnkd.errors import PredictionError, RecipeError, SettingError, UnknownNameError
 from nnkd.files import read_json, sha256_text, write_json
-from nnkd.plugin.teachers import AuxiliaryScheduler
-from nnkd.preprocessing.cases import is_preprocessed
+from nnkd.plugin.schedulers import AuxiliaryScheduler
+from nnkd.preprocessing.folders import is_preprocessed
 from nnkd.types import Kind
 
 EVERY = "*"
@@ -164,7 +164,7 @@ def grid_of(plans: Mapping[str, Any], values: Mapping[str, Any], channels: Seque
 
     Args:
         plans: The target's.
-        values: Of one configuration, see `nnkd.training.checks.configuration_of`.
+        values: Of one configuration, see `nnkd.data.plans.configuration_of`.
         channels: Names of the target's.
     """
     made_by = {key: values.get(key) for key in OF_THE_GRID}

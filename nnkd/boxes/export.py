@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +15,10 @@ from nnkd.errors import WeightsError
 from nnkd.files import sha256, write_json
 from nnkd.networks import runtimes
 from nnkd.networks.files import Difference, check_packages, difference, write_onnx, write_openvino
+from nnkd.plugin.networks import BoxGraphs
 
 if TYPE_CHECKING:
-    from torch import nn
+    pass
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 TOLERANCE = 1e-4  # of logits, as a share of the largest one
@@ -38,27 +38,6 @@ POSTPROCESSING = {
     "mask": "logits > 0",
     "probabilities": "1 / (1 + exp(-logits))",
 }
-
-
-@dataclass(frozen=True)
-class BoxGraphs:
-    """A box model taken apart: what an image costs once, and what every box in it costs.
-
-    Attributes:
-        name: What it is called, such as "litemedsam".
-        encoder_name: Which image encoder it has, such as "tinyvit".
-        encoder: (1, 3, 256, 256) -> (1, 256, 64, 64), made ready for inference.
-        decoder: (256, 64, 64) and (n, 4) -> (n, 256, 256) logits, likewise; n may be any.
-        whole: An image (1, 3, 256, 256) and (n, 4) -> (n, 256, 256) logits as in training, to be compared with.
-        weights: "name", "sha256" and "licence" of the checkpoint.
-    """
-
-    name: str
-    encoder_name: str
-    encoder: nn.Module
-    decoder: nn.Module
-    whole: nn.Module
-    weights: Mapping[str, str]
 
 
 def write_box_model(graphs: BoxGraphs, folder: Path, openvino: bool = False) -> list[str]:

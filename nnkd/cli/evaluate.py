@@ -117,8 +117,9 @@ def _json(text: str) -> object:
 
 def _groups(arguments: argparse.Namespace) -> GroupOptions | None:
     """How to compare groups, where one of the options for it was given."""
+    from nnkd.data.groups import ATTRIBUTES, SMALLEST
     from nnkd.data.participants import CASES_FILE, PARTICIPANTS_FILE
-    from nnkd.evaluation.groups.partitions import ATTRIBUTES, SMALLEST, GroupOptions, bins_of
+    from nnkd.evaluation.groups.partitions import GroupOptions, bins_of
 
     place = arguments.participants
     if place is not None and (place / CASES_FILE).is_file() and not (place / PARTICIPANTS_FILE).is_file():

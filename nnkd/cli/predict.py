@@ -71,7 +71,7 @@ def _run(arguments: argparse.Namespace) -> StepReport:
         )
     command.part_of([], arguments)
     if arguments.per_label:
-        from nnkd.training.one_label import LabelModels
+        from nnkd.inference.label_models import LabelModels
 
         trained = LabelModels.open(folder, arguments.f, arguments.chk)
     else:

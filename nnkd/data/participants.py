@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-import numpy as np
-
 from nnkd.errors import ParticipantsError
+from nnkd.types import Participant
 
 PARTICIPANTS_FILE = "participants.tsv"
 CASES_FILE = "cases.tsv"
@@ -21,36 +19,7 @@ MISSING = frozenset({"", "n/a", "na", "nan"})
 LIMITS = {"age": (0.0, 120.0, "years"), "bmi": (8.0, 100.0, "kg/m2")}
 SEX_WORDS: Mapping[str, Literal["F", "M"]] = {"f": "F", "female": "F", "m": "M", "male": "M"}
 SEX_DIGITS: Mapping[str, Literal["F", "M"]] = {"0": "F", "1": "M"}
-NO_VALUE = "missing"
 log = logging.getLogger("nnkd")
-
-
-@dataclass(frozen=True)
-class Participant:
-    """One person.
-
-    Attributes:
-        identifier: participant_id as the file spells it; the case's name where the file has no row.
-        sex: "F", "M" or None where it is not known.
-        age: In years, or None.
-        bmi: Body mass index in kg/m2, or None.
-        attributes: All further columns as text; missing values are left out.
-    """
-
-    identifier: str
-    sex: Literal["F", "M"] | None = None
-    age: float | None = None
-    bmi: float | None = None
-    attributes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
-
-    def value(self, column: str) -> str | float | None:
-        """What stands in a column: text, a number for age and bmi, or None where it is missing."""
-        if column in ("sex", "age", "bmi"):
-            return getattr(self, column)
-        return self.attributes.get(column)
-
-    def __reduce__(self) -> tuple[object, ...]:  # a mapping proxy does not pickle, but data loaders' workers need it
-        return Participant, (self.identifier, self.sex, self.age, self.bmi, dict(self.attributes))
 
 
 def read_participants(folder: Path, problems: list[str] | None = None) -> dict[str, Participant]:
@@ -125,47 +94,6 @@ def participants_of_cases(
     return {
         case: by_name.get(_bare(names.get(case, case))) or Participant(names.get(case, case).strip()) for case in cases
     }
-
-
-def groups(
-    participants: Iterable[Participant], column: str, edges: Sequence[float] | None = None, quantiles: int = 4
-) -> dict[str, str]:
-    """Name of the group each participant falls into by one column.
-
-    Args:
-        participants: Any; doubles count once.
-        column: sex, age, bmi or any other column. It is numeric if all its values are numbers and there are more
-            different ones than `quantiles`, or if `edges` are given.
-        edges: Inner bounds of the bins of a numeric column: 30, 40 makes "<30", "30-40", ">=40" (half-open).
-        quantiles: Number of bins of equal size where no edges are given.
-
-    Returns:
-        Group by participant identifier; "missing" where there is no value.
-
-    Raises:
-        ParticipantsError: If nobody has a value in that column, or edges are given for a column of text.
-    """
-    people = {participant.identifier: participant for participant in participants}
-    values = {name: person.value(column) for name, person in people.items()}
-    present = {name: value for name, value in values.items() if value is not None}
-    if not present:
-        columns = known_columns(people.values())
-        there = f"The columns with values are {', '.join(columns)}" if columns else "No column has any"
-        raise ParticipantsError(f"No participant has a value in the column '{column}'. {there}.")
-    numbers = _as_numbers(present, column, needed=edges is not None)
-    if numbers is None or (edges is None and len(set(numbers.values())) <= quantiles):
-        return {name: NO_VALUE if value is None else _text(value) for name, value in values.items()}
-    if edges is None:
-        edges = np.unique(np.quantile(list(numbers.values()), np.arange(1, quantiles) / quantiles)).tolist()
-    edges = sorted(edges)
-    return {name: _bin(numbers[name], edges) if name in numbers else NO_VALUE for name in people}
-
-
-def known_columns(participants: Iterable[Participant]) -> list[str]:
-    """Columns in which somebody has a value: sex, age, bmi first, then the others by name."""
-    people = list(participants)
-    first = [column for column in ("sex", "age", "bmi") if any(p.value(column) is not None for p in people)]
-    return first + sorted({column for person in people for column in person.attributes})
 
 
 def _read_table(folder: Path, name: str, needed: Sequence[str]) -> list[dict[str, str]]:
@@ -307,28 +235,6 @@ def _check_known(names: Mapping[str, str], by_name: Mapping[str, Participant], f
             f"{CASES_FILE} of {folder.name} names {_some(unknown)}, but {PARTICIPANTS_FILE} has no such participant. "
             f"Add the row or correct the name."
         )
-
-
-def _as_numbers(values: Mapping[str, str | float], column: str, needed: bool) -> dict[str, float] | None:
-    try:
-        return {name: float(value) for name, value in values.items()}
-    except ValueError:
-        if needed:
-            raise ParticipantsError(f"Bins were given for the column '{column}', but it holds text.") from None
-        return None
-
-
-def _bin(value: float, edges: Sequence[float]) -> str:
-    index = int(np.searchsorted(edges, value, side="right"))
-    if index == 0:
-        return f"<{edges[0]:g}"
-    if index == len(edges):
-        return f">={edges[-1]:g}"
-    return f"{edges[index - 1]:g}-{edges[index]:g}"
-
-
-def _text(value: str | float) -> str:
-    return f"{value:g}" if isinstance(value, float) else value
 
 
 def _bare(identifier: str) -> str:

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nnkd.data.plans import KEY, read_plans
 from nnkd.errors import RecipeError
 from nnkd.files import read_json, sha256_text, write_json
 
-KEY = "nnkd"
 NAMED = 3  # models in a recipe's name; the folders of results are called after it
 
 
@@ -127,28 +127,6 @@ def usual_aggregator(teachers: Sequence[str], students_own: str | None = None) -
     if students_own and teachers:
         return Choice(students_own)
     return Choice("staple" if len(teachers) >= 3 else "mean")
-
-
-def read_plans(preprocessed: Path, name: str) -> dict[str, Any]:
-    """A plans file of a preprocessed dataset.
-
-    Raises:
-        RecipeError: If there is none of that name.
-    """
-    file = preprocessed / f"{name}.json"
-    if not file.is_file():
-        plans = [p.stem for p in sorted(preprocessed.glob("*.json")) if _is_plans(p)]
-        there = f"There are: {', '.join(plans)}." if plans else "There are none: run nnKD_plan_and_preprocess."
-        raise RecipeError(f"{preprocessed.name} has no plans '{name}'. {there}")
-    return read_json(file)
-
-
-def _is_plans(file: Path) -> bool:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and "plans_name" in content
 
 
 def plans_of(preprocessed: Path, recipe: Recipe, name: str | None = None) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 
-from nnkd.data.participants import Participant, groups
+from nnkd.data.groups import groups
 from nnkd.errors import ParticipantsError, SettingError
+from nnkd.types import Participant
 
 DEFAULT_FOLDS, DEFAULT_SEED = 5, 12345  # nnU-Net's own
 TRIES = 1000  # of an order in which nobody's companions were all drawn together before
@@ -199,7 +200,7 @@ def group_counts(
     Args:
         participants: By case; the groups are cut over all of them.
         subsets: Lists of cases.
-        column: See `nnkd.data.participants.groups`.
+        column: See `nnkd.data.groups.groups`.
         edges: See there.
 
     Returns:

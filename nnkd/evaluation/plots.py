@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nnkd.evaluation.scores import Difference, verdict
+from nnkd.figures import FAINT, FOLDER_COLOURS, INK, new_figure, png, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-FOLDER_COLOURS = ("#4C78A8", "#E08A3C", "#4F9D69", "#B65D8F", "#8C7A5B", "#3FA7B5", "#C24E4E", "#7A6FB3")
 VERDICT_COLOURS = {"better": "#2E7D4F", "worse": "#B3382F", "unclear": "#6B7280"}
-INK, FAINT = "#374151", "#E5E7EB"
-DPI = 150
 
 
 def box_plot(
@@ -124,31 +120,3 @@ def _box(axes: Axes, position: float, heights: np.ndarray, colour: str) -> None:
         boxprops={"facecolor": f"{colour}22", "edgecolor": colour, "linewidth": 1},
         whiskerprops=line, capprops=line, medianprops={"color": colour, "linewidth": 2}, manage_ticks=False,
     )  # fmt: skip
-
-
-def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty figure in our style; size in inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#9CA3AF")
-    axes.tick_params(labelsize=7.5, colors=INK, length=2)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def png(figure: Figure) -> bytes:
-    """The file's content."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
-    return buffer.getvalue()
-
-
-def short(name: str) -> str:
-    """A name that fits under an axis."""
-    return name if len(name) <= 22 else f"{name[:21]}…"

@@ -16,12 +16,13 @@ import numpy as np
 import pandas as pd
 
 from nnkd.data.dataset import DatasetSpec
-from nnkd.data.participants import NO_VALUE, Participant, known_columns
+from nnkd.data.groups import NO_VALUE, SMALLEST, known_columns
 from nnkd.errors import SettingError
-from nnkd.evaluation.groups.partitions import SMALLEST, Partition
+from nnkd.evaluation.groups.partitions import Partition
 from nnkd.evaluation.intervals import Bootstrap, mean, ranks
 from nnkd.evaluation.metrics import METRICS, RANKED
 from nnkd.evaluation.scores import DIGITS, FolderScores, Rules, Scores
+from nnkd.types import Participant
 
 SECONDS = "seconds"  # a case's running time, as the manifests have it
 DEFAULT = ("DSC", "NSD")

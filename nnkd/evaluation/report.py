@@ -41,7 +41,7 @@ class Evaluation:
         references: Reference label map by case.
         predictions: Label map by folder's name and case.
         images: Folders where the cases' images may be.
-        uncertainty: What `nnkd.evaluation.uncertainty_section` made; None without maps.
+        uncertainty: What `nnkd.evaluation.uncertainty` made; None without maps.
         fairness: What `nnkd.evaluation.groups.section` made; None where it was not asked for.
         ranking: What `nnkd.evaluation.ranking` made, likewise.
         raters: What `nnkd.evaluation.raters` made; None where there is one reference.

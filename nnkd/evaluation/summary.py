@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from nnkd.data.dataset import DatasetSpec
+from nnkd.evaluation.intervals import Estimate
 from nnkd.evaluation.metrics import METRICS, Counts
-from nnkd.evaluation.scores import OVERALL, Cell, FolderScores, Scores
+from nnkd.evaluation.scores import COMMON, OVERALL, Cell, FolderScores, Scores
 from nnkd.files import read_json, write_json
 
 COUNTS = ("FN", "FP", "TN", "TP", "n_pred", "n_ref")
@@ -114,3 +115,39 @@ def _value(cell: Cell) -> float | None:
 def _cell(cell: Cell) -> dict[str, Any]:
     found = vars(cell.estimate) if cell.estimate else {}
     return {**found, "note": cell.note} if cell.note else dict(found)
+
+
+def score_lines(scores: Scores, facts: Mapping[str, Any], output: Path) -> list[str]:
+    """The overall means and where to read on.
+
+    Args:
+        scores: All evaluated folders.
+        facts: What every output names.
+        output: Folder of the report.
+    """
+    width = max(len(folder.name) for folder in scores.folders)
+    column = COMMON if COMMON in scores.columns() else OVERALL
+    over = f"over {', '.join(scores.common_labels)}, which all folders answer for" if column == COMMON else "overall"
+    lines = [f"{scores.n_participants} participants, {len(scores.cases)} cases; mean {over} (95 % interval):"]
+    for folder in scores.folders:
+        parts = []
+        for metric, digits in (("DSC", 3), ("HD", 2), ("HD95", 2), ("NSD", 3)):
+            cell = scores.table(metric)[folder.name][column]
+            parts.append(f"{metric} {_number(cell.estimate, digits)}{'†' if cell.estimate and cell.note else ''}")
+        told = " ‡" if folder.manifest is not None and folder.manifest.ground_truth else ""
+        lines.append(f"  {folder.name:{width}}  {'  '.join(parts)}{told}")
+        if flags := scores.flags(folder):
+            lines.append(f"  {'':{width}}  {len(flags)} flag(s), listed in the report")
+    if any("†" in line for line in lines):
+        lines.append("  † rests on fewer cases than the others")
+    if any("‡" in line for line in lines):
+        lines.append("  ‡ made with the help of ground truth")
+    return [*lines, f"surfaces as in {facts['definition']}; report: {output / 'report.html'}"]
+
+
+def _number(estimate: Estimate | None, digits: int) -> str:
+    if estimate is None:
+        return "incomplete"
+    if estimate.low is None:
+        return f"{estimate.value:.{digits}f}"
+    return f"{estimate.value:.{digits}f} ({estimate.low:.{digits}f}-{estimate.high:.{digits}f})"

@@ -9,6 +9,7 @@ is treated as the tie it nearly is.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from nnkd.data.dataset import DatasetSpec
 from nnkd.data.geometry import Grid
 from nnkd.errors import NnkdError
 from nnkd.evaluation.intervals import Bootstrap, Estimate, mean
+from nnkd.evaluation.plots import caught_plot
 from nnkd.inference.uncertainty import MAPS, UncertaintyFolder
 
 REACH = 10.0  # mm around the reference's and the prediction's foreground; pixels where there is no spacing
@@ -274,3 +276,49 @@ def ranking_json(found: FolderRanking, person_of: Mapping[str, str], bootstrap: 
         "failures": found.failures,
         "without_maps": found.without,
     }
+
+
+def section(
+    rankings: Mapping[str, FolderRanking], person_of: Mapping[str, str], bootstrap: Bootstrap
+) -> dict[str, Any] | None:
+    """For the template; None if no folder has maps.
+
+    Args:
+        rankings: By folder's name.
+        person_of: Participant by case.
+        bootstrap: How intervals are made.
+    """
+    if not rankings:
+        return None
+    return {
+        "region": REGION,
+        "measures": list(MEASURES.values()),
+        "heads": ["AUROC", "average precision", "wrong in top 1 %", "wrong overall", "cases"],
+        "maps": MAPS,
+        "folders": [_folder(name, found, person_of, bootstrap) for name, found in rankings.items()],
+    }
+
+
+def _folder(name: str, found: FolderRanking, person_of: Mapping[str, str], bootstrap: Bootstrap) -> dict[str, Any]:
+    rows = []
+    for title in MAPS:
+        estimates = [found.estimate(title, measure, person_of, bootstrap) for measure in MEASURES]
+        rows.append((title, [_cell(e) for e in estimates], len(found.maps[title])))
+    curves = {title: curve for title in MAPS if (curve := found.caught(title)) is not None}
+    picture = base64.b64encode(caught_plot(SHARES, curves)).decode("ascii") if curves else ""
+    return {
+        "name": name,
+        "rows": rows,
+        "src": f"data:image/png;base64,{picture}" if picture else "",
+        "coverage": [(label, inside, cases) for label, (inside, cases) in found.coverage().items()],
+        "members": sorted({row["members"] for row in found.volumes}),
+        "failures": sorted(found.failures.items()),
+        "without": len(found.without),
+    }
+
+
+def _cell(estimate: Estimate | None) -> dict[str, str]:
+    if estimate is None:
+        return {"text": "—", "interval": ""}
+    interval = "" if estimate.low is None else f"{estimate.low:.3f}–{estimate.high:.3f}"
+    return {"text": f"{estimate.value:.3f}", "interval": interval}

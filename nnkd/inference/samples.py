@@ -20,8 +20,8 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 
 from nnkd.devices import threads
 from nnkd.errors import PredictionError, SettingError
+from nnkd.inference import label_models
 from nnkd.inference.probabilistic import ProbabilisticNetwork, logits
-from nnkd.training import one_label
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Answer:
 
 
 def together(answers: Sequence[Answer]) -> Answer:
-    """One answer of students that know one label each, in the order of the labels (`nnkd.training.one_label`): their
+    """One answer of students that know one label each, in the order of the labels (`label_models`): their
     entropies add up as those of independent heads do."""
     members = {len(found.spread.voxels) for found in answers if found.spread}
     if len(members) > 1:
@@ -62,7 +62,7 @@ def together(answers: Sequence[Answer]) -> Answer:
             f"Students of single labels answer with {' and '.join(map(str, sorted(members)))} samples. Give all "
             f"of them the same number with --samples."
         )
-    merged = one_label.together([found.logits for found in answers])
+    merged = label_models.together([found.logits for found in answers])
     spreads = [found.spread for found in answers if found.spread]
     if not spreads:
         return Answer(merged)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from nnkd.devices import threads
 from nnkd.errors import BrokenPluginError, NnkdError
-from nnkd.networks.costs import Architecture, random_inputs, ready_network
+from nnkd.networks.costs import random_inputs, ready_network
+from nnkd.plugin.networks import Architecture
 from nnkd.processes import workers
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnkd.data.plans import KEY
 from nnkd.data.predictions import versions
-from nnkd.data.recipes import KEY, Recipe
+from nnkd.data.recipes import Recipe
 from nnkd.errors import WeightsError
 from nnkd.files import sha256, write_json
 from nnkd.inference.predictor import load_predictor

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from nnkd.data.recipes import KEY, Recipe
+from nnkd.data.plans import KEY
+from nnkd.data.recipes import Recipe
 from nnkd.errors import SettingError
-from nnkd.networks.costs import Architecture, PaperGraph
+from nnkd.plugin.networks import Architecture, PaperGraph
 from nnkd.plugin.options import parse_options
 
 if TYPE_CHECKING:

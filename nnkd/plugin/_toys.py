@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnkd.data.participants import Participant
-from nnkd.types import Prompt, SliceBoxes, TextPrompt, Volume
+from nnkd.types import Participant, Prompt, SliceBoxes, TextPrompt, Volume
 
 LABELS = ("liver", "spleen")
 

@@ -20,7 +20,10 @@ import pluggy
 
 from nnkd.errors import BrokenPluginError, UnknownPluginError
 from nnkd.plugin import hooks
-from nnkd.plugin.teachers import Aggregator, AuxiliaryScheduler, Sampler, Teacher
+from nnkd.plugin.aggregators import Aggregator
+from nnkd.plugin.samplers import Sampler
+from nnkd.plugin.schedulers import AuxiliaryScheduler
+from nnkd.plugin.teachers import Teacher
 from nnkd.types import KINDS, Entry, Kind
 
 GROUP = "nnkd"

@@ -14,8 +14,9 @@ import numpy as np
 
 from nnkd.errors import BrokenPluginError, NnkdError, SettingError
 from nnkd.plugin._toys import LABELS, toy_ballots, toy_counts, toy_participants, toy_prompts, toy_volume
+from nnkd.plugin.aggregators import Aggregator, JointAggregator
 from nnkd.plugin.options import options_of, parse_options
-from nnkd.plugin.teachers import Aggregator, BoxTeacher, JointAggregator, Teacher
+from nnkd.plugin.teachers import BoxTeacher, Teacher
 from nnkd.types import Entry, Kind, TeacherContext, Volume
 
 Outcome = Literal["ok", "failed", "not tried"]

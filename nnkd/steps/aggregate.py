@@ -12,7 +12,7 @@ from tqdm import tqdm
 from nnkd.data.dataset import DatasetSpec, ImageFolder, RawDataset
 from nnkd.data.predictions import PredictionFolder, portable_options
 from nnkd.errors import SettingError
-from nnkd.plugin.teachers import Aggregator, JointAggregator
+from nnkd.plugin.aggregators import Aggregator, JointAggregator
 from nnkd.types import Failure, StepReport
 from nnkd.votes import agreement, consensus
 from nnkd.votes.agreement import AGREEMENT, AgreementFile

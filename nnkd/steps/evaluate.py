@@ -33,12 +33,17 @@ from nnkd.evaluation.ranking import (
 )
 from nnkd.evaluation.raters import Raters, compare_raters, rater_names, raters_frame, raters_json, raters_section
 from nnkd.evaluation.report import Evaluation, write_report
-from nnkd.evaluation.score_lines import score_lines
 from nnkd.evaluation.scores import FolderScores, Rules, Scores, write_frame, write_scores
-from nnkd.evaluation.summary import add_to_summary, summary
+from nnkd.evaluation.summary import add_to_summary, score_lines, summary
 from nnkd.evaluation.surfaces import DEFINITIONS
-from nnkd.evaluation.uncertainty import FolderRanking, rank_folders, ranking_json, rankings_frame, volumes_frame
-from nnkd.evaluation.uncertainty_section import section
+from nnkd.evaluation.uncertainty import (
+    FolderRanking,
+    rank_folders,
+    ranking_json,
+    rankings_frame,
+    section,
+    volumes_frame,
+)
 from nnkd.files import remove_leftovers, write_json
 from nnkd.types import Failure, StepReport
 

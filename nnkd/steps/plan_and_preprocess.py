@@ -18,13 +18,13 @@ from nnkd.auxiliary import preprocessing as auxiliary_preprocessing
 from nnkd.auxiliary.tasks import MOST_CASES, Target, parse
 from nnkd.data.dataset import RawDataset
 from nnkd.data.nifti import check_whole
+from nnkd.data.plans import KEY, configuration_of, read_plans
 from nnkd.data.predictions import prediction_folders
-from nnkd.data.recipes import KEY, read_plans
 from nnkd.errors import DatasetError, NnkdError, RecipeError, SettingError, UnknownNameError
 from nnkd.files import atomic, read_json, remove_leftovers, sha256, sha256_text, write_json
 from nnkd.paths import room
 from nnkd.preprocessing import cases as preprocessing
-from nnkd.training.checks import configuration_of
+from nnkd.preprocessing import folders
 from nnkd.types import Failure, StepReport
 from nnkd.votes import consensus
 from nnkd.votes.folder import VotesFolder, VotesIndex, VotesOfCase, sparse_counts
@@ -83,7 +83,7 @@ def plan_and_preprocess(request: Request) -> StepReport:
     _check_classes(request)
     target = room("nnUNet_preprocessed") / dataset.name
     target.mkdir(parents=True, exist_ok=True)
-    preprocessing.tidy(target)
+    folders.tidy(target)
     if request.existing_plans is None:
         with _no_zero_workers():
             plans_name = _plan(request, dataset, target, cases)
@@ -309,8 +309,8 @@ class _Work:
 
     def forget_removed(self, cases: Sequence[str]) -> None:
         """Remove preprocessed cases whose image is gone, so that nobody trains on them."""
-        for case in set(preprocessing.listed_cases(self.folder)) - set(cases):
-            preprocessing.remove_case(self.folder, case)
+        for case in set(folders.listed_cases(self.folder)) - set(cases):
+            folders.remove_case(self.folder, case)
         for case in set(self.index.cases) - set(cases):
             self.index.cases.pop(case)
             self.votes.file(case).unlink(missing_ok=True)
@@ -321,7 +321,7 @@ class _Work:
     def job(self, case: str) -> preprocessing.Job | None:
         """What is to be done for a case; None if nothing is."""
         images, label = self.dataset.images().files(case), self.dataset.label_file(case)
-        do_images = not preprocessing.is_preprocessed(self.folder, case) or self.inputs.get(case) != self._inputs(case)
+        do_images = not folders.is_preprocessed(self.folder, case) or self.inputs.get(case) != self._inputs(case)
         outputs = self._outputs(case)
         known = self.index.cases.get(case)
         there = known is not None and known.outputs == outputs and self.votes.file(case).is_file()

@@ -26,10 +26,10 @@ from nnkd.devices import check_device, cores
 from nnkd.errors import DatasetError, FolderError, NnkdError, PredictionError
 from nnkd.files import TEMPORARY_PREFIX, sha256, write_json
 from nnkd.inference.label_maps import label_map, on_image
+from nnkd.inference.label_models import LabelModels
 from nnkd.inference.predictor import first_line, load_predictor, logits_of
 from nnkd.inference.uncertainty import UncertaintyFolder
 from nnkd.processes import pool
-from nnkd.training.one_label import LabelModels
 from nnkd.types import Failure, StepReport
 from nnkd.weights.checkpoints import TrainedModel
 

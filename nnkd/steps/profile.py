@@ -14,8 +14,10 @@ from tqdm import tqdm
 from nnkd.devices import check_device
 from nnkd.errors import NnkdError, UnknownNameError
 from nnkd.networks import students
-from nnkd.networks.costs import COUNTED, FVCORE, FVCORES_RULES, Architecture, Count, PaperCount, count, paper_count
+from nnkd.networks.costs import COUNTED, Count, count
 from nnkd.networks.latency import Latency, measure
+from nnkd.networks.papers import FVCORE, FVCORES_RULES, PaperCount, paper_count
+from nnkd.plugin.networks import Architecture
 from nnkd.plugin.teachers import Teacher
 from nnkd.types import StepReport
 

@@ -20,11 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from nnkd import paths
 from nnkd.data import splits
 from nnkd.data.dataset import RawDataset
-from nnkd.data.participants import PARTICIPANTS_FILE, Participant, participants_of_cases
+from nnkd.data.participants import PARTICIPANTS_FILE, participants_of_cases
 from nnkd.data.predictions import label_map_files, prediction_folders
 from nnkd.errors import DatasetError, ParticipantsError, PredictionError, SettingError
 from nnkd.files import is_visible, read_json, write_json
-from nnkd.types import StepReport
+from nnkd.types import Participant, StepReport
 from nnkd.votes import consensus
 
 RECORD, SPLITS, HIDDEN = "split.json", "splits_final.json", "labelsHidden"

@@ -13,15 +13,18 @@ from typing import Any
 from nnkd import paths
 from nnkd.auxiliary import tasks as auxiliaries
 from nnkd.data.dataset import DatasetSpec
-from nnkd.data.recipes import KEY, Choice, Recipe, plans_of, read_plans, usual_aggregator, write_recipe
+from nnkd.data.plans import KEY, configuration_of, read_plans
+from nnkd.data.recipes import Choice, Recipe, plans_of, usual_aggregator, write_recipe
 from nnkd.devices import check_device, cores
 from nnkd.errors import NnkdError, RecipeError, SettingError, WeightsError
+from nnkd.plugin.aggregators import Aggregator, JointAggregator
 from nnkd.plugin.options import parse_options
-from nnkd.plugin.teachers import Aggregator, AuxiliaryScheduler, JointAggregator, Sampler
-from nnkd.preprocessing.cases import listed_cases
+from nnkd.plugin.samplers import Sampler
+from nnkd.plugin.schedulers import AuxiliaryScheduler
+from nnkd.preprocessing.folders import listed_cases
 from nnkd.training import one_label
 from nnkd.training.along import checks
-from nnkd.training.checks import check_draws, check_fold, check_results, configuration_of, dataset_names
+from nnkd.training.checks import check_draws, check_fold, check_results, dataset_names
 from nnkd.types import StepReport
 from nnkd.votes import consensus
 from nnkd.votes.folder import VotesFolder

@@ -20,7 +20,7 @@ import SimpleITK as sitk
 
 from nnkd.errors import NnkdError, ProgramError, SettingError
 from nnkd.plugin.teachers import Teacher
-from nnkd.teachers.mask_files import grid_of, with_grid
+from nnkd.teachers.foreign import grid_of, with_grid
 from nnkd.types import Prompt, TeacherContext, Volume
 
 # What a program may see of this process's environment: where things are and how to compute, no credentials.

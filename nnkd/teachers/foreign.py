@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
-from nnkd.errors import SettingError
-from nnkd.types import TeacherContext
+import numpy as np
+import SimpleITK as sitk
+
+from nnkd.data.geometry import Grid, Orientation
+from nnkd.data.nifti import check_whole
+from nnkd.errors import DatasetError, GeometryError, SettingError
+from nnkd.types import TeacherContext, Volume
+
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif", ".tiff", ".gif", ".bmp")
+WITHOUT_WORLD = (".png", ".tif", ".tiff", ".gif", ".bmp")
+TOUCHING = 1e-3  # voxels: boxes that share no more than this only touch
 
 Part = int | str
 Map = dict[str, Part | list[Part]]
@@ -74,3 +85,185 @@ def _read(file: Path) -> Map:
         raise SettingError(
             f'The map \'{file.name}\' must be JSON such as {{"liver": 5, "kidney": [2, 3]}}. Correct it.'
         ) from error
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask file's content.
+
+    Attributes:
+        file: Where it was read from.
+        image: As SimpleITK read it.
+        values: (Z, Y, X) int32, in file order.
+        grid: Where the voxels lie; `in_world` is False for formats without geometry.
+    """
+
+    file: Path
+    image: sitk.Image
+    values: np.ndarray
+    grid: Grid
+
+    @classmethod
+    def read(cls, file: Path) -> MaskFile:
+        """Read a file.
+
+        Raises:
+            DatasetError: If it is empty, truncated or unreadable, coloured, holds fractions, or has not 2 or 3 axes.
+        """
+        image = _read_image(file)
+        values = _integers(sitk.GetArrayFromImage(image), file)
+        values = values[None] if values.ndim == 2 else values
+        if values.ndim != 3:
+            raise DatasetError(f"The mask '{file.name}' has {values.ndim} axes, but 2 or 3 are expected. Split it.")
+        world = not file.name.lower().endswith(WITHOUT_WORLD)
+        return cls(file, image, values, _grid(values.shape, image, world))
+
+    @property
+    def in_world(self) -> bool:
+        """Whether the format says where voxels lie."""
+        return not self.file.name.lower().endswith(WITHOUT_WORLD)
+
+    def difference(self, volume: Volume) -> str:
+        """How its grid differs from the volume's, in whatever order it is stored, as half a sentence; empty: not."""
+        return Orientation(self.grid).grid.difference(grid_of(volume, self.in_world))
+
+    def turned(self) -> np.ndarray:
+        """(Z, Y, X) int32 in LPS order."""
+        return Orientation(self.grid).to_lps(self.values)
+
+    def resampled(self, volume: Volume) -> np.ndarray:
+        """(Z, Y, X) int32 on the volume's grid: nearest neighbour in world space; outside is background."""
+        return resample_nearest(self.image, grid_of(volume))
+
+
+def grid_of(volume: Volume, in_world: bool = True) -> Grid:
+    """A volume's grid."""
+    return Grid(volume.shape, volume.spacing, volume.origin, np.asarray(volume.direction), in_world=in_world)
+
+
+def identity(grid: Grid) -> bool:
+    """Whether a grid is what a header without geometry says: spacing 1, origin 0, axes along the world's."""
+    return (
+        tuple(grid.spacing) == (1.0, 1.0, 1.0)
+        and not np.any(grid.origin)
+        and np.array_equal(np.abs(grid.direction), np.eye(3))
+    )
+
+
+def resample_nearest(image: sitk.Image, target: Grid) -> np.ndarray:
+    """Nearest neighbour in world space; outside is background.
+
+    Returns:
+        (Z, Y, X) int32 on `target`.
+    """
+    resampled = sitk.Resample(
+        image, list(target.shape[::-1]), sitk.Transform(), sitk.sitkNearestNeighbor, list(target.origin),
+        list(target.spacing[::-1]), target.direction.ravel().tolist(), 0.0, image.GetPixelID(),
+    )  # fmt: skip
+    return np.rint(sitk.GetArrayFromImage(resampled)).astype(np.int32)
+
+
+def with_grid(array: np.ndarray, grid: Grid) -> sitk.Image:
+    """(Z, Y, X) as an image of SimpleITK that lies on `grid`."""
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing([float(v) for v in grid.spacing[::-1]])
+    image.SetOrigin([float(v) for v in grid.origin])
+    image.SetDirection(np.asarray(grid.direction, dtype=float).ravel().tolist())
+    return image
+
+
+def overlap(one: Grid, other: Grid) -> bool:
+    """Whether the boxes that two grids' voxels fill have anything in common. Boxes may be oblique: corners of each
+    are looked at in the other's axes, so that boxes which miss each other at a slant may pass."""
+    return _meets(one, other) and _meets(other, one)
+
+
+def _meets(one: Grid, other: Grid) -> bool:
+    """Whether the corners of `other`, in voxels of `one`, leave no gap along any of its axes."""
+    corners = np.array(list(product(*((-0.5, n - 0.5) for n in other.shape[::-1]))))
+    world = corners * other.spacing[::-1] @ np.asarray(other.direction).T + other.origin
+    voxels = (world - one.origin) @ np.linalg.inv(np.asarray(one.direction)).T / one.spacing[::-1]
+    high = np.asarray(one.shape[::-1]) - 0.5
+    return bool(np.all(voxels.max(0) > -0.5 + TOUCHING) and np.all(voxels.min(0) < high - TOUCHING))
+
+
+def by_values(
+    values: np.ndarray, parts: Mapping[str, Sequence[int | str]]
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Take a label map apart.
+
+    Args:
+        values: (Z, Y, X) integers.
+        parts: Values by label.
+
+    Returns:
+        bool masks (Z, Y, X) by label; and voxels by value of those that no label is made of.
+    """
+    mapped = {part for several in parts.values() for part in several}
+    found, counts = np.unique(values, return_counts=True)
+    ignored = {str(int(v)): int(n) for v, n in zip(found, counts, strict=True) if v != 0 and int(v) not in mapped}
+    return {label: np.isin(values, list(several)) for label, several in parts.items()}, ignored
+
+
+def outside(mask: MaskFile, case: str) -> GeometryError:
+    """A mask that lies elsewhere."""
+    return GeometryError(
+        f"The mask '{mask.file.name}' does not overlap its image '{case}': their origins, directions or spacings do "
+        f"not belong together. Whatever wrote it must keep the image's geometry in the header."
+    )
+
+
+def _read_image(file: Path) -> sitk.Image:
+    if file.stat().st_size == 0:
+        raise DatasetError(f"The mask '{file.name}' is empty (0 bytes). Copy it again.")
+    check_whole(file)
+    try:
+        if file.suffix.lower() == ".gif":  # ITK has no reader for it
+            return sitk.GetImageFromArray(_picture(file))
+        image = sitk.ReadImage(str(file))
+    except (RuntimeError, OSError) as error:
+        raise DatasetError(
+            f"The mask '{file.name}' cannot be read; it may be truncated or of another format."
+        ) from error
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        image = _grey(image, file)
+    return image
+
+
+def _picture(file: Path) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(file) as picture:
+        return np.asarray(picture.convert("L"))
+
+
+def _grey(image: sitk.Image, file: Path) -> sitk.Image:
+    """A colour picture whose channels agree, as one channel."""
+    channels = np.moveaxis(sitk.GetArrayFromImage(image), -1, 0)
+    if any(not np.array_equal(channels[0], other) for other in channels[1:3]):
+        raise DatasetError(
+            f"The mask '{file.name}' is a coloured picture, but one value a voxel is expected. Convert it."
+        )
+    grey = sitk.GetImageFromArray(channels[0])
+    grey.CopyInformation(image)
+    return grey
+
+
+def _integers(array: np.ndarray, file: Path) -> np.ndarray:
+    if np.issubdtype(array.dtype, np.floating):
+        rounded = np.rint(array)
+        if not np.isfinite(array).all() or np.abs(array - rounded).max(initial=0) > 1e-3:
+            raise DatasetError(
+                f"The mask '{file.name}' holds fractions, but label values are expected. Threshold probabilities first."
+            )
+        array = rounded
+    return array.astype(np.int32)
+
+
+def _grid(shape: Sequence[int], image: sitk.Image, world: bool) -> Grid:
+    z, y, x = shape
+    if image.GetDimension() == 2:
+        spacing = image.GetSpacing()
+        return Grid((z, y, x), (1.0, spacing[1], spacing[0]), (*image.GetOrigin(), 0.0), np.eye(3), in_world=False)
+    direction = np.asarray(image.GetDirection(), dtype=float).reshape(3, 3)
+    return Grid((z, y, x), tuple(image.GetSpacing()[::-1]), tuple(image.GetOrigin()), direction, in_world=world)

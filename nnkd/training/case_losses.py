@@ -11,7 +11,7 @@ from torch import distributed, nn
 from torch.utils._pytree import tree_map
 
 from nnkd.errors import RecipeError
-from nnkd.plugin.teachers import WeighingSampler
+from nnkd.plugin.samplers import WeighingSampler
 from nnkd.training.loader import Draw
 
 

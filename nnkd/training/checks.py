@@ -5,37 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from nnkd import paths
 from nnkd.data.participants import participants_of_cases
-from nnkd.errors import RecipeError, UnknownNameError
+from nnkd.errors import RecipeError
 from nnkd.files import read_json
-from nnkd.plugin.teachers import Sampler
+from nnkd.plugin.samplers import Sampler
 
 log = logging.getLogger("nnkd")
-
-
-def configuration_of(plans: Mapping[str, Any], name: str, folder: Path) -> dict[str, Any]:
-    """A configuration's values, what it inherits included.
-
-    Args:
-        plans: nnU-Net's.
-        name: Such as "2d".
-        folder: nnUNet_preprocessed/DATASET, for messages.
-
-    Raises:
-        UnknownNameError: If the plans have none of that name.
-    """
-    known = plans["configurations"]
-    if name not in known:
-        raise UnknownNameError(
-            f"The plans '{plans['plans_name']}' of {folder.name} have no configuration '{name}'; they have "
-            f"{', '.join(known)}."
-        )
-    values = dict(known[name])
-    parent = values.get("inherits_from")
-    return {**configuration_of(plans, parent, folder), **values} if parent else values
 
 
 def check_fold(folder: Path, fold: str, configuration: str, cases: Sequence[str]) -> None:

@@ -23,10 +23,10 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from threadpoolctl import threadpool_limits
 
-from nnkd.data.participants import Participant
-from nnkd.plugin.teachers import Sampler
+from nnkd.plugin.samplers import Sampler
 from nnkd.training.losses import pool_target
 from nnkd.training.targets import Patch, Targets
+from nnkd.types import Participant
 
 
 @dataclass(frozen=True)

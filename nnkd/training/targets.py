@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 
-from nnkd.plugin.teachers import Aggregator
+from nnkd.plugin.aggregators import Aggregator
 from nnkd.votes.bits import NO_VOTE, look_up
 from nnkd.votes.folder import VotesFolder
 

@@ -16,12 +16,13 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import distributed
 
 from nnkd.data import splits
-from nnkd.data.participants import Participant, participants_of_cases
+from nnkd.data.participants import participants_of_cases
 from nnkd.data.recipes import Recipe
 from nnkd.errors import RecipeError, VotesError
 from nnkd.files import write_json
+from nnkd.plugin.aggregators import Aggregator
 from nnkd.plugin.options import parse_options
-from nnkd.plugin.teachers import Aggregator, Sampler, WeighingSampler
+from nnkd.plugin.samplers import Sampler, WeighingSampler
 from nnkd.training import one_label
 from nnkd.training.along.trainer import AuxiliaryTraining
 from nnkd.training.bfloat16 import bfloat16_on_cpu
@@ -30,7 +31,7 @@ from nnkd.training.loader import Draw, DrawnDataLoader, VotesDataLoader, in_back
 from nnkd.training.losses import DistillationLoss
 from nnkd.training.options import TrainingOptions, training_options
 from nnkd.training.targets import Targets, targets_of
-from nnkd.types import Entry, Kind
+from nnkd.types import Entry, Kind, Participant
 from nnkd.votes.folder import VotesFolder
 from nnkd.weights.licences import announcement
 

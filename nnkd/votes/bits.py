@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnkd.errors import BrokenPluginError, GeometryError, NnkdError, VotesError
-from nnkd.plugin.teachers import Aggregator, JointAggregator
+from nnkd.plugin.aggregators import Aggregator, JointAggregator
 
 if TYPE_CHECKING:
     from nnkd.data.dataset import DatasetSpec

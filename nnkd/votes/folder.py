@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from nnkd.data.predictions import Lineage, PredictionFolder
 from nnkd.errors import VotesError
 from nnkd.files import read_json, sha256_text, write_json
-from nnkd.plugin.teachers import Aggregator
+from nnkd.plugin.aggregators import Aggregator
 from nnkd.votes import bits as votes
 
 INDEX = "votes.json"

@@ -18,7 +18,7 @@ from nnkd.data.geometry import Grid
 from nnkd.data.predictions import Lineage, Manifest, PredictionFolder, portable_options, prediction_folders, versions
 from nnkd.errors import BrokenPluginError, NnkdError, PredictionError, UnknownNameError
 from nnkd.files import sha256
-from nnkd.plugin.teachers import Aggregator, JointAggregator
+from nnkd.plugin.aggregators import Aggregator, JointAggregator
 from nnkd.processes import workers
 from nnkd.votes import agreement, bits, consensus
 from nnkd.votes.ballots import Ballots

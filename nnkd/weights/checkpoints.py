@@ -98,7 +98,7 @@ class TrainedModel:
         return cls(folder, tuple(folds), checkpoint)
 
     def parts(self) -> Sequence[TrainedModel]:
-        """The models that answer together: this one. See `nnkd.training.one_label.LabelModels` for several."""
+        """The models that answer together: this one. See `nnkd.inference.label_models.LabelModels` for several."""
         return [self]
 
     @staticmethod

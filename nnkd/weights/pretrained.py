@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from nnkd.data.recipes import read_plans
+from nnkd.data.plans import read_plans
 from nnkd.files import read_json, sha256
 from nnkd.weights.checkpoints import load_checkpoint, new_network
 

@@ -14,8 +14,7 @@ import numpy as np
 from nnkd.errors import GeometryError, ProgramError, SettingError, WeightsError
 from nnkd.files import sha256
 from nnkd.teachers.external import ExternalTeacher, Program, find_program, write_nifti
-from nnkd.teachers.foreign import Map, read_parts
-from nnkd.teachers.mask_files import MaskFile, by_values, grid_of, identity, outside, overlap
+from nnkd.teachers.foreign import Map, MaskFile, by_values, grid_of, identity, outside, overlap, read_parts
 from nnkd.types import Prompt, TeacherContext, Volume
 
 PLACEHOLDERS = ("{image}", "{output}", "{folder}", "{case}", "{device}", "{threads}")

@@ -12,8 +12,7 @@ import numpy as np
 from nnkd.errors import DatasetError, GeometryError, SettingError
 from nnkd.files import is_visible
 from nnkd.plugin.teachers import Teacher
-from nnkd.teachers.foreign import Map, read_parts
-from nnkd.teachers.mask_files import ENDINGS, MaskFile, by_values
+from nnkd.teachers.foreign import ENDINGS, Map, MaskFile, by_values, read_parts
 from nnkd.types import Prompt, TeacherContext, Volume
 
 PATTERNS_ONE_FILE = ("{case}",)

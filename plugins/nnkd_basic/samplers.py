@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from nnkd.data.participants import Participant
 from nnkd.errors import ParticipantsError
-from nnkd.plugin.teachers import Sampler
+from nnkd.plugin.samplers import Sampler
+from nnkd.types import Participant
 
 
 class Uniform(Sampler):

@@ -8,9 +8,9 @@ from itertools import islice
 
 import numpy as np
 
-from nnkd.data.participants import Participant
+from nnkd.data.groups import ATTRIBUTES
 from nnkd.errors import ParticipantsError, SettingError
-from nnkd.evaluation.groups.partitions import ATTRIBUTES
+from nnkd.types import Participant
 from nnkd_fairness.plan import Plan, Rule, largest_plan, nearest_sizes, possible
 from nnkd_fairness.strata import (
     LARGEST,

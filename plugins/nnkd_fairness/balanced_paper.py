@@ -7,9 +7,9 @@ from math import inf
 
 import numpy as np
 
-from nnkd.data.participants import Participant
+from nnkd.data.groups import ATTRIBUTES
 from nnkd.errors import ParticipantsError, SettingError
-from nnkd.evaluation.groups.partitions import ATTRIBUTES
+from nnkd.types import Participant
 from nnkd_fairness.plan import possible
 from nnkd_fairness.strata import LARGEST, Bins, Grouping, Missing, Outside, Strata, StrataSampler
 

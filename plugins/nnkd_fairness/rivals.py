@@ -9,10 +9,10 @@ from math import ceil, exp, isfinite
 
 import numpy as np
 
-from nnkd.data.participants import Participant
+from nnkd.data.groups import ATTRIBUTES
 from nnkd.errors import SettingError
-from nnkd.evaluation.groups.partitions import ATTRIBUTES
-from nnkd.plugin.teachers import WeighingSampler
+from nnkd.plugin.samplers import WeighingSampler
+from nnkd.types import Participant
 from nnkd_fairness.strata import Bins, Grouping, Missing, Outside, Strata, StrataSampler
 
 LEAST = 1e-9

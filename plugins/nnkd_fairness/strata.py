@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,21 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from nnkd.data.participants import NO_VALUE, Participant, groups, known_columns
+from nnkd.data.groups import (
+    NO_VALUE,
+    OUTSIDE,
+    PAPERS_BINS,
+    SMALLEST,
+    are_edges,
+    as_numbers,
+    bin_names,
+    binned,
+    groups,
+    known_columns,
+)
 from nnkd.errors import ParticipantsError, SettingError
-from nnkd.evaluation.groups.partitions import OUTSIDE, PAPERS_BINS, SMALLEST, are_edges, bin_names, open_ends
-from nnkd.plugin.teachers import Sampler
+from nnkd.plugin.samplers import Sampler
+from nnkd.types import Participant
 
 Bins = dict[str, list[float | None]]
 Missing = Literal["exclude", "stratum", "match"]
@@ -200,22 +210,20 @@ class Grouping:
         return found
 
     def _binned(self, people: Mapping[str, Participant], column: str) -> dict[str, str | None]:
-        values = {name: person.value(column) for name, person in people.items()}
-        if all(value is None for value in values.values()):
+        values = [person.value(column) for person in people.values()]
+        if all(value is None for value in values):
             columns = ", ".join(known_columns(people.values())) or "none"
             raise ParticipantsError(
                 f"No participant has a value in the column '{column}'. The columns of participants.tsv with values are "
                 f"{columns}: choose among them with the option attributes."
             )
-        try:
-            numbers = {name: None if value is None else float(value) for name, value in values.items()}
-        except ValueError:
+        numbers = as_numbers(values)
+        if numbers is None:
             raise ParticipantsError(
                 f"The option bins has edges for the column '{column}', but it holds text. Leave them out."
-            ) from None
-        edges, names = open_ends(self.bins[column]), [OUTSIDE, *self._bin_names(column), OUTSIDE]
-        where = {name: bisect_right(edges, value) for name, value in numbers.items() if value is not None}
-        return {name: NO_VALUE if name not in where else names[where[name]] for name in people}
+            )
+        found = zip(people, binned(numbers, self.bins[column]), strict=True)
+        return {name: NO_VALUE if group is None else group for name, group in found}
 
     def _bin_names(self, column: str) -> list[str]:
         return bin_names(self.bins.get(column, ()))

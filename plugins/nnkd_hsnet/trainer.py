@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nnkd.data.recipes import Recipe
 from nnkd.errors import RecipeError
-from nnkd.networks.costs import Paper, PaperGraph
+from nnkd.plugin.networks import Paper, PaperGraph
 from nnkd.plugin.options import parse_options
 from nnkd.training.options import Positive, TrainingOptions
 from nnkd.training.trainer import nnUNetTrainerKD

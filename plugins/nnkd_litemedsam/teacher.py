@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnkd.boxes.export import BoxGraphs
 from nnkd.boxes.pixels import prepare, probabilities_of_logits, scaled_boxes
 from nnkd.data.intensities import Windows
 from nnkd.errors import SettingError, WeightsError
-from nnkd.networks.costs import Architecture
+from nnkd.plugin.networks import Architecture, BoxGraphs
 from nnkd.teachers.slice_teacher import SliceTeacher
 from nnkd.types import TeacherContext
 from nnkd_litemedsam import weights as own_weights

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from nnkd.data.plans import KEY
 from nnkd.data.predictions import NOT_STATED
-from nnkd.data.recipes import KEY
 from nnkd.errors import WeightsError
 from nnkd.files import sha256
 from nnkd.weights import published as published_weights

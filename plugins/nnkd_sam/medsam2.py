@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnkd.data.intensities import GreyScale, Windows
-from nnkd.networks.costs import Paper
-from nnkd.teachers.slices import BoxedSlice, boxed_slices, picture
+from nnkd.plugin.networks import Paper
+from nnkd.teachers.slice_teacher import BoxedSlice, boxed_slices, picture
 from nnkd.types import Prompt, TeacherContext, Volume
 from nnkd_sam.checkpoints import AS_SAM21, DOUBTFUL
 from nnkd_sam.sam import TABLE, Cache

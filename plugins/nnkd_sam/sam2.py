@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nnkd.data.intensities import Windows
 from nnkd.errors import BrokenPluginError
-from nnkd.networks.costs import Architecture, Paper
+from nnkd.plugin.networks import Architecture, Paper
 from nnkd.teachers.slice_teacher import SliceTeacher
 from nnkd.types import TeacherContext
 from nnkd_sam.checkpoints import load_weights

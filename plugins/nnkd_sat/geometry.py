@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from nnkd.data.geometry import Grid
 from nnkd.errors import DatasetError, GeometryError
-from nnkd.teachers.mask_files import resample_nearest, with_grid
+from nnkd.teachers.foreign import resample_nearest, with_grid
 
 SPACING = (1.0, 1.0, 3.0)  # mm, along the axes of the orientation code
 SAME_AFFINE = 1e-3  # MONAI resamples only what differs by more

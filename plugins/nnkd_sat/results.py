@@ -11,7 +11,7 @@ import numpy as np
 
 from nnkd.data.nifti import check_whole
 from nnkd.errors import DatasetError
-from nnkd.teachers.mask_files import MaskFile
+from nnkd.teachers.foreign import MaskFile
 
 MASKS = "seg_"
 IMAGE = "img_"

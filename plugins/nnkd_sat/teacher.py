@@ -16,7 +16,7 @@ from nnkd.data.nifti import NIFTI_ENDINGS
 from nnkd.errors import DatasetError, GeometryError, ProgramError, SettingError, WeightsError
 from nnkd.files import sha256
 from nnkd.teachers.external import ExternalTeacher, Program, find_program, private_folder, write_nifti
-from nnkd.teachers.mask_files import grid_of
+from nnkd.teachers.foreign import grid_of
 from nnkd.types import Prompt, TeacherContext, TextPrompt, Volume
 from nnkd_sat import results
 from nnkd_sat.geometry import Resampled, bring_back, grid_of_affine, locate, resample

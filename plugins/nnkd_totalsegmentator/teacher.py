@@ -17,8 +17,7 @@ import numpy as np
 from nnkd.data.intensities import kind_of_image
 from nnkd.errors import DatasetError, GeometryError, ProgramError, SettingError
 from nnkd.teachers.external import ExternalTeacher, Program, write_nifti
-from nnkd.teachers.foreign import Map, read_map
-from nnkd.teachers.mask_files import MaskFile
+from nnkd.teachers.foreign import Map, MaskFile, read_map
 from nnkd.types import Prompt, TeacherContext, Volume
 from nnkd_totalsegmentator.names import structures_of
 from nnkd_totalsegmentator.weights import Task, command, hashed, weights_folder

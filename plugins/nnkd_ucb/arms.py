@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 
 from nnkd.errors import RecipeError
-from nnkd.plugin.teachers import AuxiliaryScheduler
+from nnkd.plugin.schedulers import AuxiliaryScheduler
 
 Numbers = dict[str, float | None]  # by dataset; None: unknown
 

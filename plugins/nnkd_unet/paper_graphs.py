@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nnkd.networks.costs import Paper, PaperGraph
+from nnkd.plugin.networks import Paper, PaperGraph
 
 if TYPE_CHECKING:
     from nnkd_unet.punet_network import PUNet

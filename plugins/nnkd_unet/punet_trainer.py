@@ -16,7 +16,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from pydantic import Field
 from torch import distributed, nn
 
-from nnkd.data.recipes import KEY, Recipe
+from nnkd.data.plans import KEY
+from nnkd.data.recipes import Recipe
 from nnkd.errors import RecipeError, SettingError
 from nnkd.plugin.options import parse_options
 from nnkd.training.options import AtLeastOne, Positive, TrainingOptions

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import nn
 
 from nnkd.data.recipes import Recipe
-from nnkd.networks.costs import Paper, PaperGraph
+from nnkd.plugin.networks import Paper, PaperGraph
 from nnkd.plugin.options import parse_options
 from nnkd.training.options import AtLeastOne, Positive, TrainingOptions
 from nnkd.training.trainer import nnUNetTrainerKD

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnkd.data.participants import Participant, groups, known_columns, participants_of_cases, read_participants
+from nnkd.data.groups import groups, known_columns
+from nnkd.data.participants import participants_of_cases, read_participants
 from nnkd.errors import ParticipantsError
+from nnkd.types import Participant
 
 HEADER = "participant_id\tsex\tage\tbmi\tsite\n"
 

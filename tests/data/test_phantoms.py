@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnkd.data.participants import groups, read_participants
+from nnkd.data.groups import groups
+from nnkd.data.participants import read_participants
 from nnkd.data.phantoms import (
     AGE_GROUPS,
     BMI_GROUPS,

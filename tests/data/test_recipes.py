@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from nnkd.data.recipes import Choice, Recipe, read_plans, usual_aggregator, write_recipe
+from nnkd.data.plans import read_plans
+from nnkd.data.recipes import Choice, Recipe, usual_aggregator, write_recipe
 from nnkd.errors import RecipeError
 
 

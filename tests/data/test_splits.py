@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnkd.data.participants import Participant
 from nnkd.data.splits import default_folds, few_shot_folds, group_counts, hold_out, participant_folds
 from nnkd.errors import ParticipantsError, SettingError
+from nnkd.types import Participant
 
 
 @st.composite

@@ -6,7 +6,6 @@ import pytest
 from scored import CASES, GOOD, LABELS, POOR, folder, scores
 
 from nnkd.data.dataset import DatasetSpec
-from nnkd.data.participants import Participant
 from nnkd.errors import SettingError
 from nnkd.evaluation.ranking import (
     HIDDEN,
@@ -19,6 +18,7 @@ from nnkd.evaluation.ranking import (
     ranking_section,
 )
 from nnkd.evaluation.scores import Rules
+from nnkd.types import Participant
 
 RULES = Rules("monai", dict.fromkeys(LABELS, 2.0))
 SPEC = DatasetSpec({"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0}, "file_ending": ".png"}, "x")

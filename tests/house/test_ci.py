@@ -64,14 +64,14 @@ def test_without_a_command_it_fails(tmp_path, text):
 
 @pytest.mark.parametrize(("test", "code"), [("assert True", 0), ("assert False", 1)])
 def test_it_runs_the_command_in_a_fresh_environment_and_says_how_it_ended(tmp_path, test, code):
-    """With a made-up project and a made-up pip, python and ruff, so that nothing is downloaded."""
+    """With a made-up project and made-up pip, python and linters, so that nothing is downloaded."""
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
     (tmp_path / "test_it.py").write_text(f"def test_it():\n    {test}\n")
     (tmp_path / "README.md").write_text(f"<!-- test command -->\n```\n{sys.executable} -m pytest -q test_it.py\n```\n")
     fake = tmp_path / "fake_python"
     fake.write_text(
-        "#!/bin/bash\nmkdir -p $3/bin\nprintf '#!/bin/bash\\n' > $3/bin/python; cp $3/bin/python $3/bin/ruff\n"
+        "#!/bin/bash\nmkdir -p $3/bin\nprintf '#!/bin/bash\\n' | tee $3/bin/python $3/bin/ruff > $3/bin/lint-imports\n"
         "printf 'PATH=%s/bin:$PATH\\n' $3 > $3/bin/activate\nchmod +x $3/bin/*\n"
     )
     fake.chmod(0o755)

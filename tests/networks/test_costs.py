@@ -11,7 +11,9 @@ from torch import nn
 from torch.nn import functional
 
 from nnkd.errors import BrokenPluginError, SettingError
-from nnkd.networks.costs import Architecture, Paper, count, paper_count, random_inputs, ready_network
+from nnkd.networks.costs import count, random_inputs, ready_network
+from nnkd.networks.papers import paper_count
+from nnkd.plugin.networks import Architecture, Paper
 
 needs_thop = pytest.mark.skipif(importlib.util.find_spec("thop") is None, reason='needs thop: "nnkd[profile]"')
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from nnkd.errors import BrokenPluginError, SettingError
 from nnkd.networks import latency
-from nnkd.networks.costs import Architecture
 from nnkd.networks.latency import measure, measure_here
+from nnkd.plugin.networks import Architecture
 
 MIB = 2**20
 

@@ -17,7 +17,8 @@ from trained import trained
 
 from nnkd import paths
 from nnkd.cli import predict
-from nnkd.data.recipes import KEY, Recipe
+from nnkd.data.plans import KEY
+from nnkd.data.recipes import Recipe
 from nnkd.errors import WeightsError
 from nnkd.networks import stock_models
 from nnkd.networks.stock_models import check_stock, write_stock_model

@@ -8,7 +8,8 @@ import pytest
 from nnkd_unet.unet_trainer import nnUNetTrainerUNet
 
 from nnkd.errors import BrokenPluginError, SettingError
-from nnkd.networks.costs import count, paper_count
+from nnkd.networks.costs import count
+from nnkd.networks.papers import paper_count
 from nnkd.networks.students import architectures, build_network, made_up_plans
 from nnkd.training.trainer import nnUNetTrainerKD
 

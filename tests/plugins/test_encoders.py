@@ -15,7 +15,8 @@ from nnkd_litemedsam.networks.repvit import M0_6, RepViT
 from torch import nn
 
 from nnkd.errors import UnknownNameError
-from nnkd.networks.costs import count, paper_count
+from nnkd.networks.costs import count
+from nnkd.networks.papers import paper_count
 
 HAS_SAM = importlib.util.find_spec("segment_anything") is not None
 needs_sam = pytest.mark.skipif(not HAS_SAM, reason='needs segment-anything: pip install "nnkd[litemedsam]"')

@@ -17,9 +17,9 @@ from nnkd_fairness.balanced_paper import BalancedPaper
 from nnkd_fairness.plan import largest_plan
 from nnkd_fairness.rivals import GroupDRO, Stratified, Weighted
 
-from nnkd.data.participants import Participant
 from nnkd.errors import ParticipantsError, SettingError
 from nnkd.training.loader import Draw
+from nnkd.types import Participant
 
 ALL = (Balanced, BalancedPaper, Stratified, Weighted, GroupDRO)
 

@@ -16,7 +16,8 @@ from planned import configuration, make_plans, preprocess, preprocessed_folder
 from toy import toy_dataset, toy_teacher
 
 from nnkd.cli import train
-from nnkd.data.recipes import Choice, Recipe, read_plans, write_recipe
+from nnkd.data.plans import read_plans
+from nnkd.data.recipes import Choice, Recipe, write_recipe
 from nnkd.errors import ParticipantsError
 from nnkd.training.loader import Draw
 from nnkd.training.trainer import SAMPLER_STATE, nnUNetTrainerKD

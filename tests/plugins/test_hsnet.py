@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from nnkd.data.recipes import Recipe, read_plans, write_recipe
+from nnkd.data.plans import read_plans
+from nnkd.data.recipes import Recipe, write_recipe
 from nnkd.errors import BrokenPluginError, RecipeError, SettingError, WeightsError
 from nnkd.files import sha256
 from nnkd.plugin.options import parse_options

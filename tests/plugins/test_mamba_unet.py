@@ -13,7 +13,8 @@ from nnkd_networks import state_space
 from nnkd_networks.mamba_trainer import MambaUNetOptions, nnUNetTrainerMambaUNet
 from nnkd_networks.mamba_unet import MambaUNet
 
-from nnkd.data.recipes import Recipe, read_plans, write_recipe
+from nnkd.data.plans import read_plans
+from nnkd.data.recipes import Recipe, write_recipe
 from nnkd.errors import SettingError
 from nnkd.networks.costs import count
 from nnkd.networks.students import architectures, build_network

@@ -11,7 +11,8 @@ from nnkd_unet.paper_graphs import ten_samples, training_graph
 from nnkd_unet.punet_network import PUNet
 from nnkd_unet.punet_trainer import nnUNetTrainerPUNet
 
-from nnkd.networks.costs import count, paper_count
+from nnkd.networks.costs import count
+from nnkd.networks.papers import paper_count
 from nnkd.networks.students import architectures
 
 HAS_THOP = importlib.util.find_spec("thop") is not None

@@ -22,7 +22,8 @@ from toy import toy_dataset, toy_teacher
 
 from nnkd import paths
 from nnkd.cli import train
-from nnkd.data.recipes import Choice, Recipe, read_plans, write_recipe
+from nnkd.data.plans import read_plans
+from nnkd.data.recipes import Choice, Recipe, write_recipe
 from nnkd.errors import RecipeError, SettingError, WeightsError
 from nnkd.votes.bits import NO_VOTE
 from nnkd.votes.folder import VotesFolder

@@ -11,7 +11,8 @@ import torch
 
 from nnkd.errors import BrokenPluginError, NnkdError, SettingError, WeightsError
 from nnkd.files import sha256
-from nnkd.networks.costs import count, paper_count
+from nnkd.networks.costs import count
+from nnkd.networks.papers import paper_count
 from nnkd.plugin.options import parse_options
 from nnkd.types import SliceBoxes, TeacherContext, TextPrompt, Volume
 from nnkd.weights import store

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from nnkd.errors import BrokenPluginError, SettingError, WeightsError
-from nnkd.networks.costs import count, paper_count
+from nnkd.networks.costs import count
+from nnkd.networks.papers import paper_count
 from nnkd.plugin.options import parse_options
 from nnkd.types import SliceBoxes, TeacherContext, Volume
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnkd_basic.samplers import Uniform
 
-from nnkd.data.participants import Participant
 from nnkd.errors import ParticipantsError
+from nnkd.types import Participant
 
 
 def cohort(number: int) -> dict[str, Participant]:

@@ -9,7 +9,8 @@ import sys
 import pytest
 import torch
 
-from nnkd.data.recipes import Recipe, read_plans, write_recipe
+from nnkd.data.plans import read_plans
+from nnkd.data.recipes import Recipe, write_recipe
 from nnkd.errors import BrokenPluginError, SettingError, WeightsError
 from nnkd.networks.students import build_network
 from nnkd.plugin.options import parse_options

@@ -7,7 +7,8 @@ from nnkd_unet.unet_trainer import nnUNetTrainerUNet
 from planned import configuration, make_plans, preprocess
 from toy import toy_dataset, toy_teacher
 
-from nnkd.data.recipes import Recipe, read_plans, write_recipe
+from nnkd.data.plans import read_plans
+from nnkd.data.recipes import Recipe, write_recipe
 
 
 def test_its_trainer_learns_without_deep_supervision(nnunet_folders, monkeypatch):

@@ -12,7 +12,7 @@ from nnkd.data.dataset import DatasetSpec, RawDataset
 from nnkd.data.predictions import Manifest, PredictionFolder
 from nnkd.errors import GeometryError
 from nnkd.files import sha256
-from nnkd.preprocessing import cases
+from nnkd.preprocessing import folders
 from nnkd.votes import bits
 
 LABELS = {"background": 0, "a": 1, "b": 2, "c": 3}
@@ -88,11 +88,11 @@ def test_a_teacher_on_another_grid_is_refused(jagged):
 
 def test_an_interrupted_case_leaves_nothing(jagged, monkeypatch):
     plans = make_plans(jagged, {"2d": configuration("2d", (16, 16), (1.0, 1.0))})
-    monkeypatch.setattr(cases.os, "replace", _full_disk)
+    monkeypatch.setattr(folders.os, "replace", _full_disk)
     with pytest.raises(OSError, match="No space"):
         preprocess(jagged, plans, "2d")
     folder = preprocessed_folder(jagged)
-    assert cases.listed_cases(folder / "nnUNetPlans_2d") == []
+    assert folders.listed_cases(folder / "nnUNetPlans_2d") == []
     assert not list(folder.glob(".writing-*"))
 
 

@@ -29,9 +29,10 @@ from PIL import Image
 from torch import nn
 from toy import toy_dataset, toy_teacher
 
-from nnkd.boxes.export import BoxGraphs, write_box_model
+from nnkd.boxes.export import write_box_model
 from nnkd.cli import aggregate, evaluate, export, plan_and_preprocess, predict, segment_boxes, split, train
 from nnkd.files import read_json, write_json
+from nnkd.plugin.networks import BoxGraphs
 
 ROOMS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 COHORT, OTHER = "Dataset701_Toy", "Dataset801_Other"

@@ -43,8 +43,9 @@ from nnkd.boxes.model import BoxModelFolder
 from nnkd.cli import aggregate, plan_and_preprocess, split, train
 from nnkd.data.dataset import RawDataset, write_dataset_json
 from nnkd.data.participants import participants_of_cases
+from nnkd.data.plans import KEY, read_plans
 from nnkd.data.predictions import PredictionFolder
-from nnkd.data.recipes import KEY, Recipe, read_plans, write_recipe
+from nnkd.data.recipes import Recipe, write_recipe
 from nnkd.evaluation.summary import add_to_summary
 from nnkd.files import read_json, sha256, write_json
 from nnkd.inference.predictor import load_predictor

@@ -14,8 +14,8 @@ from planned import configuration, make_plans, preprocess, preprocessed_folder
 from toy import toy_dataset, toy_teacher
 
 from nnkd.cli import aggregate, predict, train
+from nnkd.data.plans import read_plans
 from nnkd.data.predictions import PredictionFolder
-from nnkd.data.recipes import read_plans
 from nnkd.errors import WeightsError
 from nnkd.weights.checkpoints import load_checkpoint
 

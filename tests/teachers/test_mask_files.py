@@ -1,4 +1,4 @@
-"""nnkd.teachers.mask_files. Files that cannot be read: tests/plugins/test_imported.py."""
+"""nnkd.teachers.foreign. Files that cannot be read: tests/plugins/test_imported.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnkd.data.geometry import Grid
-from nnkd.teachers.mask_files import MaskFile, by_values, grid_of, identity, overlap, with_grid
+from nnkd.teachers.foreign import MaskFile, by_values, grid_of, identity, overlap, with_grid
 from nnkd.types import Volume
 
 

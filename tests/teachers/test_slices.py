@@ -1,4 +1,4 @@
-"""nnkd.teachers.slices."""
+"""nnkd.teachers.slice_teacher."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from nnkd.data.intensities import UNCHANGED, GreyScale
 from nnkd.errors import PredictionError
-from nnkd.teachers.slices import BoxedSlice, boxed_slices, empty_answers, join, picture
+from nnkd.teachers.slice_teacher import BoxedSlice, boxed_slices, empty_answers, join, picture
 from nnkd.types import SliceBoxes, TextPrompt, Volume
 
 SOFT, LUNG = GreyScale("window", -160, 240), GreyScale("window", -1350, 150)

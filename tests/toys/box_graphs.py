@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nnkd.boxes.export import BoxGraphs
+from nnkd.plugin.networks import BoxGraphs
 
 
 class Encoder(nn.Module):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-from nnkd.data.recipes import read_plans
+from nnkd.data.plans import read_plans
 from nnkd.plugin.registry import installed
 
 

@@ -11,7 +11,7 @@ import torch
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
 from nnkd.errors import RecipeError
-from nnkd.plugin.teachers import WeighingSampler
+from nnkd.plugin.samplers import WeighingSampler
 from nnkd.training.case_losses import CaseLosses, weighing
 from nnkd.training.loader import Draw
 from nnkd.training.losses import DistillationLoss

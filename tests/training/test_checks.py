@@ -36,11 +36,6 @@ def test_a_fold_in_which_nobody_trains(tmp_path):
         checks.check_fold(tmp_path, "0", "2d", ["a", "b"])
 
 
-def test_a_configuration_has_what_it_inherits(tmp_path):
-    plans = {"plans_name": "p", "configurations": {"a": {"x": 1, "y": 1}, "b": {"inherits_from": "a", "y": 2}}}
-    assert checks.configuration_of(plans, "b", tmp_path) == {"x": 1, "y": 2, "inherits_from": "a"}
-
-
 def test_results_that_are_missing(tmp_path):
     model = tmp_path / "TR__p"
     with pytest.raises(RecipeError, match=r"--val needs checkpoint_final\.pth, but TR__p__2d/fold_0 has none"):

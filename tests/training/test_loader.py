@@ -14,10 +14,10 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from planned import configuration, make_plans, preprocess, preprocessed_folder
 from toy import toy_dataset, toy_teacher
 
-from nnkd.data.participants import Participant
-from nnkd.plugin.teachers import Sampler
+from nnkd.plugin.samplers import Sampler
 from nnkd.training.loader import Draw, VotesDataLoader
 from nnkd.training.targets import Targets
+from nnkd.types import Participant
 
 
 class Pairs(Sampler):

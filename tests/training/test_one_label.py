@@ -17,8 +17,10 @@ from planned import configuration, make_plans, preprocess, preprocessed_folder
 from toy import toy_dataset, toy_teacher
 
 from nnkd.data.dataset import DatasetSpec
-from nnkd.data.recipes import Choice, Recipe, read_plans, write_recipe
+from nnkd.data.plans import read_plans
+from nnkd.data.recipes import Choice, Recipe, write_recipe
 from nnkd.errors import RecipeError
+from nnkd.inference import label_models
 from nnkd.training import one_label
 from nnkd.training.trainer import nnUNetTrainerKD
 
@@ -58,7 +60,7 @@ def test_datasets_that_cannot_be_learned_label_by_label(more, sentence):
 @given(arrays.arrays(np.int8, (3, 4, 5), elements=st.integers(-80, 80)))
 def test_the_highest_probability_above_one_half_wins(tenths):
     odds = tenths.astype(np.float32) / 10
-    merged = one_label.together([label[None] for label in odds]).argmax(0)
+    merged = label_models.together([label[None] for label in odds]).argmax(0)
     probability = 1 / (1 + np.exp(-odds.astype(np.float64)))
     expected = np.where(probability.max(0) > 0.5, probability.argmax(0) + 1, 0)
     np.testing.assert_array_equal(merged, expected)

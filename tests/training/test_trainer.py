@@ -13,7 +13,8 @@ import torch
 from planned import configuration, make_plans, preprocess, preprocessed_folder
 from toy import toy_dataset, toy_teacher, write_image
 
-from nnkd.data.recipes import Choice, Recipe, read_plans, write_recipe
+from nnkd.data.plans import read_plans
+from nnkd.data.recipes import Choice, Recipe, write_recipe
 from nnkd.errors import RecipeError, SettingError, VotesError, WeightsError
 from nnkd.training.file_safety import CarefulTrainer
 from nnkd.training.trainer import nnUNetTrainerKD

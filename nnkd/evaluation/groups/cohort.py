@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnkd.data.participants import CASES_FILE, PARTICIPANTS_FILE, Participant, participants_of_cases
+from nnkd.data.participants import CASES_FILE, PARTICIPANTS_FILE, participants_of_cases
 from nnkd.errors import ParticipantsError
 from nnkd.evaluation.groups.partitions import GroupOptions, Partition, intersection, partition
+from nnkd.types import Participant
 
 MOST_PROBLEMS = 5
 COUNTED = 5  # smaller numbers of people without a value are not given

@@ -12,9 +12,10 @@ from typing import Any
 
 import pandas as pd
 
+from nnkd.data.groups import PAPERS_BINS
 from nnkd.evaluation.groups.fairness import Accuracy, Fairness, GroupChanges, GroupFigures
 from nnkd.evaluation.groups.measures import Figure, GroupTests, stars
-from nnkd.evaluation.groups.partitions import FEW, PAPERS_BINS, GroupOptions
+from nnkd.evaluation.groups.partitions import FEW, GroupOptions
 from nnkd.evaluation.metrics import METRICS
 from nnkd.files import atomic, write_json
 

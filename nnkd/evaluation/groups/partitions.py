@@ -7,23 +7,29 @@ mean over all people and the groups that are shown.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from math import inf, isfinite
 
 import numpy as np
 
-from nnkd.data.participants import Participant, known_columns
+from nnkd.data.groups import (
+    ATTRIBUTES,
+    OUTSIDE,
+    PAPERS_BINS,
+    QUARTILES,
+    SMALLEST,
+    are_edges,
+    as_numbers,
+    as_text,
+    bin_names,
+    binned,
+    known_columns,
+    quartered,
+)
 from nnkd.errors import ParticipantsError, SettingError
+from nnkd.types import Participant
 
-ATTRIBUTES = ("sex", "age", "bmi")
-PAPERS_BINS: Mapping[str, tuple[float | None, ...]] = {"age": (20, 30, 40, 50, 60), "bmi": (None, 21, 24, None)}
-OUTSIDE = "outside"
-SMALLEST = 5  # people in a group that is shown
 FEW = 20  # people; below, a warning
-QUARTILES = ("lowest quarter", "second quarter", "third quarter", "highest quarter")
 MOST_CELLS = 200  # of the intersections; beyond, nearly all are hidden anyway
 
 
@@ -158,23 +164,23 @@ def partition(people: Sequence[Participant], attribute: str, options: GroupOptio
             f"Complete participants.tsv, or choose other columns with --attributes."
         )
     edges = options.bins.get(attribute)
-    numbers = _as_numbers(values)
+    numbers = as_numbers(values)
     if edges is not None:
         if numbers is None:
             raise ParticipantsError(
                 f"--bins has edges for the column '{attribute}', but it holds text. Leave them out, or correct the "
                 f"column."
             )
-        names, found = _binned(numbers, edges)
+        found, order = binned(numbers, edges), [*bin_names(edges), OUTSIDE]
     elif numbers is not None and len(set(present)) > len(QUARTILES):
-        names, found = _quartered(numbers)
+        found, order = quartered(numbers), list(QUARTILES)
     else:
-        names = sorted({_text(value) for value in present})
-        found = [None if value is None else names.index(_text(value)) for value in values]
-    kept = [g for g in range(len(names)) if g in set(found)]
-    members = tuple(np.flatnonzero([g == group for group in found]) for g in kept)
+        found = [None if value is None else as_text(value) for value in values]
+        order = sorted(set(found) - {None})
+    names = tuple(name for name in order if name in found)
+    members = tuple(np.flatnonzero([group == name for group in found]) for name in names)
     spoken = edges is not None or attribute == "sex"
-    return Partition(attribute, tuple(names[g] for g in kept), members, (tuple(range(len(kept))),), spoken)
+    return Partition(attribute, names, members, (tuple(range(len(names))),), spoken)
 
 
 def intersection(partitions: Sequence[Partition], number: int) -> Partition | None:
@@ -209,49 +215,3 @@ def intersection(partitions: Sequence[Partition], number: int) -> Partition | No
         spoken=all(some.spoken for some in partitions),
         crossed=True,
     )
-
-
-def bin_names(edges: Sequence[float | None]) -> list[str]:
-    """ "<21", "21-24", ">=24" of (None, 21, 24, None)."""
-    pairs = pairwise(edges)
-    return [
-        f"<{high:g}" if low is None else f">={low:g}" if high is None else f"{low:g}-{high:g}" for low, high in pairs
-    ]
-
-
-def _binned(numbers: Sequence[float | None], edges: Sequence[float | None]) -> tuple[list[str], list[int | None]]:
-    names, ends = [*bin_names(edges), OUTSIDE], open_ends(edges)
-    last = len(names) - 1
-    where = [None if number is None else bisect_right(ends, number) - 1 for number in numbers]
-    return names, [None if w is None else w if 0 <= w < last else last for w in where]
-
-
-def _quartered(numbers: Sequence[float | None]) -> tuple[list[str], list[int | None]]:
-    """Quarters have names and no edges, as an edge would be somebody's value."""
-    present = [number for number in numbers if number is not None]
-    edges = np.unique(np.quantile(present, (0.25, 0.5, 0.75)))
-    return list(QUARTILES), [None if n is None else int(np.searchsorted(edges, n, side="right")) for n in numbers]
-
-
-def _as_numbers(values: Iterable[str | float | None]) -> list[float | None] | None:
-    try:
-        numbers = [None if value is None else float(value) for value in values]
-    except ValueError:
-        return None
-    return numbers if all(number is None or isfinite(number) for number in numbers) else None
-
-
-def are_edges(edges: Sequence[float | None]) -> bool:
-    """Whether these are three or more rising numbers, the outer ones perhaps open."""
-    rise = all(low < high for low, high in pairwise(open_ends(edges)))
-    return len(edges) >= 3 and None not in edges[1:-1] and rise
-
-
-def open_ends(edges: Sequence[float | None]) -> list[float]:
-    """Edges with minus and plus infinity where an end is open."""
-    ends = {0: -inf, len(edges) - 1: inf}
-    return [ends.get(i, 0.0) if edge is None else edge for i, edge in enumerate(edges)]
-
-
-def _text(value: str | float) -> str:
-    return f"{value:g}" if isinstance(value, float) else value

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nnkd.evaluation.groups.measures import NOT_SIGNIFICANT
-from nnkd.evaluation.plots import FAINT, INK, new_figure, png, short
+from nnkd.figures import FAINT, INK, new_figure, png, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from nnkd.auxiliary.tasks import OPTIONS, Target
 from nnkd.data.recipes import Recipe
 from nnkd.errors import RecipeError, SettingError
 from nnkd.files import read_json
-from nnkd.preprocessing.cases import listed_cases
+from nnkd.preprocessing.folders import listed_cases
 
 log = logging.getLogger("nnkd")
 

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from nnkd.auxiliary import record
 from nnkd.auxiliary.tasks import SCHEDULER, Prepared, Target
+from nnkd.data.plans import configuration_of
 from nnkd.data.recipes import Recipe
 from nnkd.errors import RecipeError
 from nnkd.plugin import options as settings
 from nnkd.training.along.gradients import SecondPass, binary_heads
 from nnkd.training.along.loader import FOREGROUND, IGNORED, AuxiliaryBatches, AuxiliaryCases, AuxiliaryLoader
 from nnkd.training.along.turns import Along
-from nnkd.training.checks import configuration_of
 from nnkd.training.file_safety import CarefulTrainer
 
 STATE = "nnkd_auxiliaries"  # in a checkpoint's log: the one part of nnU-Net's checkpoint that takes more

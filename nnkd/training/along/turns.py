@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from nnkd.auxiliary import record
-from nnkd.plugin.teachers import AuxiliaryScheduler
+from nnkd.plugin.schedulers import AuxiliaryScheduler
 from nnkd.training.along.gradients import SecondPass
 from nnkd.training.along.loader import AuxiliaryBatches
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from nnkd.boxes.pixels import SIZE
-from nnkd.networks.costs import Architecture, Paper
+from nnkd.plugin.networks import Architecture, Paper
 from nnkd_litemedsam.networks.encoders import ENCODERS, build_encoder
 from nnkd_litemedsam.networks.model import LiteMedSAM
 

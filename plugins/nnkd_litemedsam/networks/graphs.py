@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnkd.boxes.export import BoxGraphs
+from nnkd.plugin.networks import BoxGraphs
 from nnkd_litemedsam.networks.folded_decoder import FoldedDecoder
 from nnkd_litemedsam.networks.model import LiteMedSAM
 from nnkd_litemedsam.networks.repvit import Block, Excite, RepViT

@@ -1,0 +1,1 @@
+"""Training slices: made out of nnUNet_raw, stored, loaded; their plans and options."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkd.evaluation.plots import new_figure
+from nnkd.figures import new_figure
 from nnkd.files import atomic
 
 SIDE = (9.0, 2.6)  # inches of a row

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from nnkd.data import splits
 from nnkd.data.dataset import RawDataset
 from nnkd.data.intensities import windows_of
-from nnkd.data.participants import Participant, participants_of_cases
+from nnkd.data.participants import participants_of_cases
 from nnkd.errors import RecipeError, UnknownNameError
 from nnkd.files import read_json, write_json
 from nnkd.paths import room
 from nnkd.training.case_losses import weighing
 from nnkd.training.trainer import nnUNetTrainerKD
+from nnkd.types import Participant
 from nnkd.weights.licences import announcement
 from nnkd_litemedsam.networks.encoders import build_encoder
 from nnkd_litemedsam.networks.model import LiteMedSAM

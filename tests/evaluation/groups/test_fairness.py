@@ -10,7 +10,6 @@ import pytest
 from scipy import stats
 from scored import LABELS, folder
 
-from nnkd.data.participants import Participant
 from nnkd.evaluation.groups.cohort import divide
 from nnkd.evaluation.groups.fairness import Fairness
 from nnkd.evaluation.groups.files import changes_frame, fairness_json, figures_frame, groups_frame
@@ -18,6 +17,7 @@ from nnkd.evaluation.groups.partitions import GroupOptions
 from nnkd.evaluation.groups.section import fairness_lines, fairness_section
 from nnkd.evaluation.intervals import Bootstrap
 from nnkd.evaluation.scores import OVERALL, Scores
+from nnkd.types import Participant
 
 BOOTSTRAP = Bootstrap(400, 0)
 

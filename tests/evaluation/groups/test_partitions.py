@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nnkd_fairness.strata import Grouping
 
-from nnkd.data.participants import Participant
+from nnkd.data.groups import PAPERS_BINS
 from nnkd.errors import ParticipantsError, SettingError
-from nnkd.evaluation.groups.partitions import PAPERS_BINS, GroupOptions, Partition, bins_of, intersection, partition
+from nnkd.evaluation.groups.partitions import GroupOptions, Partition, bins_of, intersection, partition
+from nnkd.types import Participant
 
 OPTIONS = GroupOptions()
 

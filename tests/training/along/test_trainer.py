@@ -18,7 +18,8 @@ from two_ranks import trainer_of as trainer_of_rank
 
 from nnkd.auxiliary import record as auxiliary_record
 from nnkd.auxiliary.turns import read_turns
-from nnkd.data.recipes import Choice, Recipe, read_plans, write_recipe
+from nnkd.data.plans import read_plans
+from nnkd.data.recipes import Choice, Recipe, write_recipe
 from nnkd.errors import DatasetError, RecipeError
 from nnkd.training.along.loader import AuxiliaryBatches, AuxiliaryCases
 from nnkd.training.file_safety import CarefulTrainer

@@ -1,0 +1,42 @@
+"""Figures of one style: how they are begun, drawn as PNG and put into a page."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FOLDER_COLOURS = ("#4C78A8", "#E08A3C", "#4F9D69", "#B65D8F", "#8C7A5B", "#3FA7B5", "#C24E4E", "#7A6FB3")
+INK, FAINT = "#374151", "#E5E7EB"
+DPI = 150
+
+
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure in our style; size in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#9CA3AF")
+    axes.tick_params(labelsize=7.5, colors=INK, length=2)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def png(figure: Figure) -> bytes:
+    """The file's content."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
+    return buffer.getvalue()
+
+
+def short(name: str) -> str:
+    """A name that fits under an axis."""
+    return name if len(name) <= 22 else f"{name[:21]}…"

@@ -1,0 +1,87 @@
+"""Folders of preprocessed cases: which are whole, and what a killed run left."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from nnkd.errors import DatasetError
+from nnkd.files import TEMPORARY_PREFIX, remove_leftovers
+
+
+@contextmanager
+def whole_case(folder: Path, case: str) -> Iterator[Path]:
+    """Write a preprocessed case whole or not at all.
+
+    Args:
+        folder: Where it goes; made if need be.
+        case: Its identifier.
+
+    Yields:
+        What the files are to be called, without ending.
+    """
+    # Written beside DATA_IDENTIFIER, because any stray file in it becomes a training case; moved with the data file
+    # last, because that is the one nnU-Net lists.
+    working = folder.parent / f".writing-{folder.name}-{case}"
+    working.mkdir(exist_ok=True)
+    try:
+        yield working / case
+        folder.mkdir(exist_ok=True)
+        for file in sorted(working.iterdir(), key=lambda path: path.stem == case and path.suffix != ".pkl"):
+            os.replace(file, folder / file.name)
+    finally:
+        for file in working.iterdir():
+            file.unlink()
+        working.rmdir()
+
+
+def tidy(target: Path) -> None:
+    """Remove what a killed run left half-written: our working folders, and JSON that nnU-Net itself writes.
+
+    Args:
+        target: nnUNet_preprocessed/DATASET.
+
+    Raises:
+        DatasetError: If a JSON that somebody made is broken.
+    """
+    for folder in (*target.glob(f"{TEMPORARY_PREFIX}*"), *target.glob(f"*_auxiliaries/{TEMPORARY_PREFIX}*")):
+        if folder.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
+    remove_leftovers(target)
+    remove_leftovers(target / "gt_segmentations")
+    for file in target.glob("*.json"):
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            if not _made_anew(file):
+                raise DatasetError(f"{file.name} of {target.name} is no valid JSON. Correct or delete it.") from None
+            file.unlink()
+
+
+def _made_anew(file: Path) -> bool:
+    """Whether preprocessing writes the file again: not splits, and not plans that somebody made (a recipe, say)."""
+    written = ("dataset.json", "dataset_fingerprint.json", "nnUNetPlans.json")
+    return file.name in written or file.name.endswith("_inputs.json") or "ResEncUNet" in file.name
+
+
+def is_preprocessed(folder: Path, case: str) -> bool:
+    """Whether all three files of a case are there."""
+    return all((folder / name).is_file() for name in (f"{case}.b2nd", f"{case}_seg.b2nd", f"{case}.pkl"))
+
+
+def remove_case(folder: Path, case: str) -> None:
+    """Remove a case's files, the one nnU-Net lists first."""
+    for name in (f"{case}.b2nd", f"{case}_seg.b2nd", f"{case}.pkl"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def listed_cases(folder: Path) -> Sequence[str]:
+    """Cases that nnU-Net would train on."""
+    if not folder.is_dir():
+        return []
+    names = (p.name for p in folder.iterdir() if p.suffix == ".b2nd" and not p.name.startswith("."))
+    return sorted(name[:-5] for name in names if not name.endswith("_seg.b2nd"))
