@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from nnkd.data.geometry import Grid
 from nnkd.data.nifti import check_whole
-from nnkd.errors import DatasetError
+from nnkd.errors import DatasetError, in_one_line
 from nnkd.files import split_ending
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
@@ -51,10 +51,9 @@ def read(path: Path) -> sitk.Image:
             return _picture(path)
         return sitk.ReadImage(str(path))
     except (RuntimeError, OSError, ValueError, SyntaxError) as error:  # what ITK, Pillow and tifffile raise
-        why = (str(error).strip().splitlines() or [repr(error)])[-1]
         raise DatasetError(
-            f"'{path.name}' in {path.parent.name} cannot be read ({why[:200]}). It may be truncated or of another "
-            f"format; download it again or take the case out."
+            f"'{path.name}' in {path.parent.name} cannot be read ({in_one_line(error, last=True)}). It may be "
+            f"truncated or of another format; download it again or take the case out."
         ) from error
 
 
@@ -95,8 +94,8 @@ def read_series(files: Sequence[str]) -> sitk.Image:
     try:
         image = reader.Execute()
     except RuntimeError as error:
-        why = str(error).strip().splitlines()[-1]
-        raise DatasetError(f"The DICOM series in {name} cannot be read ({why[:200]}). Export it again.") from error
+        why = in_one_line(error, last=True)
+        raise DatasetError(f"The DICOM series in {name} cannot be read ({why}). Export it again.") from error
     finally:
         locale.setlocale(locale.LC_CTYPE, before)  # ITK leaves the C locale behind
     if len(files) > 2 and all(reader.HasMetaDataKey(k, "0020|0032") for k in range(len(files))):

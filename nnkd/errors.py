@@ -21,6 +21,10 @@ class SettingError(NnkdError):
     """An option with a value it cannot take."""
 
 
+class FileError(NnkdError):
+    """A file of nnkd's or nnU-Net's own is missing, or is no JSON."""
+
+
 class FolderError(NnkdError):
     """A folder or an environment variable that a command needs is missing."""
 
@@ -55,3 +59,14 @@ class WeightsError(NnkdError):
 
 class ProgramError(NnkdError):
     """Another program that a teacher runs is not there, failed, took too long, or wrote nothing."""
+
+
+def in_one_line(error: BaseException, last: bool = False) -> str:
+    """What another library's error says, in one line of at most 200 characters; its type where it says nothing.
+
+    Args:
+        error: Any.
+        last: Whether the last line says most, as ITK's does, and not the first.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1 if last else 0].rstrip(".")[:200]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nnkd.errors import NnkdError, PredictionError, SettingError
+from nnkd.errors import FileError, NnkdError, SettingError
 
 TEMPORARY_PREFIX = ".writing-"
 
@@ -82,14 +82,14 @@ def read_json(path: Path) -> Any:
     """Read JSON.
 
     Raises:
-        PredictionError: If the file is missing or no JSON.
+        FileError: If the file is missing or no JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PredictionError(f"'{path.name}' is missing in {path.parent.name}.") from None
+        raise FileError(f"'{path.name}' is missing in {path.parent.name}.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PredictionError(f"'{path.name}' in {path.parent.name} is no valid JSON ({error}). Restore it.") from error
+        raise FileError(f"'{path.name}' in {path.parent.name} is no valid JSON ({error}). Restore it.") from error
 
 
 def read_object(file: Path, what: str, form: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from nnkd import files
-from nnkd.errors import NnkdError, PredictionError, SettingError
+from nnkd.errors import FileError, NnkdError, SettingError
 
 
 def test_what_was_written_replaces_the_old_file(tmp_path):
@@ -86,10 +86,10 @@ def test_json_comes_back(tmp_path):
 
 
 def test_json_that_is_missing_or_broken_is_named(tmp_path):
-    with pytest.raises(PredictionError, match=r"'a\.json' is missing"):
+    with pytest.raises(FileError, match=r"'a\.json' is missing"):
         files.read_json(tmp_path / "a.json")
     (tmp_path / "a.json").write_bytes(b'{"a": \xff')
-    with pytest.raises(PredictionError, match="no valid JSON"):
+    with pytest.raises(FileError, match="no valid JSON"):
         files.read_json(tmp_path / "a.json")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nnkd import paths
-from nnkd.errors import PredictionError, RecipeError, SettingError, UnknownNameError
+from nnkd.errors import FileError, RecipeError, SettingError, UnknownNameError
 from nnkd.files import read_json, sha256_text, write_json
 from nnkd.plugin.schedulers import AuxiliaryScheduler
 from nnkd.preprocessing.folders import is_preprocessed
@@ -213,7 +213,7 @@ def read_index(folder: Path) -> AuxiliaryIndex | None:
     """Of one preprocessed auxiliary dataset; None where there is none that this version understands."""
     try:
         return AuxiliaryIndex.model_validate(read_json(folder / INDEX))
-    except (PredictionError, ValidationError):
+    except (FileError, ValidationError):
         return None
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from nnkd.boxes.pixels import SIZE, masks_of_logits, prepare, scaled_boxes
 from nnkd.boxes.propagation import BoxModel
-from nnkd.errors import PredictionError, SettingError, WeightsError
+from nnkd.errors import FileError, SettingError, WeightsError
 from nnkd.files import read_json, sha256
 from nnkd.networks import runtimes
 
@@ -54,7 +54,7 @@ class BoxModelFolder:
         """
         try:
             content = read_json(folder / DESCRIPTION)
-        except PredictionError as error:
+        except FileError as error:
             raise WeightsError(f"{error} A box model's folder is what nnKD_export writes of one.") from error
         problem = _problem(content)
         if problem:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nnkd.data.dataset import DatasetSpec
 from nnkd.data.geometry import Grid
-from nnkd.errors import NnkdError, PredictionError
+from nnkd.errors import FileError, NnkdError, PredictionError
 from nnkd.files import is_visible, read_json, sha256, write_json
 from nnkd.types import Entry
 
@@ -144,6 +144,8 @@ class PredictionFolder:
             )
         try:
             return Manifest.model_validate(read_json(self.manifest_file))
+        except FileError as error:
+            raise PredictionError(str(error)) from error
         except ValidationError as error:
             problem = error.errors()[0]
             where = ".".join(str(part) for part in problem["loc"])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnkd.data.nifti import check_whole
-from nnkd.errors import DatasetError
+from nnkd.errors import DatasetError, in_one_line
 from nnkd.files import is_visible
 
 
@@ -58,7 +58,7 @@ def read(
         with contextlib.redirect_stdout(said):
             return reader(what)
     except Exception as error:  # readers raise whatever their libraries raise
-        why = said.getvalue().strip().replace("\n", "; ") or (str(error).strip().splitlines() or [repr(error)])[-1]
+        why = said.getvalue().strip().replace("\n", "; ") or in_one_line(error, last=True)
         raise DatasetError(
             f"{', '.join(repr(f.name) for f in files)} in {files[0].parent.name} cannot be read ({why[:200]}). It may "
             f"be truncated or of another format, or its channels differ in size or spacing; copy or convert it again."

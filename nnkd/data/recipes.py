@@ -10,18 +10,22 @@ import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from nnkd.data.plans import KEY, read_plans
 from nnkd.errors import RecipeError
 from nnkd.files import read_json, sha256_text, write_json
 
+STRICT = ConfigDict(extra="forbid")  # a key that is not known is another version's
 NAMED = 3  # models in a recipe's name; the folders of results are called after it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Choice:
     """A plugin's entry by name, with the options that were given for it."""
 
@@ -29,7 +33,7 @@ class Choice:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Recipe:
     """What plans["nnkd"] holds.
 
@@ -74,21 +78,14 @@ class Recipe:
         """
         if KEY not in plans:
             return cls(base=plans["plans_name"])
-        content = dict(plans[KEY])
         try:
-            content["aggregator"] = Choice(**content["aggregator"])
-            content["sampler"] = Choice(**content["sampler"])
-            content["teachers"] = tuple(content["teachers"])
-            content["lineage"] = tuple(content["lineage"])
-            content["datasets"] = tuple(content.get("datasets", ()))
-            content["auxiliaries"] = tuple(content.get("auxiliaries", ()))
-            if content.get("auxiliary_scheduler") is not None:
-                content["auxiliary_scheduler"] = Choice(**content["auxiliary_scheduler"])
-            return cls(**content)
-        except (KeyError, TypeError) as error:
+            return TypeAdapter(cls).validate_python(plans[KEY])
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(str(part) for part in problem["loc"])
             raise RecipeError(
                 f"The plans '{plans['plans_name']}' hold a recipe that this version of nnkd does not understand "
-                f"({error}). Write it again with nnKD_train."
+                f"({where}: {problem['msg']}). Write it again with nnKD_train."
             ) from error
 
     def content(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from nnkd.errors import BrokenPluginError, NnkdError
+from nnkd.errors import BrokenPluginError, NnkdError, in_one_line
 from nnkd.plugin.networks import Architecture
 
 if TYPE_CHECKING:
@@ -124,6 +124,6 @@ def _plain_attention() -> Any:
 
 
 def _why(error: Exception, architecture: Architecture) -> str:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     shapes = ", ".join("x".join(map(str, shape)) for shape in architecture.inputs)
-    return f"It could not be built, or not be run on {shapes} ({type(error).__name__}: {first}). Try another --size."
+    why = f"{type(error).__name__}: {in_one_line(error)}"
+    return f"It could not be built, or not be run on {shapes} ({why}). Try another --size."

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnkd.errors import BrokenPluginError, SettingError, WeightsError
+from nnkd.errors import BrokenPluginError, SettingError, WeightsError, in_one_line
 from nnkd.files import atomic
 from nnkd.networks import runtimes
 
@@ -109,7 +109,7 @@ def write_onnx(
             )
     except Exception as error:  # torch's exporter has several of its own
         unknown = _unknown_operation(error)
-        why = f"ONNX has no operation {unknown}; the network runs in PyTorch alone" if unknown else _first_line(error)
+        why = f"ONNX has no operation {unknown}; the network runs in PyTorch alone" if unknown else in_one_line(error)
         raise BrokenPluginError(f"{type(network).__name__} cannot be written as ONNX ({why}).") from error
     model = program.model_proto
     _forget_sources(model)
@@ -132,7 +132,7 @@ def write_openvino(onnx_file: Path, file: Path) -> None:
     try:
         model = openvino.Core().read_model(onnx_file)
     except RuntimeError as error:
-        raise WeightsError(f"OpenVINO cannot read '{onnx_file.name}' ({_first_line(error)}).") from error
+        raise WeightsError(f"OpenVINO cannot read '{onnx_file.name}' ({in_one_line(error)}).") from error
     with atomic(file.with_suffix(".bin")) as weights, atomic(file) as description:
         openvino.serialize(model, description, weights)
 
@@ -201,8 +201,3 @@ def _unknown_operation(error: BaseException | None) -> str:
             return found[1]
         error = error.__cause__
     return ""
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:160].rstrip(".")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnkd.devices import threads
-from nnkd.errors import BrokenPluginError, NnkdError
+from nnkd.errors import BrokenPluginError, NnkdError, in_one_line
 from nnkd.networks.costs import random_inputs, ready_network
 from nnkd.plugin.networks import Architecture
 from nnkd.processes import workers
@@ -76,7 +76,7 @@ def measure(
         except BrokenProcessPool:
             why = "its process was killed, probably because memory ran out. Try a smaller --size, or --no_latency"
         except Exception as error:  # noqa: BLE001 - a plugin's code
-            why = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+            why = f"{type(error).__name__}: {in_one_line(error)}"
     raise BrokenPluginError(f"It could not be timed: {why}.")
 
 

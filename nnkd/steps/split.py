@@ -22,7 +22,7 @@ from nnkd.data import splits
 from nnkd.data.dataset import RawDataset
 from nnkd.data.participants import PARTICIPANTS_FILE, participants_of_cases
 from nnkd.data.predictions import label_map_files, prediction_folders
-from nnkd.errors import DatasetError, ParticipantsError, PredictionError, SettingError
+from nnkd.errors import DatasetError, FileError, ParticipantsError, SettingError
 from nnkd.files import is_visible, read_json, write_json
 from nnkd.types import Participant, StepReport
 from nnkd.votes import consensus
@@ -315,7 +315,7 @@ def _read_record(dataset: RawDataset) -> Record:
         return Record()
     try:
         return Record.model_validate(read_json(file))
-    except (ValidationError, PredictionError) as error:
+    except (ValidationError, FileError) as error:
         raise DatasetError(
             f"{RECORD} of {dataset.name} is not as nnKD_split writes it, so the test set is not known. Restore it."
         ) from error

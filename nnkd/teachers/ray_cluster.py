@@ -12,7 +12,7 @@ from typing import Any
 
 from nnkd.data.predictions import Manifest
 from nnkd.devices import cores
-from nnkd.errors import BrokenPluginError, NnkdError
+from nnkd.errors import BrokenPluginError, NnkdError, in_one_line
 from nnkd.files import remove_leftovers
 from nnkd.paths import ROOMS
 from nnkd.teachers.claims import Claim, Claims
@@ -162,8 +162,8 @@ def _connect(ray: Any, address: str | None) -> None:
             ray.init(address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = f"at --ray_address {address}" if address else "on this machine"
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise NnkdError(f"Ray cannot be reached {where} ({first}). Check the address with 'ray status'.") from error
+        why = in_one_line(error)
+        raise NnkdError(f"Ray cannot be reached {where} ({why}). Check the address with 'ray status'.") from error
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkd.errors import PredictionError
+from nnkd.errors import FileError
 from nnkd.files import read_json, sha256_text, write_json
 
 LOG = logging.getLogger("nnkd")
@@ -272,7 +272,7 @@ class AgreementFile:
             found = read_json(file)
             if {key: found[key] for key in self.made_by} == self.made_by:
                 self.cases, self.volume_unit = dict(found["cases"]), found["volume_unit"]
-        except (PredictionError, KeyError, TypeError, ValueError):  # figures can always be counted again
+        except (FileError, KeyError, TypeError, ValueError):  # figures can always be counted again
             LOG.info("%s is broken or from another version; its figures are counted again.", file.name)
 
     def has(self, case: str, inputs: Mapping[str, str]) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nnkd.data.predictions import Lineage
-from nnkd.errors import DatasetError
+from nnkd.errors import DatasetError, in_one_line
 from nnkd.files import atomic
 
 FOLDER = "litemedsam_256"
@@ -127,7 +127,7 @@ def read_index(folder: Path, name: str) -> SliceIndex | None:
         return SliceIndex.model_validate(content)
     except (ValueError, AttributeError, ValidationError) as error:
         raise DatasetError(
-            f"{FOLDER}/{INDEX} of {name} is no index of slices ({str(error).splitlines()[0]}). Delete the folder "
+            f"{FOLDER}/{INDEX} of {name} is no index of slices ({in_one_line(error)}). Delete the folder "
             f"{FOLDER}: it is made again from nnUNet_raw."
         ) from error
 
@@ -175,7 +175,7 @@ class Slices:
             stored = blosc2.open(str(self.file(case)), mode="r", dparams={"nthreads": 1})[z]
         except (OSError, RuntimeError, ValueError, IndexError) as error:
             raise DatasetError(
-                f"The slices of '{case}' in {FOLDER} of {self.name} cannot be read ({str(error).splitlines()[0]}). "
+                f"The slices of '{case}' in {FOLDER} of {self.name} cannot be read ({in_one_line(error)}). "
                 f"Delete {case}.b2nd there: it is made again from nnUNet_raw."
             ) from error
         return _picture(stored, grey, self.colour), stored[-1]
