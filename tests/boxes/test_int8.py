@@ -63,7 +63,7 @@ def test_eight_bits_are_written_described_and_run(exported, monkeypatch):
     image = pictures()[0].image
     exact, rounded = (ExportedBoxModel(described, "onnxruntime", precision=p).encode(image) for p in ("fp32", "int8"))
     error = np.linalg.norm(exact - rounded) / np.linalg.norm(exact)
-    assert 0 < error < 0.05
+    assert 0 < error < 0.1  # .058 where the CPU has no VNNI: sums of two products saturate there; else below .05
     assert (exported / "encoder_int8.onnx").stat().st_size < (exported / "encoder.onnx").stat().st_size
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import configparser
 import importlib
+import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
@@ -234,3 +235,32 @@ def test_links_lead_somewhere(page):
 def test_every_page_is_linked_from_the_readme():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [p.name for p in PAGES if p.parent.name == "docs" and f"(docs/{p.name})" not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_exist(page):
+    """Paths such as `nnkd/data/dataset.py`, from the repository's root or, for plugins, from theirs."""
+    roots = (ROOT, ROOT / "plugins")
+    named = re.findall(
+        r"(?<![\w/])(?:nnkd\w*|plugins|tests|benchmarks|dataset_conversion)/[\w/]+\.py",
+        page.read_text(encoding="utf-8"),
+    )
+    assert [path for path in named if not any((root / path).is_file() for root in roots)] == []
+
+
+def exists(dotted: str) -> bool:
+    """Whether a dotted name is a module, or stands in one."""
+    module, _, inside = dotted.rpartition(".")
+    try:
+        if importlib.util.find_spec(dotted):
+            return True
+    except ModuleNotFoundError:  # its parent is no package
+        pass
+    return bool(module) and hasattr(importlib.import_module(module), inside)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_modules_that_are_named_exist(page):
+    """Dotted names such as `nnkd.votes.bits` or `nnkd.votes.bits.fit`, braces left out."""
+    named = re.findall(r"`(nnkd(?:_[a-z]+)?(?:\.\w+)+)(?:\([^`]*\))?`", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not name.startswith("nnkd_example") and not exists(name)] == []
