@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FOLDER_COLOURS = ("#4C78A8", "#E08A3C", "#4F9D69", "#B65D8F", "#8C7A5B", "#3FA7B5", "#C24E4E", "#7A6FB3")
+COLOURS = ("#4C78A8", "#E08A3C", "#4F9D69", "#B65D8F", "#8C7A5B", "#3FA7B5", "#C24E4E", "#7A6FB3")
 INK, FAINT = "#374151", "#E5E7EB"
 DPI = 150
 
@@ -35,6 +36,18 @@ def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
     return buffer.getvalue()
+
+
+def embedded(picture: bytes) -> str:
+    """A PNG as an image's source, so that a page needs no other file."""
+    return f"data:image/png;base64,{base64.b64encode(picture).decode('ascii')}"
+
+
+def labelled(axes: Axes, title: str = "", across: str = "", up: str = "") -> None:
+    """A title, and what the axes show; empty: none."""
+    axes.set_title(title, fontsize=9.5, color=INK, loc="left", fontweight="bold")
+    axes.set_xlabel(across, fontsize=8, color=INK)
+    axes.set_ylabel(up, fontsize=8, color=INK)
 
 
 def short(name: str) -> str:

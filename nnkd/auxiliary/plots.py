@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnkd.auxiliary.turns import Turns
-from nnkd.figures import FAINT, FOLDER_COLOURS, INK, new_figure, png, short
+from nnkd.figures import COLOURS, FAINT, INK, labelled, new_figure, png, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_COLUMNS = 200  # of turns beside each other; beyond, a column is the share of several turns
 MOST_POINTS = 1000  # of a line
-COLOURED = len(FOLDER_COLOURS)
+COLOURED = len(COLOURS)
 OTHERS = "#9CA3AF"
 
 
@@ -35,8 +35,7 @@ def choice_plot(turns: Turns) -> bytes:
     )  # fmt: skip
     axes.set_yticks(range(len(turns.datasets)), [short(name) for name in turns.datasets], fontsize=7.5)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    _titled(axes, "Trained along", "turn", "")
-    axes.grid(visible=False)
+    labelled(axes, "Trained along", "turn")
     return png(figure)
 
 
@@ -61,7 +60,8 @@ def cumulative_plot(turns: Turns) -> bytes:
         counts = np.array([row["counts"][name] for row in turns.rows])
         axes.plot(numbers[kept], counts[kept], **_line(index, name))
     axes.plot(numbers[[0, -1]], numbers[[0, -1]] / len(turns.datasets), color=INK, linewidth=0.8, linestyle=":")
-    _titled(axes, "Turns so far", "turn", "turns")
+    labelled(axes, "Turns so far", "turn", "turns")
+    axes.grid(axis="y", color=FAINT, linewidth=0.5)
     _legend(axes, turns.datasets)
     return png(figure)
 
@@ -77,10 +77,11 @@ def bounds_plot(turns: Turns) -> bytes | None:
     kept = _thinned(len(numbers))
     for index, name in reversed(list(enumerate(turns.datasets[:COLOURED]))):
         low, high = (np.array([row[key][name] for row in rows])[kept] for key in ("estimates", "bounds"))
-        axes.fill_between(numbers[kept], low, high, color=FOLDER_COLOURS[index], alpha=0.1, linewidth=0)
-        axes.plot(numbers[kept], high, color=FOLDER_COLOURS[index], linewidth=0.5, alpha=0.6)
+        axes.fill_between(numbers[kept], low, high, color=COLOURS[index], alpha=0.1, linewidth=0)
+        axes.plot(numbers[kept], high, color=COLOURS[index], linewidth=0.5, alpha=0.6)
         axes.plot(numbers[kept], low, **_line(index, name))
-    _titled(axes, "Estimate and bound", "turn", "reward")
+    labelled(axes, "Estimate and bound", "turn", "reward")
+    axes.grid(axis="y", color=FAINT, linewidth=0.5)
     _legend(axes, turns.datasets)
     return png(figure)
 
@@ -93,14 +94,7 @@ def _thinned(number: int) -> np.ndarray:
 def _line(index: int, name: str) -> dict[str, object]:
     if index >= COLOURED:
         return {"color": OTHERS, "linewidth": 0.6, "alpha": 0.6}
-    return {"color": FOLDER_COLOURS[index], "linewidth": 1.3, "label": short(name), "zorder": 3}
-
-
-def _titled(axes: Axes, title: str, across: str, up: str) -> None:
-    axes.set_title(title, fontsize=9.5, color=INK, loc="left", fontweight="bold")
-    axes.set_xlabel(across, fontsize=8, color=INK)
-    axes.set_ylabel(up, fontsize=8, color=INK)
-    axes.grid(axis="y", color=FAINT, linewidth=0.5)
+    return {"color": COLOURS[index], "linewidth": 1.3, "label": short(name), "zorder": 3}
 
 
 def _legend(axes: Axes, datasets: Sequence[str]) -> None:

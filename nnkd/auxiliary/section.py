@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from nnkd.auxiliary.plots import MOST_COLUMNS, bounds_plot, choice_plot, cumulat
 from nnkd.auxiliary.record import carried
 from nnkd.auxiliary.turns import REMEDY, Turns, read_turns, reasons, table
 from nnkd.errors import RecipeError
+from nnkd.figures import embedded
 from nnkd.files import sha256
 
 log = logging.getLogger("nnkd")
@@ -82,9 +82,5 @@ def _training(name: str, turns: Turns) -> dict[str, Any]:
         "joined": len(turns.rows) > MOST_COLUMNS,
         "reasons": reasons(turns),
         "rows": table(turns),
-        "plots": [{"src": _embedded(picture), "alt": alt} for alt, picture in plots if picture],
+        "plots": [{"src": embedded(picture), "alt": alt} for alt, picture in plots if picture],
     }
-
-
-def _embedded(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnkd.evaluation.scores import Difference, verdict
-from nnkd.figures import FAINT, FOLDER_COLOURS, INK, new_figure, png, short
+from nnkd.figures import COLOURS, FAINT, INK, labelled, new_figure, png, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +34,7 @@ def box_plot(
     figure, axes = new_figure(wide, 2.6)
     rng = np.random.default_rng(0)  # only scatters points sideways
     for index, name in enumerate(names):
-        colour = FOLDER_COLOURS[index % len(FOLDER_COLOURS)]
+        colour = COLOURS[index % len(COLOURS)]
         cases = sorted(values[name])
         if not cases:
             axes.annotate("none", (index, 0.5), xycoords=("data", "axes fraction"), ha="center", color=INK, fontsize=7)
@@ -56,8 +56,7 @@ def box_plot(
         for label in axes.get_xticklabels():
             label.set_horizontalalignment("right")
     axes.set_xlim(-0.6, len(names) - 0.4)
-    axes.set_title(title, fontsize=9.5, color=INK, loc="left", fontweight="bold")
-    axes.set_ylabel(quantity, fontsize=8, color=INK)
+    labelled(axes, title, up=quantity)
     axes.grid(axis="y", color=FAINT, linewidth=0.7)
     return png(figure)
 
@@ -79,8 +78,7 @@ def difference_plot(differences: Sequence[Difference], title: str, quantity: str
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(range(len(differences)), [f"{short(d.first)} − {short(d.second)}" for d in differences], fontsize=8)
     axes.set_ylim(len(differences) - 0.4, -0.6)
-    axes.set_title(title, fontsize=9.5, color=INK, loc="left", fontweight="bold")
-    axes.set_xlabel(quantity, fontsize=8, color=INK)
+    labelled(axes, title, across=quantity)
     axes.grid(axis="x", color=FAINT, linewidth=0.7)
     return png(figure)
 
@@ -95,11 +93,10 @@ def caught_plot(shares: np.ndarray, curves: Mapping[str, np.ndarray]) -> bytes:
     figure, axes = new_figure(3.6, 2.8)
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
     for index, (name, curve) in enumerate(curves.items()):
-        axes.plot(shares, curve, color=FOLDER_COLOURS[index], linewidth=1.6, label=name.replace("_", " "))
+        axes.plot(shares, curve, color=COLOURS[index], linewidth=1.6, label=name.replace("_", " "))
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
-    axes.set_xlabel("share of voxels, most uncertain first", fontsize=8, color=INK)
-    axes.set_ylabel("share of the wrong voxels found", fontsize=8, color=INK)
+    labelled(axes, across="share of voxels, most uncertain first", up="share of the wrong voxels found")
     axes.legend(fontsize=7, frameon=False, loc="lower right")
     axes.grid(color=FAINT, linewidth=0.7)
     return png(figure)

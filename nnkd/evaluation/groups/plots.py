@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nnkd.evaluation.groups.measures import NOT_SIGNIFICANT
-from nnkd.figures import FAINT, INK, new_figure, png, short
+from nnkd.figures import COLOURS, FAINT, labelled, new_figure, png, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from nnkd.evaluation.groups.fairness import Box, GroupChanges
 
-GROUP_COLOURS = ("#4C78A8", "#E08A3C", "#4F9D69", "#B65D8F", "#8C7A5B", "#3FA7B5", "#C24E4E", "#7A6FB3")
 FAIR, UNFAIR = "#1D4ED8", "#C62828"  # paper 1's Figure 2: blue is fair, red is not
 
 
@@ -34,7 +33,7 @@ def group_plot(
         for index, group in enumerate(groups):
             if group in boxes:
                 place = position + (index - (len(groups) - 1) / 2) * width
-                _draw_box(axes, place, width * 0.82, boxes[group], GROUP_COLOURS[index % len(GROUP_COLOURS)])
+                _draw_box(axes, place, width * 0.82, boxes[group], COLOURS[index % len(COLOURS)])
         if mark:
             top = max(found[4] for found in boxes.values())
             colour = FAIR if mark == NOT_SIGNIFICANT else UNFAIR
@@ -46,12 +45,9 @@ def group_plot(
     axes.set_xticks(range(len(folders)), [short(n) for n in folders], rotation=30 if crowded else 0, fontsize=7.5)
     axes.set_xlim(-0.55, len(folders) - 0.45)
     axes.margins(y=0.14)
-    axes.set_title(title, fontsize=9.5, color=INK, loc="left", fontweight="bold")
-    axes.set_ylabel(quantity, fontsize=8, color=INK)
+    labelled(axes, title, up=quantity)
     axes.grid(axis="y", color=FAINT, linewidth=0.7)
-    handles = [
-        axes.plot([], [], color=GROUP_COLOURS[i % len(GROUP_COLOURS)], linewidth=4)[0] for i in range(len(groups))
-    ]
+    handles = [axes.plot([], [], color=COLOURS[i % len(COLOURS)], linewidth=4)[0] for i in range(len(groups))]
     figure.legend(handles, groups, loc="outside lower center", ncols=min(4, len(groups)), fontsize=7, frameon=False)
     return png(figure)
 
@@ -80,8 +76,7 @@ def change_plot(changes: Mapping[str, GroupChanges], title: str, before: str, af
     axes.set_ylim(len(changes) - 0.4, -0.6)
     axes.margins(x=0.1)
     axes.set_xlim(left=0)
-    axes.set_title(title, fontsize=9.5, color=INK, loc="left", fontweight="bold")
-    axes.set_xlabel(f"largest gap in {quantity}\n○ {short(before)}   ● {short(after)}", fontsize=8, color=INK)
+    labelled(axes, title, across=f"largest gap in {quantity}\n○ {short(before)}   ● {short(after)}")
     axes.grid(axis="x", color=FAINT, linewidth=0.7)
     return png(figure)
 
@@ -96,8 +91,8 @@ def accuracy_plot(rows: Mapping[str, tuple[float, float, str, bool]], before: st
     """
     figure, axes = new_figure(max(3.2, 0.55 * len(rows) + 1.2), 2.6)
     for index, (old, new, mark, dropped) in enumerate(rows.values()):
-        axes.bar(index - 0.19, old, 0.36, color=GROUP_COLOURS[4], label=short(before) if not index else None)
-        axes.bar(index + 0.19, new, 0.36, color=GROUP_COLOURS[5], label=short(after) if not index else None)
+        axes.bar(index - 0.19, old, 0.36, color=COLOURS[4], label=short(before) if not index else None)
+        axes.bar(index + 0.19, new, 0.36, color=COLOURS[5], label=short(after) if not index else None)
         colour = UNFAIR if dropped else FAIR
         axes.annotate(
             mark, (index, max(old, new)), xytext=(0, 3), textcoords="offset points", ha="center", color=colour,
@@ -109,7 +104,7 @@ def accuracy_plot(rows: Mapping[str, tuple[float, float, str, bool]], before: st
         ha="right" if crowded else "center", fontsize=7.5,
     )  # fmt: skip
     axes.margins(y=0.12)
-    axes.set_ylabel(quantity, fontsize=8, color=INK)
+    labelled(axes, up=quantity)
     axes.grid(axis="y", color=FAINT, linewidth=0.7)
     figure.legend(loc="outside lower center", ncols=2, fontsize=7.5, frameon=False)
     return png(figure)
