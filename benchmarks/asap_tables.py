@@ -21,6 +21,7 @@ def tables(rows: Iterable[Mapping], against: str) -> str:
 
 
 def _table(rows: list[Mapping], against: str) -> str:
+    from nnkd.evaluation.cells import in_line
     from nnkd.evaluation.intervals import Bootstrap, mean, paired_difference
 
     bootstrap = Bootstrap()
@@ -37,10 +38,10 @@ def _table(rows: list[Mapping], against: str) -> str:
             both = sorted(set(dsc[method]) & set(dsc[against]))
             mine, theirs = ([{key: values[key] for key in both}] for values in (dsc[method], dsc[against]))
             differs = paired_difference(mine, theirs, case_of, bootstrap)
-            gain = f"{differs.value:+.3f} ({differs.low:+.3f} to {differs.high:+.3f})" if differs else ""
+            gain = in_line(differs, 3, sign=True) if differs else ""
         seconds = [row["cpu_seconds"] for row in folds if row["cpu_seconds"]]
         lines.append(
-            f"| {method} | {len(folds)} | {found.value:.3f} ({found.low:.3f}-{found.high:.3f}) | {overlap.value:.3f} | "
+            f"| {method} | {len(folds)} | {in_line(found, 3)} | {overlap.value:.3f} | "
             f"{gain} | {f'{median(seconds):.0f}' if seconds else ''} | {_mostly(folds)} |"
         )
     return "\n".join(lines)

@@ -143,6 +143,7 @@ def run(student: str, fold: int, held_out: list[str], work: Work, options: argpa
 
 def table(file: Path, epochs: int) -> str:
     """Means over photographs, 95 % intervals by bootstrap over them, as a Markdown table."""
+    from nnkd.evaluation.cells import in_line
     from nnkd.evaluation.intervals import Bootstrap, mean
 
     rows = read(file)
@@ -154,7 +155,7 @@ def table(file: Path, epochs: int) -> str:
         for name in names:
             values = {row["case"]: row[name] for row in mine if name in row}
             e = mean([values], {case: case for case in values}, Bootstrap()) if values else None
-            cells.append(f"{e.value:.3f} ({e.low:.3f}-{e.high:.3f})" if e else "")
+            cells.append(in_line(e, 3) if e else "")
         lines.append(f"| {student} | {len(mine)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

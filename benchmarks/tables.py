@@ -29,6 +29,7 @@ def table(file: Path, subset: str, against: str, epochs: int) -> str:
         against: The row that differences are taken to.
         epochs: Of the students to show.
     """
+    from nnkd.evaluation.cells import in_line
     from nnkd.evaluation.intervals import Bootstrap, mean
 
     bootstrap = Bootstrap()
@@ -37,8 +38,7 @@ def table(file: Path, subset: str, against: str, epochs: int) -> str:
     for row, scores in rows.items():
         cells = []
         for metric, digits in (("DSC", 3), ("HD", 2)):
-            e = mean(scores[metric], case_of, bootstrap)
-            cells.append(f"{e.value:.{digits}f} ({e.low:.{digits}f}-{e.high:.{digits}f})")
+            cells.append(in_line(mean(scores[metric], case_of, bootstrap), digits))
         differs = against in rows and row != against
         cells.append(_difference(scores["DSC"], rows[against]["DSC"], case_of, bootstrap) if differs else "")
         for metric in ("ECE", "Brier"):
@@ -68,9 +68,10 @@ def _gather(file: Path, subset: str, epochs: int) -> tuple[dict[str, Scores], di
 
 def _difference(mine: list, theirs: list, case_of: Mapping[str, str], bootstrap: object) -> str:
     """Mean difference with its interval, over what both rows have."""
+    from nnkd.evaluation.cells import in_line
     from nnkd.evaluation.intervals import paired_difference
 
     shared = [set(a) & set(b) for a, b in zip(mine, theirs, strict=True)]
     first, second = ([{c: by[c] for c in both} for by, both in zip(one, shared, strict=True)] for one in (mine, theirs))
     found = paired_difference(first, second, case_of, bootstrap)
-    return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})" if found else ""
+    return in_line(found, 3, sign=True) if found else ""

@@ -1,6 +1,6 @@
 """Label maps against references.
 
-`comparisons` reads both, `metrics` and `surfaces` measure, `intervals` says how sure that is, `scores` joins cases to
-tables. `ranking`, `raters` and `uncertainty` are parts of an evaluation that have a section of their own, as `groups`
-is; `summary` and `report` write everything down, `plots` draws.
+`inputs` finds them, `comparisons` reads both, `metrics` and `surfaces` measure, `intervals` says how sure that is,
+`scores` joins cases to tables. `part` is what may stand beside them: `ranking`, `raters`, `uncertainty` and `groups`
+are parts. `summary` and `report` write everything down, `cells` prints numbers, `plots` draws.
 """

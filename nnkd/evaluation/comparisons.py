@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -17,9 +18,10 @@ from nnkd.data.dataset import DatasetSpec
 from nnkd.data.geometry import Grid
 from nnkd.errors import DatasetError, NnkdError
 from nnkd.evaluation.metrics import LabelResult, Structures, compare
-from nnkd.evaluation.scores import FolderScores
+from nnkd.evaluation.scores import FolderScores, Rules
 from nnkd.files import read_json, remove_leftovers, sha256, sha256_text, write_json
 
+PARALLEL_FROM_BYTES = 20_000_000  # starting processes takes seconds; small sets are done by then
 CACHE_VERSION = 2  # raise when a metric's value changes
 EMPTY = "no label map"
 
@@ -39,6 +41,11 @@ class Settings:
     labels: Mapping[str, Sequence[int]]
     definition: str
     tolerance: Mapping[str, float]
+
+    @property
+    def rules(self) -> Rules:
+        """Those that tables name."""
+        return Rules(self.definition, self.tolerance)
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,11 @@ class _Task:
 
 
 def compare_cases(
-    settings: Settings, files: Files, folders: Sequence[FolderScores], workers: int = 1, overwrite: bool = False
+    settings: Settings,
+    files: Files,
+    folders: Sequence[FolderScores],
+    workers: int | None = None,
+    overwrite: bool = False,
 ) -> Compared:
     """Fill in the folders' results, failures and changed files.
 
@@ -93,7 +104,7 @@ def compare_cases(
         settings: What decides the values.
         files: What lies where.
         folders: To fill, one for each of `files.predictions`.
-        workers: Processes.
+        workers: Processes; None: one for small sets, else up to eight.
         overwrite: Compare anew what the cache holds.
 
     Raises:
@@ -117,7 +128,7 @@ def compare_cases(
         todo = {name: maps.get(case) for name, maps in files.predictions.items() if name not in known}
         if todo:
             tasks.append(_Task(case, files.references[case], todo, keys, settings))
-    for task, outcomes in _run(tasks, workers):
+    for task, outcomes in _run(tasks, _workers(files) if workers is None else workers):
         for name, outcome in outcomes.items():
             if isinstance(outcome, str):
                 by_name[name].failures[task.case] = outcome
@@ -126,6 +137,11 @@ def compare_cases(
             take(name, task.case, outcome)
     now = sorted(task.case for task in tasks)
     return Compared(now, sorted(set(files.cases) - set(now)), bool(in_world) and not any(in_world))
+
+
+def _workers(files: Files) -> int:
+    size = sum(path.stat().st_size for path in files.references.values())
+    return min(8, os.cpu_count() or 1) if size >= PARALLEL_FROM_BYTES else 1
 
 
 def _keys(settings: Settings, files: Files, case: str, folders: Mapping[str, FolderScores]) -> dict[str, str]:

@@ -90,7 +90,7 @@ def paired_difference(
 def _estimate(folders: Sequence[Sequence[Values]], person_of: Mapping[str, str], bootstrap: Bootstrap) -> Estimate:
     cases = sorted({case for labels in folders for values in labels for case in values})
     people = sorted({person_of[case] for case in cases})
-    columns = [column for labels in folders for values in labels for column in _columns(values, people, person_of)]
+    columns = [column for labels in folders for values in labels for column in person_sums(values, people, person_of)]
     n_labels = len(folders[0])
 
     def statistic(*columns: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -110,8 +110,8 @@ def _estimate(folders: Sequence[Sequence[Values]], person_of: Mapping[str, str],
     return Estimate(value, low, high, len(cases), len(people))
 
 
-def _columns(values: Values, people: Sequence[str], person_of: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and number of a label's values by person: a mean over drawn people is the ratio of their sums."""
+def person_sums(values: Values, people: Sequence[str], person_of: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and number of a label's values by person, (P,) each: a mean over drawn people is the ratio of their sums."""
     position = {person: index for index, person in enumerate(people)}
     sums, numbers = np.zeros(len(people)), np.zeros(len(people))
     for case, value in values.items():
@@ -131,6 +131,11 @@ def _interval(columns: Sequence[np.ndarray], statistic: object, bootstrap: Boots
         method="percentile",
         random_state=np.random.default_rng(bootstrap.seed),
     ).bootstrap_distribution
+    return limits(drawn)
+
+
+def limits(drawn: np.ndarray) -> tuple[float, float]:
+    """The percentile interval of draws (R,); NaN are passed over."""
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.nanpercentile(drawn, (tail, 100 - tail))
     return float(low), float(high)

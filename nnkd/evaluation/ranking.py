@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -18,12 +19,15 @@ import pandas as pd
 from nnkd.data.dataset import DatasetSpec
 from nnkd.data.groups import NO_VALUE, SMALLEST, known_columns
 from nnkd.errors import SettingError
+from nnkd.evaluation.cells import number
 from nnkd.evaluation.groups.partitions import Partition
 from nnkd.evaluation.intervals import Bootstrap, mean, ranks
 from nnkd.evaluation.metrics import METRICS, RANKED
-from nnkd.evaluation.scores import DIGITS, FolderScores, Rules, Scores
-from nnkd.types import Participant
+from nnkd.evaluation.part import Part, Plain
+from nnkd.evaluation.scores import DIGITS, FolderScores, Rules, Scores, write_frame
+from nnkd.types import Failure, Participant
 
+KEY, TABLE = "ranking", "ranking.csv"
 SECONDS = "seconds"  # a case's running time, as the manifests have it
 DEFAULT = ("DSC", "NSD")
 COLUMN = "modality"  # of participants.tsv
@@ -55,7 +59,7 @@ class Place:
 
 @dataclass(frozen=True)
 class MethodRanking:
-    """Who is best.
+    """Who is best: a part of an evaluation.
 
     Attributes:
         places: All of them.
@@ -63,6 +67,7 @@ class MethodRanking:
         final: Place by folder, by its mean place.
         labels: Those that were ranked: all folders answer for them.
         not_ranked: (modality, metric) without a value that can be compared.
+        rules: What decides the values.
     """
 
     places: Sequence[Place]
@@ -70,20 +75,48 @@ class MethodRanking:
     final: Mapping[str, int]
     labels: Sequence[str]
     not_ranked: Sequence[tuple[str, str]]
+    rules: Rules
+    key: ClassVar[str] = KEY
 
     def of(self, folder: str) -> list[Place]:
         """A folder's places."""
         return [place for place in self.places if place.folder == folder]
 
-    def to_json(self, folder: str) -> dict[str, Any]:
-        """For the folder's summary.json."""
+    def frame(self) -> pd.DataFrame:
+        """One row per folder, modality and metric, then one per folder with its mean place."""
+        rows = [tuple(vars(place).values()) for place in self.places]
+        rows += [(name, ALL, MEAN_PLACE, value, self.final[name], None) for name, value in self.means.items()]
+        columns = ["folder", "modality", "metric", "value", "place", "cases"]
+        return self.rules.beside(pd.DataFrame(rows, columns=columns))
+
+    def write(self, output: Path) -> None:
+        """ranking.csv."""
+        write_frame(self.frame(), output / TABLE)
+
+    def of_folder(self, name: str) -> dict[str, Any]:
+        """Its places and what they come to."""
         return {
-            "place": self.final.get(folder),
+            "place": self.final.get(name),
             "of": len(self.final),
-            "mean_place": self.means.get(folder),
+            "mean_place": self.means.get(name),
             "labels": list(self.labels),
-            "places": [{k: v for k, v in vars(place).items() if k != "folder"} for place in self.of(folder)],
+            "places": [{k: v for k, v in vars(place).items() if k != "folder"} for place in self.of(name)],
             "not_ranked": [{"modality": modality, "metric": metric} for modality, metric in self.not_ranked],
+        }
+
+    def section(self) -> dict[str, Any]:
+        """A row a folder, the best first."""
+        heads = list(dict.fromkeys((place.modality, place.metric) for place in self.places))
+        rows = []
+        for name, value in self.means.items():
+            by_head = {(place.modality, place.metric): place for place in self.of(name)}
+            cells = [(by_head[h].place, number(by_head[h].value, DECIMALS[h[1]])) for h in heads]
+            rows.append((self.final[name], name, number(value, 2), cells))
+        return {
+            "heads": [f"{modality}: {metric}" for modality, metric in heads],
+            "rows": rows,
+            "labels": list(self.labels),
+            "not_ranked": [f"{metric} of {modality}" for modality, metric in self.not_ranked],
         }
 
     def lines(self) -> list[str]:
@@ -95,13 +128,28 @@ class MethodRanking:
         head = f"mean place over {', '.join(names)} by {', '.join(metrics)}:"
         return [head, *(f"  {self.final[name]}. {name}  {value:.2f}" for name, value in self.means.items())]
 
+    def failures(self) -> list[Failure]:
+        """None: what cannot be ranked is in `not_ranked`."""
+        return []
 
-def check_ranking(metrics: Sequence[str], folders: int) -> None:
+
+def check_ranking(metrics: Sequence[str] | None, folders: int, modality: str | None = None) -> None:
     """Refuse what cannot be ranked, before anything is compared.
 
+    Args:
+        metrics: To rank by; None: no ranking.
+        folders: How many there are.
+        modality: Column to rank within.
+
     Raises:
-        SettingError: If a metric is not one to rank by, or there is only one folder.
+        SettingError: If a metric is not one to rank by, there is only one folder, or a modality without a ranking.
     """
+    if metrics is None:
+        if modality is not None:
+            raise SettingError(
+                "--modality says within what to rank, but there is no --rank. Add it, or leave both out."
+            )
+        return
     if unknown := [name for name in metrics if name not in (*RANKED, SECONDS)]:
         raise SettingError(
             f"--rank got '{unknown[0]}', which is nothing to rank by. There are: {', '.join((*RANKED, SECONDS))}."
@@ -176,7 +224,7 @@ def rank_methods(scores: Scores, metrics: Sequence[str], modality_of: Mapping[st
     by_folder = {f.name: [p.place for p in places if p.folder == f.name] for f in scores.folders}
     means = {name: sum(found) / len(found) for name, found in by_folder.items() if found}
     means = dict(sorted(means.items(), key=lambda item: item[1]))
-    return MethodRanking(places, means, ranks(means, False, 6), scores.common_labels, not_ranked)
+    return MethodRanking(places, means, ranks(means, False, 6), scores.common_labels, not_ranked, scores.rules)
 
 
 def _value(scores: Scores, folder: FolderScores, metric: str, cases: Sequence[str]) -> tuple[float | None, int]:
@@ -196,24 +244,12 @@ def _value(scores: Scores, folder: FolderScores, metric: str, cases: Sequence[st
     return (estimate.value, estimate.n_cases) if estimate else (None, 0)
 
 
-def ranking_frame(ranking: MethodRanking, rules: Rules) -> pd.DataFrame:
-    """One row per folder, modality and metric, then one per folder with its mean place."""
-    rows = [tuple(vars(place).values()) for place in ranking.places]
-    rows += [(name, ALL, MEAN_PLACE, value, ranking.final[name], None) for name, value in ranking.means.items()]
-    return rules.beside(pd.DataFrame(rows, columns=["folder", "modality", "metric", "value", "place", "cases"]))
+def ranking_part(scores: Scores, metrics: Sequence[str] | None, modality_of: Mapping[str, str]) -> Part:
+    """Rank, where it was asked for.
 
-
-def ranking_section(ranking: MethodRanking) -> dict[str, Any]:
-    """For the report's template."""
-    heads = list(dict.fromkeys((place.modality, place.metric) for place in ranking.places))
-    rows = []
-    for name, value in ranking.means.items():
-        by_head = {(place.modality, place.metric): place for place in ranking.of(name)}
-        cells = [(by_head[h].place, f"{by_head[h].value:.{DECIMALS[h[1]]}f}") for h in heads]
-        rows.append((ranking.final[name], name, f"{value:.2f}", cells))
-    return {
-        "heads": [f"{modality}: {metric}" for modality, metric in heads],
-        "rows": rows,
-        "labels": list(ranking.labels),
-        "not_ranked": [f"{metric} of {modality}" for modality, metric in ranking.not_ranked],
-    }
+    Args:
+        scores: Of all folders.
+        metrics: Names of RANKED, and SECONDS; empty: DEFAULT; None: no ranking.
+        modality_of: By case.
+    """
+    return Plain(KEY, (TABLE,)) if metrics is None else rank_methods(scores, metrics or DEFAULT, modality_of)

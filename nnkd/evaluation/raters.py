@@ -9,31 +9,37 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
+from nnkd.evaluation.cells import in_line, number, quantity
 from nnkd.evaluation.comparisons import Files, Settings, compare_cases
 from nnkd.evaluation.metrics import METRICS
-from nnkd.evaluation.scores import DIGITS, OVERALL, Cell, FolderScores, Rules, Scores
+from nnkd.evaluation.part import Part, Plain
+from nnkd.evaluation.scores import DIGITS, OVERALL, Cell, FolderScores, Scores, numbers, write_frame
 from nnkd.types import Failure
 
+KEY, TABLE = "raters", "raters.csv"
 SHOWN = ("DSC", "HD95", "NSD")
 
 
 @dataclass(frozen=True)
 class Raters:
-    """Everything about the two.
+    """Everything about the two: a part of an evaluation.
 
     Attributes:
         names: Of the references.
         against: The folders' scores against the first and against the second one.
         between: The second reference, as a folder, against the first.
+        unit: Of distances.
     """
 
     names: tuple[str, str]
     against: tuple[Scores, Scores]
     between: Scores
+    unit: str
+    key: ClassVar[str] = KEY
 
     def cells(self, metric: str, column: str) -> Iterator[tuple[str | None, str, Cell]]:
         """(folder, reference, cell); last, without a folder, the agreement between the references."""
@@ -43,6 +49,64 @@ class Raters:
         first, second = self.names
         yield None, first, self.between.table(metric)[second][column]
 
+    @property
+    def count(self) -> int:
+        """Cases that both references have."""
+        return len(self.between.cases)
+
+    def frame(self) -> pd.DataFrame:
+        """One row per folder, reference, label and metric; `inter_rater` marks the references' own agreement."""
+        rows = []
+        for metric, kind in METRICS.items():
+            for column in (*self.between.labels, OVERALL):
+                for folder, reference, cell in self.cells(metric, column):
+                    who = (folder or self.names[1], reference, folder is None)
+                    rows.append((*who, column, metric, *numbers(cell.estimate), kind.unit, cell.note))
+        who = ["folder", "reference", "inter_rater", "label", "metric"]
+        columns = [*who, "mean", "low", "high", "cases", "participants", "unit", "note"]
+        return self.between.rules.beside(pd.DataFrame(rows, columns=columns))
+
+    def write(self, output: Path) -> None:
+        """raters.csv."""
+        write_frame(self.frame(), output / TABLE)
+
+    def of_folder(self, name: str) -> dict[str, Any]:
+        """Overall means and those of each label, by metric and reference."""
+        found: dict[str, Any] = {}
+        for metric in METRICS:
+            for column in (OVERALL, *self.between.labels):
+                for folder, reference, cell in self.cells(metric, column):
+                    if folder in (name, None):
+                        key = "between the references" if folder is None else reference
+                        found.setdefault(metric, {}).setdefault(column, {})[key] = cell.value
+        return {"references": list(self.names), "cases": self.count, "means": found}
+
+    def section(self) -> dict[str, Any]:
+        """Overall means."""
+        rows: dict[tuple[str | None, str], list[str]] = {}
+        for metric in SHOWN:
+            for folder, reference, cell in self.cells(metric, OVERALL):
+                text = in_line(cell.estimate, DIGITS[metric], dash="–", mark="†" if cell.note and cell.estimate else "")
+                rows.setdefault((folder, reference), []).append(text)
+        *folders, between = rows.items()
+        return {
+            "names": self.names,
+            "cases": self.count,
+            "labels": self.between.labels,
+            "heads": [quantity(metric, self.unit) for metric in SHOWN],
+            "rows": [(folder, reference, cells) for (folder, reference), cells in folders],
+            "between": between[1],
+        }
+
+    def lines(self) -> list[str]:
+        """Mean DSC against each reference, and between them."""
+        width = max(len(folder.name) for folder in (*self.against[0].folders, *self.between.folders))
+        lines = [f"against {' and '.join(self.names)}, and these against each other (mean DSC, {self.count} cases):"]
+        for folder, reference, cell in self.cells("DSC", OVERALL):
+            value = "-" if cell.value is None else number(cell.value, DIGITS["DSC"])
+            lines.append(f"  {folder or self.names[1]:{width}}  {reference}  {value}")
+        return lines
+
     def failures(self) -> list[Failure]:
         """Files that could not be compared, beyond those that the first reference's evaluation names."""
         found = []
@@ -51,20 +115,6 @@ class Raters:
                 failures = sorted(folder.failures.items())
                 found += [Failure(f"{folder.name}/{case} against {reference}", why) for case, why in failures]
         return found
-
-    def lines(self) -> list[str]:
-        """For the console."""
-        width = max(len(folder.name) for folder in (*self.against[0].folders, *self.between.folders))
-        lines = [f"against {' and '.join(self.names)}, and these against each other (mean DSC, {self.count} cases):"]
-        for folder, reference, cell in self.cells("DSC", OVERALL):
-            value = f"{cell.estimate.value:.3f}" if cell.estimate else "-"
-            lines.append(f"  {folder or self.names[1]:{width}}  {reference}  {value}")
-        return lines
-
-    @property
-    def count(self) -> int:
-        """Cases that both references have."""
-        return len(self.between.cases)
 
 
 def rater_names(first: Path, second: Path) -> tuple[str, str]:
@@ -77,90 +127,38 @@ def rater_names(first: Path, second: Path) -> tuple[str, str]:
     return names[0], names[1]
 
 
-def compare_raters(
+def raters_part(
     scores: Scores,
-    names: tuple[str, str],
-    references: tuple[Mapping[str, Path], Mapping[str, Path]],
+    unit: str,
+    reference: Path,
+    second: tuple[Path, Mapping[str, Path]] | None,
     settings: Settings,
     files: Files,
-    person_of: Mapping[str, str],
-    workers: int = 1,
+    workers: int | None = None,
     overwrite: bool = False,
-) -> Raters:
-    """Compare folders with a second reference, and that with the first one.
+) -> Part:
+    """Compare folders with a second reference, and that with the first one, where there is one.
 
     Args:
         scores: Against the first reference.
-        names: Of the references.
-        references: Label map by case.
+        unit: Of distances.
+        reference: The first reference's folder.
+        second: The second one's, and its label map by case; None: there is none.
         settings: What decides the values.
         files: What was compared with the first reference.
-        person_of: Participant by case.
-        workers: Processes.
-        overwrite: Compare anew what the cache holds.
+        workers, overwrite: See `compare_cases`.
     """
-    cases = [case for case in files.cases if case in references[1]]
-    labels = scores.common_labels or scores.labels
-    folders = [FolderScores(f.name, f.manifest, f.files) for f in scores.folders]
-    compare_cases(settings, Files(cases, references[1], files.predictions, files.cache), folders, workers, overwrite)
-    second = FolderScores(names[1], None, {case: references[1][case].name for case in cases})
-    between = Files(cases, references[0], {names[1]: references[1]}, files.cache)
-    compare_cases(settings, between, [second], workers, overwrite)
-    made = [Scores(found, labels, cases, person_of, scores.bootstrap) for found in (scores.folders, folders, [second])]
-    return Raters(names, (made[0], made[1]), made[2])
-
-
-def raters_frame(raters: Raters, rules: Rules) -> pd.DataFrame:
-    """One row per folder, reference, label and metric; `inter_rater` marks the references' own agreement."""
-    rows = []
-    for metric, kind in METRICS.items():
-        for column in (*raters.between.labels, OVERALL):
-            for folder, reference, cell in raters.cells(metric, column):
-                who = (folder or raters.names[1], reference, folder is None)
-                rows.append((*who, column, metric, *_numbers(cell), kind.unit, cell.note))
-    columns = ["folder", "reference", "inter_rater", "label", "metric", "mean", "low", "high", "cases", "participants"]
-    return rules.beside(pd.DataFrame(rows, columns=[*columns, "unit", "note"]))
-
-
-def _numbers(cell: Cell) -> tuple[Any, ...]:
-    found = cell.estimate
-    return (found.value, found.low, found.high, found.n_cases, found.n_participants) if found else (None,) * 3 + (0, 0)
-
-
-def raters_section(raters: Raters, unit: str) -> dict[str, Any]:
-    """For the report's template: overall means."""
-    rows: dict[tuple[str | None, str], list[str]] = {}
-    for metric in SHOWN:
-        for folder, reference, cell in raters.cells(metric, OVERALL):
-            rows.setdefault((folder, reference), []).append(_text(cell, DIGITS[metric]))
-    *folders, between = rows.items()
-    return {
-        "names": raters.names,
-        "cases": raters.count,
-        "labels": raters.between.labels,
-        "heads": [f"{metric} [{unit.split()[0]}]" if METRICS[metric].unit else metric for metric in SHOWN],
-        "rows": [(folder, reference, cells) for (folder, reference), cells in folders],
-        "between": between[1],
-    }
-
-
-def _text(cell: Cell, digits: int) -> str:
-    if cell.estimate is None:
-        return "—"
-    value, low, high = cell.estimate.value, cell.estimate.low, cell.estimate.high
-    mark = "†" if cell.note else ""
-    interval = "" if low is None else f" ({low:.{digits}f}–{high:.{digits}f})"
-    return f"{value:.{digits}f}{mark}{interval}"
-
-
-def raters_json(raters: Raters, folder: str) -> dict[str, Any]:
-    """For a folder's summary.json: overall means and those of each label, by metric and reference."""
-    found: dict[str, Any] = {}
-    for metric in METRICS:
-        for column in (OVERALL, *raters.between.labels):
-            for name, reference, cell in raters.cells(metric, column):
-                if name in (folder, None):
-                    key = "between the references" if name is None else reference
-                    value = cell.estimate.value if cell.estimate else None
-                    found.setdefault(metric, {}).setdefault(column, {})[key] = value
-    return {"references": list(raters.names), "cases": raters.count, "means": found}
+    if second is None:
+        return Plain(KEY, (TABLE,))
+    folder, label_maps = second
+    names = rater_names(reference, folder)
+    cases = [case for case in files.cases if case in label_maps]
+    again = [FolderScores(f.name, f.manifest, f.files) for f in scores.folders]
+    other = FolderScores(names[1], None, {case: label_maps[case].name for case in cases})
+    against = Files(cases, label_maps, files.predictions, files.cache)
+    between = Files(cases, files.references, {names[1]: label_maps}, files.cache)
+    compare_cases(settings, against, again, workers, overwrite)
+    compare_cases(settings, between, [other], workers, overwrite)
+    labels, rest = scores.common_labels or scores.labels, (cases, scores.person_of, scores.bootstrap, scores.rules)
+    first_scores, second_scores, own_scores = (Scores(f, labels, *rest) for f in (scores.folders, again, [other]))
+    return Raters(names, (first_scores, second_scores), own_scores, unit)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,19 @@ from nnkd.data.geometry import Grid, Orientation
 from nnkd.data.overlays import overlays_png
 from nnkd.data.predictions import Manifest
 from nnkd.errors import NnkdError
+from nnkd.evaluation.cells import NONE, cell, interval, number, quantity
 from nnkd.evaluation.metrics import METRICS
+from nnkd.evaluation.part import Part
 from nnkd.evaluation.plots import box_plot, difference_plot
 from nnkd.evaluation.scores import COMMON, DIGITS, FLAGS, OVERALL, Cell, Difference, FolderScores, Scores, verdict
+from nnkd.figures import embedded
 from nnkd.files import atomic
 from nnkd.weights.licences import announcement
 
 TABLES = ("DSC", "HD", "HD95", "NSD", "ASSD", "VD", "RVD")
+SECTIONS = (  # templates between the scores and what was evaluated, keys of parts among them
+    "ranking", "raters", "differences", "cases", "fairness", "auxiliaries", "overlays", "uncertainty",
+)  # fmt: skip
 PLOTS = ("DSC", "HD")
 MOST_PLOTTED = 24  # labels; beyond, a page of small plots says less than the tables
 MOST_ROWS = 15  # pairs in a difference plot
@@ -37,29 +42,19 @@ class Evaluation:
         scores: All evaluated folders.
         spec: The dataset.
         facts: Definition, tolerance and whatever else is named.
-        reference: The reference folder.
         references: Reference label map by case.
         predictions: Label map by folder's name and case.
         images: Folders where the cases' images may be.
-        uncertainty: What `nnkd.evaluation.uncertainty` made; None without maps.
-        fairness: What `nnkd.evaluation.groups.section` made; None where it was not asked for.
-        ranking: What `nnkd.evaluation.ranking` made, likewise.
-        raters: What `nnkd.evaluation.raters` made; None where there is one reference.
-        auxiliaries: What `nnkd.auxiliary.section` made; None where no auxiliary dataset trained along.
+        parts: What else is told, in `Part`s.
     """
 
     scores: Scores
     spec: DatasetSpec
     facts: Mapping[str, Any]
-    reference: Path
     references: Mapping[str, Path]
     predictions: Mapping[str, Mapping[str, Path]]
     images: Sequence[Path]
-    uncertainty: Mapping[str, Any] | None = None
-    fairness: Mapping[str, Any] | None = None
-    ranking: Mapping[str, Any] | None = None
-    raters: Mapping[str, Any] | None = None
-    auxiliaries: Mapping[str, Any] | None = None
+    parts: Sequence[Part] = ()
 
 
 def write_report(evaluation: Evaluation, file: Path) -> None:
@@ -76,28 +71,25 @@ def render(evaluation: Evaluation) -> str:
     environment = Environment(
         loader=PackageLoader("nnkd.evaluation"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    scores = evaluation.scores
+    scores, unit = evaluation.scores, str(evaluation.facts["unit"])
     flags = [(folder.name, *flag) for folder in scores.folders for flag in scores.flags(folder)]
     return environment.get_template("report.html").render(
+        sections=SECTIONS,
         facts=evaluation.facts,
         folders=[_folder(folder, scores) for folder in scores.folders],
         labels=scores.labels,
-        tables=[_table(scores, metric, str(evaluation.facts["unit"])) for metric in TABLES],
-        plots=_plots(scores, str(evaluation.facts["unit"])),
+        tables=[_table(scores, metric, unit) for metric in TABLES],
+        plots=_plots(scores, unit),
         plotted=_few(scores),
         notes=_notes(scores),
-        differences=_differences(scores, str(evaluation.facts["unit"])),
+        differences=_differences(scores, unit),
         overlays=_overlays(evaluation),
-        uncertainty=evaluation.uncertainty,
-        ranking=evaluation.ranking,
-        raters=evaluation.raters,
-        fairness=evaluation.fairness,
-        auxiliaries=evaluation.auxiliaries,
         best=scores.best().name,
         flags=flags[:MOST_FLAGS],
         more_flags=max(0, len(flags) - MOST_FLAGS),
         flag_texts=FLAGS,
         failures=[(f.name, case, reason) for f in scores.folders for case, reason in sorted(f.failures.items())],
+        **{part.key: part.section() for part in evaluation.parts},
     )
 
 
@@ -148,14 +140,14 @@ def _table(scores: Scores, metric: str, unit: str) -> dict[str, Any]:
     return {
         "metric": metric,
         "title": METRICS[metric].title,
-        "quantity": _quantity(metric, unit),
+        "quantity": _reading(metric, unit),
         "corner": "Label" if turned else "Folder",
         "heads": names if turned else columns,
         "rows": list(zip(columns if turned else names, cells, strict=True)),
     }
 
 
-def _quantity(metric: str, unit: str) -> str:
+def _reading(metric: str, unit: str) -> str:
     """Unit, and which way to read a table."""
     better = {True: "higher is better", False: "lower is better", None: "not ranked"}[METRICS[metric].higher_is_better]
     if METRICS[metric].unit == "ml" and unit != "mm":
@@ -167,9 +159,9 @@ def _notes(scores: Scores) -> list[str]:
     """Why a folder's means are marked, and which labels are common, once for all tables."""
     found: dict[str, list[str]] = {}
     for folder, row in scores.table("DSC").items():
-        for column, cell in row.items():
-            if cell.estimate and cell.note and column in scores.labels:
-                found.setdefault(f"{folder}: {{}} {cell.note}", []).append(column)
+        for column, one in row.items():
+            if one.estimate and one.note and column in scores.labels:
+                found.setdefault(f"{folder}: {{}} {one.note}", []).append(column)
     marked = [f"† {note.format(', '.join(columns))}" for note, columns in found.items()]
     if seers := [folder.name for folder in scores.folders if _saw_truth(folder)]:
         marked.append(f"‡ made with the help of ground truth: {', '.join(seers)}")
@@ -180,20 +172,16 @@ def _saw_truth(folder: FolderScores) -> bool:
     return folder.manifest is not None and folder.manifest.ground_truth
 
 
-def _cell(cell: Cell, metric: str, several: bool) -> dict[str, Any]:
-    digits = DIGITS[metric]
-    estimate = cell.estimate
-    if estimate is None:
-        return {"text": "—", "note": cell.note, "mark": False}
-    has_interval = estimate.low is not None
+def _cell(found: Cell, metric: str, several: bool) -> dict[str, Any]:
+    if found.estimate is None:
+        return {"text": NONE, "note": found.note, "mark": False}
     return {
-        "text": f"{estimate.value:.{digits}f}",
-        "interval": f"{estimate.low:.{digits}f}–{estimate.high:.{digits}f}" if has_interval else "",
-        "rank": cell.rank if several else None,
-        "note": cell.note,
-        "mark": bool(cell.note),
-        "count": f"{estimate.n_cases} cases, {estimate.n_participants} participants",
-        "n": estimate.n_cases,
+        **cell(found.estimate, DIGITS[metric]),
+        "rank": found.rank if several else None,
+        "note": found.note,
+        "mark": bool(found.note),
+        "count": f"{found.estimate.n_cases} cases, {found.estimate.n_participants} participants",
+        "n": found.estimate.n_cases,
     }
 
 
@@ -207,10 +195,12 @@ def _few(scores: Scores) -> bool:
 
 
 def _plot(scores: Scores, metric: str, label: str, unit: str) -> dict[str, str]:
-    quantity = f"{metric} [{unit.split()[0]}]" if METRICS[metric].unit else metric
     values = {folder.name: folder.values(label, metric, scores.cases) for folder in scores.folders}
     worst = {f.name: {case for case in values[f.name] if _by_rule(f, case, label)} for f in scores.folders}
-    return {"src": _embedded(box_plot(values, worst, label, quantity)), "alt": f"{metric} of {label} by folder"}
+    return {
+        "src": embedded(box_plot(values, worst, label, quantity(metric, unit))),
+        "alt": f"{metric} of {label} by folder",
+    }
 
 
 def _by_rule(folder: FolderScores, case: str, label: str) -> bool:
@@ -227,25 +217,22 @@ def _differences(scores: Scores, unit: str) -> list[dict[str, Any]]:
         best = scores.best().name
         shown = whole if len(whole) <= MOST_ROWS else [d for d in whole if best in (d.first, d.second)][:MOST_ROWS]
         better = "right" if METRICS[metric].higher_is_better else "left"
-        share = f" [{unit.split()[0]}]" if METRICS[metric].unit else ""
-        quantity = f"difference of mean {metric}{share}\n{better} of 0: the first is better"
-        picture = difference_plot(shown, metric, quantity)
+        shows = f"difference of mean {quantity(metric, unit)}\n{better} of 0: the first is better"
+        picture = difference_plot(shown, metric, shows)
         rows = [_difference(d, metric) for d in shown]
-        made.append({"metric": metric, "src": _embedded(picture), "rows": rows, "left_out": len(whole) - len(shown)})
+        made.append({"metric": metric, "src": embedded(picture), "rows": rows, "left_out": len(whole) - len(shown)})
     return made
 
 
 def _difference(difference: Difference, metric: str) -> dict[str, str]:
-    estimate, digits = difference.estimate, DIGITS[metric]
-    interval = "" if estimate.low is None else f"{estimate.low:+.{digits}f} to {estimate.high:+.{digits}f}"
     return {
         "first": difference.first,
         "second": difference.second,
         "over": "all labels" if difference.label == OVERALL else difference.label,
-        "value": f"{estimate.value:+.{digits}f}",
-        "interval": interval,
+        "value": number(difference.estimate.value, DIGITS[metric], sign=True),
+        "interval": interval(difference.estimate, DIGITS[metric], sign=True),
         "verdict": verdict(difference),
-        "n": str(estimate.n_participants),
+        "n": str(difference.estimate.n_participants),
     }
 
 
@@ -273,7 +260,7 @@ def _overlays(evaluation: Evaluation) -> list[dict[str, Any]]:
                 "case": case,
                 "dsc": f"{dsc:.3f}",
                 "values": ", ".join(values),
-                "src": _embedded(picture),
+                "src": embedded(picture),
                 "has_image": has_image,
             }
         )
@@ -320,7 +307,3 @@ def integer_names(spec: DatasetSpec, labels: Sequence[str]) -> dict[int, str]:
     for label in sorted(labels, key=lambda label: -len(spec.labels[label])):
         names.update(dict.fromkeys(spec.labels[label], label))
     return dict(sorted(names.items()))
-
-
-def _embedded(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"

@@ -102,6 +102,11 @@ class Cell:
     note: str = ""
     rank: int | None = None
 
+    @property
+    def value(self) -> float | None:
+        """The mean."""
+        return self.estimate.value if self.estimate else None
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -114,6 +119,36 @@ class Difference:
     estimate: Estimate
 
 
+@dataclass(frozen=True)
+class Rules:
+    """What decides the values of a table, and so stands in each of its rows.
+
+    Attributes:
+        definition: A name of `nnkd.evaluation.surfaces.DEFINITIONS`.
+        tolerance: Of the NSD, in mm, by label.
+    """
+
+    definition: str
+    tolerance: Mapping[str, float]
+
+    def beside(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The table with these rules as columns. Where the labels behind a row's NSD have several tolerances, no
+        single one is written."""
+        near = set(self.tolerance.values())
+        joint = near.pop() if len(near) == 1 else None
+        labels = frame["label"] if "label" in frame else [None] * len(frame)
+        tolerance = [
+            self.tolerance.get(label, joint) if metric == "NSD" else None
+            for label, metric in zip(labels, frame["metric"], strict=True)
+        ]
+        return frame.assign(
+            definition=self.definition,
+            percentile_rule=DEFINITIONS[self.definition].percentile_rule,
+            empty_masks=EMPTY_MASKS,
+            tolerance_mm=tolerance,
+        )
+
+
 class Scores:
     """All evaluated folders against one reference.
 
@@ -121,7 +156,9 @@ class Scores:
         folders: In the order given.
         labels: Names.
         cases: Evaluated ones.
+        person_of: Participant by case.
         bootstrap: How intervals are made.
+        rules: What decides the values.
     """
 
     def __init__(
@@ -131,16 +168,17 @@ class Scores:
         cases: Sequence[str],
         person_of: Mapping[str, str],
         bootstrap: Bootstrap,
+        rules: Rules,
     ):
         self.folders, self.labels, self.cases = list(folders), list(labels), list(cases)
-        self._person_of, self.bootstrap = person_of, bootstrap
+        self.person_of, self.bootstrap, self.rules = person_of, bootstrap, rules
         self._tables: dict[str, dict[str, dict[str, Cell]]] = {}
         self._differences: dict[str, list[Difference]] = {}
 
     @property
     def n_participants(self) -> int:
         """People behind the evaluated cases."""
-        return len({self._person_of[case] for case in self.cases})
+        return len({self.person_of[case] for case in self.cases})
 
     def unanswered(self, folder: FolderScores) -> list[str]:
         """Labels the folder never answers for in the evaluated cases."""
@@ -177,7 +215,7 @@ class Scores:
             answered = len(labels) - len(never)
             return Cell(None, f"incomplete: {answered} of {len(labels)} labels" if answered else "not answered")
         values = [folder.values(label, metric, self.cases) for label in labels]
-        estimate = mean(values, self._person_of, self.bootstrap)
+        estimate = mean(values, self.person_of, self.bootstrap)
         if estimate is None:
             return Cell(None, "in no case")
         return Cell(estimate, self._gaps(folder, labels))
@@ -243,7 +281,7 @@ class Scores:
             ]  # fmt: skip
             for values, folder in zip(pairs, (first, second), strict=True):
                 values.append(folder.values(label, metric, both))
-        return paired_difference(*pairs, self._person_of, self.bootstrap)
+        return paired_difference(*pairs, self.person_of, self.bootstrap)
 
     def flags(self, folder: FolderScores) -> list[tuple[str, str, str]]:
         """(case, label, flag) of everything worth a look; what is in neither file is not."""
@@ -262,37 +300,7 @@ class Scores:
         return found
 
 
-@dataclass(frozen=True)
-class Rules:
-    """What decides the values of a table, and so stands in each of its rows.
-
-    Attributes:
-        definition: A name of `nnkd.evaluation.surfaces.DEFINITIONS`.
-        tolerance: Of the NSD, in mm, by label.
-    """
-
-    definition: str
-    tolerance: Mapping[str, float]
-
-    def beside(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """The table with these rules as columns. Where the labels behind a row's NSD have several tolerances, no
-        single one is written."""
-        near = set(self.tolerance.values())
-        joint = near.pop() if len(near) == 1 else None
-        labels = frame["label"] if "label" in frame else [None] * len(frame)
-        tolerance = [
-            self.tolerance.get(label, joint) if metric == "NSD" else None
-            for label, metric in zip(labels, frame["metric"], strict=True)
-        ]
-        return frame.assign(
-            definition=self.definition,
-            percentile_rule=DEFINITIONS[self.definition].percentile_rule,
-            empty_masks=EMPTY_MASKS,
-            tolerance_mm=tolerance,
-        )
-
-
-def metrics_frame(scores: Scores, rules: Rules) -> pd.DataFrame:
+def metrics_frame(scores: Scores) -> pd.DataFrame:
     """One row per folder, case, label and metric."""
     rows = []
     for folder in scores.folders:
@@ -304,47 +312,45 @@ def metrics_frame(scores: Scores, rules: Rules) -> pd.DataFrame:
                     value = folder.results[case][label].values[name] if counted else None
                     rows.append((folder.name, case, label, name, value, metric.unit, flag))
     columns = ["folder", "case", "label", "metric", "value", "unit", "flag"]
-    return rules.beside(pd.DataFrame(rows, columns=columns))
+    return scores.rules.beside(pd.DataFrame(rows, columns=columns))
 
 
-def means_frame(scores: Scores, rules: Rules) -> pd.DataFrame:
+def means_frame(scores: Scores) -> pd.DataFrame:
     """One row per folder, column of the tables and metric."""
     rows = []
     for name, metric in METRICS.items():
         for folder, row in scores.table(name).items():
             for column, cell in row.items():
-                rows.append((folder, column, name, *_numbers(cell.estimate), metric.unit, cell.note))
+                rows.append((folder, column, name, *numbers(cell.estimate), metric.unit, cell.note))
     columns = ["folder", "label", "metric", "mean", "low", "high", "cases", "participants", "unit", "note"]
-    return rules.beside(pd.DataFrame(rows, columns=columns))
+    return scores.rules.beside(pd.DataFrame(rows, columns=columns))
 
 
-def comparison_frame(scores: Scores, rules: Rules) -> pd.DataFrame:
+def comparison_frame(scores: Scores) -> pd.DataFrame:
     """One row per pair of folders, label and metric: the first minus the second."""
     rows = [
-        (d.first, d.second, d.label, name, *_numbers(d.estimate), metric.unit)
+        (d.first, d.second, d.label, name, *numbers(d.estimate), metric.unit)
         for name, metric in METRICS.items()
         for d in scores.differences(name)
     ]
     columns = ["first", "second", "label", "metric", "difference", "low", "high", "cases", "participants"]
-    return rules.beside(pd.DataFrame(rows, columns=[*columns, "unit"]))
+    return scores.rules.beside(pd.DataFrame(rows, columns=[*columns, "unit"]))
 
 
-def write_scores(scores: Scores, rules: Rules, folder: Path) -> None:
+def write_scores(scores: Scores, folder: Path) -> None:
     """metrics.csv, means.csv and comparison.csv."""
     for name, make in {"metrics": metrics_frame, "means": means_frame, "comparison": comparison_frame}.items():
-        write_frame(make(scores, rules), folder / f"{name}.csv")
+        write_frame(make(scores), folder / f"{name}.csv")
 
 
-def write_frame(frame: pd.DataFrame | None, file: Path) -> None:
-    """Write a table atomically; None: remove what an earlier run left."""
-    if frame is None:
-        file.unlink(missing_ok=True)
-        return
+def write_frame(frame: pd.DataFrame, file: Path) -> None:
+    """Write a table atomically."""
     with atomic(file) as temporary:
         frame.to_csv(temporary, index=False)
 
 
-def _numbers(estimate: Estimate | None) -> tuple[Any, ...]:
+def numbers(estimate: Estimate | None) -> tuple[Any, ...]:
+    """Value, low, high, cases and participants, as a table's row has them."""
     if estimate is None:
         return None, None, None, 0, 0
     return estimate.value, estimate.low, estimate.high, estimate.n_cases, estimate.n_participants

@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 
 from nnkd.data.dataset import DatasetSpec
-from nnkd.evaluation.intervals import Estimate
-from nnkd.evaluation.metrics import METRICS, Counts
-from nnkd.evaluation.scores import COMMON, OVERALL, Cell, FolderScores, Scores
-from nnkd.files import read_json, write_json
+from nnkd.data.predictions import versions
+from nnkd.evaluation.cells import in_line
+from nnkd.evaluation.metrics import EMPTY_MASKS, METRICS, Counts
+from nnkd.evaluation.scores import COMMON, DIGITS, OVERALL, Cell, FolderScores, Scores
+from nnkd.evaluation.surfaces import DEFINITIONS
+from nnkd.files import read_json, remove_leftovers, write_json
 
+SAID = ("DSC", "HD", "HD95", "NSD")  # on the console
 COUNTS = ("FN", "FP", "TN", "TP", "n_pred", "n_ref")
 
 
@@ -43,7 +46,7 @@ def summary(scores: Scores, folder: FolderScores, spec: DatasetSpec, reference: 
     means = {
         key: {
             **_nnunet_mean([_nnunet(folder.results[case][label].counts) for case in cases]),
-            **{metric: _value(row[label]) for metric, row in tables.items()},
+            **{metric: row[label].value for metric, row in tables.items()},
         }
         for label, key in keys.items()
     }
@@ -51,7 +54,7 @@ def summary(scores: Scores, folder: FolderScores, spec: DatasetSpec, reference: 
     return {
         "foreground_mean": {
             **{name: float(np.mean([means[key][name] for key in keys.values()])) for name in names},
-            **{metric: _value(row[OVERALL]) for metric, row in tables.items()},
+            **{metric: row[OVERALL].value for metric, row in tables.items()},
         },
         "mean": means,
         "metric_per_case": [_case(folder, case, keys, spec.file_ending, reference) for case in cases],
@@ -64,6 +67,61 @@ def summary(scores: Scores, folder: FolderScores, spec: DatasetSpec, reference: 
             "flags": [{"case": c, "label": label, "flag": flag} for c, label, flag in scores.flags(folder)],
         },
     }
+
+
+def facts_of(
+    scores: Scores,
+    dataset: str,
+    reference: Path,
+    tolerance: float,
+    tolerances: Mapping[str, float],
+    *,
+    without_spacing: bool,
+    common_cases: bool,
+) -> dict[str, Any]:
+    """What every output names.
+
+    Args:
+        scores: All evaluated folders.
+        dataset: Its name.
+        reference: The reference folder.
+        tolerance, tolerances: Of the NSD in mm, and of single labels, as they were given.
+        without_spacing: Whether distances are in pixels.
+        common_cases: Whether only cases that every folder has were evaluated.
+    """
+    definition = DEFINITIONS[scores.rules.definition]
+    return {
+        "dataset": dataset,
+        "reference": reference.resolve().name,
+        "definition": scores.rules.definition,
+        "definition_text": definition.text,
+        "percentile_rule": definition.percentile_rule,
+        "empty_masks": EMPTY_MASKS,
+        "tolerance_mm": tolerance,
+        "tolerance_mm_by_label": dict(tolerances),
+        "unit": "pixels (the files have no spacing)" if without_spacing else "mm",
+        "bootstrap_resamples": scores.bootstrap.resamples,
+        "seed": scores.bootstrap.seed,
+        "cases": len(scores.cases),
+        "participants": scores.n_participants,
+        "common_cases_only": common_cases,
+        "versions": versions(),
+    }
+
+
+def write_summaries(scores: Scores, spec: DatasetSpec, facts: Mapping[str, Any], output: Path) -> None:
+    """NAME/summary.json of every folder; what killed runs left goes.
+
+    Args:
+        scores: All evaluated folders.
+        spec: The dataset.
+        facts: What every output names.
+        output: Folder of the evaluation.
+    """
+    for folder in scores.folders:
+        remove_leftovers(output / folder.name)
+        content = summary(scores, folder, spec, str(facts["reference"]), facts)
+        write_json(output / folder.name / "summary.json", content)
 
 
 def add_to_summary(folder: Path, key: str, content: Any) -> None:
@@ -108,10 +166,6 @@ def _nnunet_mean(cases: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return means
 
 
-def _value(cell: Cell) -> float | None:
-    return cell.estimate.value if cell.estimate else None
-
-
 def _cell(cell: Cell) -> dict[str, Any]:
     found = vars(cell.estimate) if cell.estimate else {}
     return {**found, "note": cell.note} if cell.note else dict(found)
@@ -131,9 +185,10 @@ def score_lines(scores: Scores, facts: Mapping[str, Any], output: Path) -> list[
     lines = [f"{scores.n_participants} participants, {len(scores.cases)} cases; mean {over} (95 % interval):"]
     for folder in scores.folders:
         parts = []
-        for metric, digits in (("DSC", 3), ("HD", 2), ("HD95", 2), ("NSD", 3)):
+        for metric in SAID:
             cell = scores.table(metric)[folder.name][column]
-            parts.append(f"{metric} {_number(cell.estimate, digits)}{'†' if cell.estimate and cell.note else ''}")
+            said = in_line(cell.estimate, DIGITS[metric]) if cell.estimate else "incomplete"
+            parts.append(f"{metric} {said}{'†' if cell.estimate and cell.note else ''}")
         told = " ‡" if folder.manifest is not None and folder.manifest.ground_truth else ""
         lines.append(f"  {folder.name:{width}}  {'  '.join(parts)}{told}")
         if flags := scores.flags(folder):
@@ -143,11 +198,3 @@ def score_lines(scores: Scores, facts: Mapping[str, Any], output: Path) -> list[
     if any("‡" in line for line in lines):
         lines.append("  ‡ made with the help of ground truth")
     return [*lines, f"surfaces as in {facts['definition']}; report: {output / 'report.html'}"]
-
-
-def _number(estimate: Estimate | None, digits: int) -> str:
-    if estimate is None:
-        return "incomplete"
-    if estimate.low is None:
-        return f"{estimate.value:.{digits}f}"
-    return f"{estimate.value:.{digits}f} ({estimate.low:.{digits}f}-{estimate.high:.{digits}f})"

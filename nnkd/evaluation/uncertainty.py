@@ -9,23 +9,29 @@ is treated as the tie it nearly is.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from scipy.ndimage import distance_transform_edt
 
-from nnkd.data.dataset import DatasetSpec
 from nnkd.data.geometry import Grid
 from nnkd.errors import NnkdError
+from nnkd.evaluation.cells import cell
+from nnkd.evaluation.comparisons import Files, Settings
 from nnkd.evaluation.intervals import Bootstrap, Estimate, mean
+from nnkd.evaluation.part import Part, Plain
 from nnkd.evaluation.plots import caught_plot
+from nnkd.evaluation.scores import Scores, write_frame
+from nnkd.figures import embedded
 from nnkd.inference.uncertainty import MAPS, UncertaintyFolder
+from nnkd.types import Failure
 
+KEY, TABLES = "uncertainty", ("uncertainty.csv", "volumes.csv")
+DIGITS = 3
 REACH = 10.0  # mm around the reference's and the prediction's foreground; pixels where there is no spacing
 REGION = f"within {REACH:g} mm (without spacing: pixels) of the reference's or the prediction's foreground"
 TOP = 0.01  # share of voxels that one would look at first
@@ -132,18 +138,13 @@ class FolderRanking:
 
 
 def rank_folder(
-    uncertainty: UncertaintyFolder,
-    spec: DatasetSpec,
-    labels: Mapping[str, Sequence[int]],
-    references: Mapping[str, Path],
-    predictions: Mapping[str, Path],
+    uncertainty: UncertaintyFolder, settings: Settings, references: Mapping[str, Path], predictions: Mapping[str, Path]
 ) -> FolderRanking | None:
     """Rank the errors of a prediction folder.
 
     Args:
         uncertainty: Its folder of maps.
-        spec: The dataset.
-        labels: Integers of the evaluated labels by name.
+        settings: Dataset and labels.
         references, predictions: Label map by case.
 
     Returns:
@@ -159,53 +160,32 @@ def rank_folder(
             found.without.append(case)
             continue
         try:
-            reference, grid, _ = spec.read_label_map(references[case])
-            predicted, mine, _ = spec.read_label_map(predictions[case])
+            reference, grid, _ = settings.spec.read_label_map(references[case])
+            predicted, mine, _ = settings.spec.read_label_map(predictions[case])
             if mine.difference(grid):
                 continue  # the comparison of label maps says so
-            _rank_case(found, case, reference, predicted, uncertainty, spec, labels, grid)
+            _rank_case(found, case, reference, predicted, uncertainty, settings, grid)
         except NnkdError as error:
             found.failures[case] = str(error)
             continue
-        for label in labels:
+        for label, values in settings.labels.items():
             if (row := volumes.get((case, label))) is not None:
-                found.volumes.append(_volume(row, reference, labels[label], grid))
+                found.volumes.append(_volume(row, reference, values, grid))
     return found
-
-
-def rank_folders(
-    folders: Mapping[str, Path],
-    spec: DatasetSpec,
-    labels: Mapping[str, Sequence[int]],
-    references: Mapping[str, Path],
-    predictions: Mapping[str, Mapping[str, Path]],
-) -> dict[str, FolderRanking]:
-    """`rank_folder` of those prediction folders that have maps.
-
-    Args:
-        folders: By name.
-        spec, labels, references: See there.
-        predictions: Label map by folder's name and case.
-    """
-    found = {
-        name: rank_folder(UncertaintyFolder(folder), spec, labels, references, predictions[name])
-        for name, folder in folders.items()
-    }
-    return {name: ranking for name, ranking in found.items() if ranking is not None}
 
 
 def _rank_case(
     found: FolderRanking, case: str, reference: np.ndarray, predicted: np.ndarray, uncertainty: UncertaintyFolder,
-    spec: DatasetSpec, labels: Mapping[str, Sequence[int]], grid: Grid,
+    settings: Settings, grid: Grid,
 ) -> None:  # fmt: skip
-    kept = sorted({value for values in labels.values() for value in values})
+    kept = sorted({value for values in settings.labels.values() for value in values})
     true, mine = (np.where(np.isin(label_map, kept), label_map, 0) for label_map in (reference, predicted))
     near = neighbourhood((true > 0) | (mine > 0), grid)
     if near is None:
         return
     box, region = near
-    if spec.ignore_label is not None:
-        region &= reference[box] != spec.ignore_label
+    if settings.spec.ignore_label is not None:
+        region &= reference[box] != settings.spec.ignore_label
     errors = (true[box] != mine[box])[region]
     for name in uncertainty.maps(case):
         histogram = Histogram()
@@ -243,82 +223,107 @@ def _volume(row: Mapping[str, Any], reference: np.ndarray, values: Sequence[int]
     return {**kept, "reference": true, "inside": bool(row["low"] <= true <= row["high"])}
 
 
-def rankings_frame(folders: Mapping[str, FolderRanking]) -> pd.DataFrame:
-    """One row per folder, case, map and measure."""
-    rows = [
-        (folder, case, name, measure, value, ranking.voxels)
-        for folder, found in folders.items()
-        for name, cases in found.maps.items()
-        for case, ranking in cases.items()
-        for measure, value in ranking.values.items()
-    ]
-    return pd.DataFrame(rows, columns=["folder", "case", "map", "measure", "value", "voxels"])
+@dataclass(frozen=True)
+class ErrorRankings:
+    """The part of an evaluation that tells how well maps of uncertainty rank errors.
+
+    Attributes:
+        folders: Those that have maps, by name.
+        scores: Of all folders, whose people and intervals count here, too.
+    """
+
+    folders: Mapping[str, FolderRanking]
+    scores: Scores
+    key: ClassVar[str] = KEY
+
+    def write(self, output: Path) -> None:
+        """uncertainty.csv and volumes.csv."""
+        for name, make in zip(TABLES, (self.frame, self.volumes_frame), strict=True):
+            write_frame(make(), output / name)
+
+    def frame(self) -> pd.DataFrame:
+        """One row per folder, case, map and measure."""
+        rows = [
+            (folder, case, name, measure, value, ranking.voxels)
+            for folder, found in self.folders.items()
+            for name, cases in found.maps.items()
+            for case, ranking in cases.items()
+            for measure, value in ranking.values.items()
+        ]
+        return pd.DataFrame(rows, columns=["folder", "case", "map", "measure", "value", "voxels"])
+
+    def volumes_frame(self) -> pd.DataFrame:
+        """One row per folder, case and label."""
+        columns = ["folder", "case", "label", "members", "reference", "median", "low", "high", "unit", "inside"]
+        rows = [{"folder": folder, **row} for folder, found in self.folders.items() for row in found.volumes]
+        return pd.DataFrame(rows, columns=columns)
+
+    def of_folder(self, name: str) -> dict[str, Any] | None:
+        """Means by map and measure, and how often volumes lie in their intervals."""
+        if (found := self.folders.get(name)) is None:
+            return None
+        maps = {m: {measure: vars(e) for measure, e in self._estimates(found, m).items() if e} for m in MAPS}
+        coverage = {label: {"inside": inside, "cases": cases} for label, (inside, cases) in found.coverage().items()}
+        return {
+            "region": REGION,
+            "maps": maps,
+            "coverage": coverage,
+            "failures": found.failures,
+            "without_maps": found.without,
+        }
+
+    def _estimates(self, found: FolderRanking, name: str) -> dict[str, Estimate | None]:
+        """Of one map, by measure."""
+        return {m: found.estimate(name, m, self.scores.person_of, self.scores.bootstrap) for m in MEASURES}
+
+    def section(self) -> dict[str, Any]:
+        """Means, curves and volumes."""
+        return {
+            "region": REGION,
+            "measures": list(MEASURES.values()),
+            "heads": ["AUROC", "average precision", "wrong in top 1 %", "wrong overall", "cases"],
+            "maps": MAPS,
+            "folders": [self._folder(name, found) for name, found in self.folders.items()],
+        }
+
+    def _folder(self, name: str, found: FolderRanking) -> dict[str, Any]:
+        rows = [
+            (title, [cell(e, DIGITS) for e in self._estimates(found, title).values()], len(found.maps[title]))
+            for title in MAPS
+        ]
+        curves = {title: curve for title in MAPS if (curve := found.caught(title)) is not None}
+        return {
+            "name": name,
+            "rows": rows,
+            "src": embedded(caught_plot(SHARES, curves)) if curves else "",
+            "coverage": [(label, inside, cases) for label, (inside, cases) in found.coverage().items()],
+            "members": sorted({row["members"] for row in found.volumes}),
+            "failures": sorted(found.failures.items()),
+            "without": len(found.without),
+        }
+
+    def lines(self) -> list[str]:
+        """None."""
+        return []
+
+    def failures(self) -> list[Failure]:
+        """Cases whose maps could not be read."""
+        pairs = ((name, found.failures) for name, found in self.folders.items())
+        return [Failure(f"{name}/{case}", reason) for name, failed in pairs for case, reason in failed.items()]
 
 
-def volumes_frame(folders: Mapping[str, FolderRanking]) -> pd.DataFrame:
-    """One row per folder, case and label."""
-    columns = ["folder", "case", "label", "members", "reference", "median", "low", "high", "unit", "inside"]
-    rows = [{"folder": folder, **row} for folder, found in folders.items() for row in found.volumes]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def ranking_json(found: FolderRanking, person_of: Mapping[str, str], bootstrap: Bootstrap) -> dict[str, Any]:
-    """What summary.json says under "nnkd", "uncertainty"."""
-    maps = {
-        name: {measure: vars(e) for measure in MEASURES if (e := found.estimate(name, measure, person_of, bootstrap))}
-        for name in MAPS
-    }
-    coverage = {label: {"inside": inside, "cases": cases} for label, (inside, cases) in found.coverage().items()}
-    return {
-        "region": REGION,
-        "maps": maps,
-        "coverage": coverage,
-        "failures": found.failures,
-        "without_maps": found.without,
-    }
-
-
-def section(
-    rankings: Mapping[str, FolderRanking], person_of: Mapping[str, str], bootstrap: Bootstrap
-) -> dict[str, Any] | None:
-    """For the template; None if no folder has maps.
+def uncertainty_part(folders: Mapping[str, Path], settings: Settings, files: Files, scores: Scores) -> Part:
+    """Rank the errors of those prediction folders that have maps.
 
     Args:
-        rankings: By folder's name.
-        person_of: Participant by case.
-        bootstrap: How intervals are made.
+        folders: By name.
+        settings, files: What was compared.
+        scores: Of all folders.
     """
-    if not rankings:
-        return None
-    return {
-        "region": REGION,
-        "measures": list(MEASURES.values()),
-        "heads": ["AUROC", "average precision", "wrong in top 1 %", "wrong overall", "cases"],
-        "maps": MAPS,
-        "folders": [_folder(name, found, person_of, bootstrap) for name, found in rankings.items()],
+    references = {case: files.references[case] for case in files.cases}
+    found = {
+        name: rank_folder(UncertaintyFolder(folder), settings, references, files.predictions[name])
+        for name, folder in folders.items()
     }
-
-
-def _folder(name: str, found: FolderRanking, person_of: Mapping[str, str], bootstrap: Bootstrap) -> dict[str, Any]:
-    rows = []
-    for title in MAPS:
-        estimates = [found.estimate(title, measure, person_of, bootstrap) for measure in MEASURES]
-        rows.append((title, [_cell(e) for e in estimates], len(found.maps[title])))
-    curves = {title: curve for title in MAPS if (curve := found.caught(title)) is not None}
-    picture = base64.b64encode(caught_plot(SHARES, curves)).decode("ascii") if curves else ""
-    return {
-        "name": name,
-        "rows": rows,
-        "src": f"data:image/png;base64,{picture}" if picture else "",
-        "coverage": [(label, inside, cases) for label, (inside, cases) in found.coverage().items()],
-        "members": sorted({row["members"] for row in found.volumes}),
-        "failures": sorted(found.failures.items()),
-        "without": len(found.without),
-    }
-
-
-def _cell(estimate: Estimate | None) -> dict[str, str]:
-    if estimate is None:
-        return {"text": "—", "interval": ""}
-    interval = "" if estimate.low is None else f"{estimate.low:.3f}–{estimate.high:.3f}"
-    return {"text": f"{estimate.value:.3f}", "interval": interval}
+    there = {name: ranking for name, ranking in found.items() if ranking is not None}
+    return ErrorRankings(there, scores) if there else Plain(KEY, TABLES)

@@ -2,53 +2,38 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from nnkd import paths
 from nnkd.auxiliary.section import section_of_folders
 from nnkd.data.dataset import DatasetSpec
 from nnkd.data.participants import participants_of_cases
-from nnkd.data.predictions import Manifest, PredictionFolder, label_map_files, versions
-from nnkd.errors import DatasetError, FolderError, PredictionError, SettingError
+from nnkd.errors import FolderError, PredictionError
 from nnkd.evaluation.comparisons import Files, Settings, compare_cases
 from nnkd.evaluation.groups.cohort import EvaluatedPeople, read_people
 from nnkd.evaluation.groups.partitions import GroupOptions
-from nnkd.evaluation.groups.report import report_fairness
+from nnkd.evaluation.groups.report import fairness_part
+from nnkd.evaluation.inputs import (
+    check_values,
+    find_dataset_json,
+    image_folders,
+    label_maps,
+    read_folders,
+    shared_cases,
+)
 from nnkd.evaluation.intervals import Bootstrap
-from nnkd.evaluation.metrics import EMPTY_MASKS
-from nnkd.evaluation.ranking import (
-    DEFAULT,
-    MethodRanking,
-    check_ranking,
-    modalities_of_cases,
-    rank_methods,
-    ranking_frame,
-    ranking_section,
-)
-from nnkd.evaluation.raters import Raters, compare_raters, rater_names, raters_frame, raters_json, raters_section
+from nnkd.evaluation.part import Part, Plain
+from nnkd.evaluation.ranking import check_ranking, modalities_of_cases, ranking_part
+from nnkd.evaluation.raters import raters_part
 from nnkd.evaluation.report import Evaluation, write_report
-from nnkd.evaluation.scores import FolderScores, Rules, Scores, write_frame, write_scores
-from nnkd.evaluation.summary import add_to_summary, score_lines, summary
-from nnkd.evaluation.surfaces import DEFINITIONS
-from nnkd.evaluation.uncertainty import (
-    FolderRanking,
-    rank_folders,
-    ranking_json,
-    rankings_frame,
-    section,
-    volumes_frame,
-)
-from nnkd.files import remove_leftovers, write_json
+from nnkd.evaluation.scores import Scores, write_scores
+from nnkd.evaluation.summary import add_to_summary, facts_of, score_lines, write_summaries
+from nnkd.evaluation.uncertainty import uncertainty_part
+from nnkd.files import remove_leftovers
 from nnkd.types import Failure, StepReport
 
 CACHE = ".cache"
-PARALLEL_FROM_BYTES = 20_000_000  # starting processes takes seconds; small sets are done by then
 
 
 @dataclass(frozen=True)
@@ -109,139 +94,77 @@ def evaluate(request: Request) -> StepReport:
     that a killed run continues.
 
     Returns:
-        A StepReport: the table as lines, failures by folder and case, the `Scores` as data["scores"], `Fairness`
-        or None as data["fairness"].
+        A StepReport: the table as lines, failures by folder and case, the `Scores` as data["scores"], each `Part` by
+        its key.
 
     Raises:
         NnkdError: If a folder, dataset.json, a label or a setting is not as expected; before anything is compared.
     """
-    _check_settings(request)
-    json_file = _dataset_json(request)
+    check_values(
+        request.definition, (request.tolerance, *request.tolerances.values()), request.bootstrap, request.workers
+    )
+    check_ranking(request.rank, len(request.predictions), request.modality)
+    json_file = find_dataset_json(request.reference, request.dataset, request.dataset_json)
     spec = DatasetSpec.read(json_file)
-    labels = {name: spec.labels[spec.check_label(name)] for name in (request.labels or spec.labels)}
-    references = _label_maps(request.reference, spec, "-ref")
-    others = _label_maps(request.second_reference, spec, "-ref") if request.second_reference else None
+    settings = _settings(request, spec)
+    references = label_maps(request.reference, spec, "-ref")
+    second = request.second_reference and (request.second_reference, label_maps(request.second_reference, spec, "-ref"))
     output = _output(request)
-    folders, found = _folders(request, spec)
-    cases = _cases(request, references, found)
-    if others is not None and not others.keys() & set(cases):
+    folders, found = read_folders(request.predictions, request.names, spec)
+    cases = shared_cases(references, found, request.common_cases)
+    if second and not second[1].keys() & set(cases):
         raise PredictionError("The two folders of -ref have no case in common. Check that both are of the same cases.")
-    people = _people(request, json_file, cases)
-    modality_of = None if request.rank is None else modalities_of_cases(spec, people.by_case, request.modality)
-    settings = Settings(spec, labels, request.definition, _tolerances(request, spec, labels))
+    people = _people(request, json_file.parent, cases)
+    modality_of = {} if request.rank is None else modalities_of_cases(spec, people.by_case, request.modality)
     files = Files(cases, references, found, output / CACHE)
-    compared = compare_cases(settings, files, folders, _workers(request, references), request.overwrite)
-    person_of = {case: person.identifier for case, person in people.by_case.items()}
-    scores = Scores(folders, list(labels), cases, person_of, request.bootstrap)
+    how = (request.workers, request.overwrite)
+    compared = compare_cases(settings, files, folders, *how)
     if not any(folder.results for folder in folders):
         raise PredictionError(f"No case could be compared. The first: {next(iter(folders[0].failures.values()))}")
-    facts = _facts(request, spec, scores, compared.without_spacing)
-    evaluated = dict(zip((folder.name for folder in folders), request.predictions, strict=True))
-    rankings = rank_folders(evaluated, spec, labels, {case: references[case] for case in cases}, found)
-    rules = Rules(request.definition, settings.tolerance)
-    _write_tables(scores, spec, rules, facts, output)
-    _write_rankings(rankings, person_of, request, output)
-    fair = report_fairness(scores, people, request.groups, request.bootstrap, facts, output)
-    images, uncertain = _image_folders(request, json_file), section(rankings, person_of, request.bootstrap)
-    methods = rank_methods(scores, request.rank or DEFAULT, modality_of) if modality_of is not None else None
-    raters = None if others is None else _raters(request, scores, settings, files, others, person_of)
-    _write_more(methods, raters, rules, scores, output)
-    evaluation = Evaluation(
-        scores, spec, facts, request.reference, references, found, images, uncertain, fair.section,
-        methods and ranking_section(methods), raters and raters_section(raters, str(facts["unit"])),
-        section_of_folders(evaluated),
+    person_of = {case: person.identifier for case, person in people.by_case.items()}
+    scores = Scores(folders, list(settings.labels), cases, person_of, request.bootstrap, settings.rules)
+    facts = facts_of(
+        scores, spec.name, request.reference, request.tolerance, request.tolerances,
+        without_spacing=compared.without_spacing, common_cases=request.common_cases,
     )  # fmt: skip
-    write_report(evaluation, output / "report.html")
-    report = StepReport(done=compared.now, skipped=compared.earlier)
-    more = [line for part in (methods, raters) if part is not None for line in part.lines()]
-    report.lines.extend([*score_lines(scores, facts, output), *more, *fair.lines])
-    report.data = {"scores": scores, "fairness": fair.fairness, "ranking": methods, "raters": raters}
-    report.failures.extend([*_failures(folders), *(raters.failures() if raters else ())])
-    report.failures.extend(Failure("participants", problem) for problem in fair.problems)
-    for name, ranking in rankings.items():
-        report.failures.extend(Failure(f"{name}/{case}", reason) for case, reason in ranking.failures.items())
+    remove_leftovers(output)
+    write_summaries(scores, spec, facts, output)
+    write_scores(scores, output)
+    evaluated = dict(zip(found, request.predictions, strict=True))
+    parts: list[Part] = [
+        uncertainty_part(evaluated, settings, files, scores),
+        ranking_part(scores, request.rank, modality_of),
+        raters_part(scores, str(facts["unit"]), request.reference, second, settings, files, *how),
+        fairness_part(scores, people, request.groups, facts),
+        Plain("auxiliaries", content=section_of_folders(evaluated)),
+    ]
+    failures = [Failure(f"{f.name}/{case}", reason) for f in folders for case, reason in sorted(f.failures.items())]
+    report = StepReport(compared.now, compared.earlier, failures, score_lines(scores, facts, output))
+    for part in parts:
+        part.write(output)
+        for name in found:
+            if (content := part.of_folder(name)) is not None:
+                add_to_summary(output / name, part.key, content)
+        report.lines += part.lines()
+        report.failures += part.failures()
+    images = image_folders(request.reference, json_file, request.images)
+    write_report(Evaluation(scores, spec, facts, references, found, images, parts), output / "report.html")
+    report.data = {"scores": scores, **{part.key: part for part in parts}}
     return report
 
 
-def _raters(
-    request: Request,
-    scores: Scores,
-    settings: Settings,
-    files: Files,
-    others: Mapping[str, Path],
-    person_of: Mapping[str, str],
-) -> Raters:
-    names = rater_names(request.reference, request.second_reference)
-    references, workers = (files.references, others), _workers(request, files.references)
-    return compare_raters(scores, names, references, settings, files, person_of, workers, request.overwrite)
-
-
-def _people(request: Request, json_file: Path, cases: Sequence[str]) -> EvaluatedPeople:
-    if request.groups is not None:
-        return read_people(request.participants, json_file.parent, cases)
-    return EvaluatedPeople(participants_of_cases(request.participants or json_file.parent, cases))
-
-
-def _check_settings(request: Request) -> None:
-    for tolerance in (request.tolerance, *request.tolerances.values()):
-        if not (np.isfinite(tolerance) and tolerance >= 0):
-            raise SettingError(f"--tolerance is {tolerance}, but a distance in mm of 0 or more is expected.")
-    if request.bootstrap.resamples < 0:
-        raise SettingError(f"--bootstrap is {request.bootstrap.resamples}, but a number of 0 or more is expected.")
-    if request.definition not in DEFINITIONS:
-        raise SettingError(f"There is no definition '{request.definition}'. There are: {', '.join(DEFINITIONS)}.")
-    if request.rank is not None:
-        check_ranking(request.rank, len(request.predictions))
-    elif request.modality is not None:
-        raise SettingError("--modality says within what to rank, but there is no --rank. Add it, or leave both out.")
-    if request.workers is not None and request.workers < 1:
-        raise SettingError(f"-np is {request.workers}, but at least one process is needed.")
-
-
-def _tolerances(request: Request, spec: DatasetSpec, labels: Iterable[str]) -> dict[str, float]:
-    """Of the NSD, in mm, by evaluated label."""
+def _settings(request: Request, spec: DatasetSpec) -> Settings:
+    labels = {name: spec.labels[spec.check_label(name)] for name in (request.labels or spec.labels)}
     for label in request.tolerances:
         spec.check_label(label)
-    return {label: request.tolerances.get(label, request.tolerance) for label in labels}
+    near = {label: request.tolerances.get(label, request.tolerance) for label in labels}
+    return Settings(spec, labels, request.definition, near)
 
 
-def _dataset_json(request: Request) -> Path:
-    if request.dataset_json is not None:
-        if not request.dataset_json.is_file():
-            raise FolderError(f"There is no file '{request.dataset_json}' (-djfile). Give the path of a dataset.json.")
-        return request.dataset_json
-    if request.dataset is not None:
-        name = paths.dataset_name(request.dataset)
-        rooms = [Path(os.environ[r]) for r in ("nnUNet_raw", "nnUNet_preprocessed") if os.environ.get(r)]
-        for room in rooms:
-            if (file := room / name / "dataset.json").is_file():
-                return file
-        raise DatasetError(f"{name} has no dataset.json in nnUNet_raw or nnUNet_preprocessed. Give it with -djfile.")
-    file = _existing(request.reference, "-ref").resolve().parent / "dataset.json"
-    if not file.is_file():
-        raise DatasetError(
-            f"No dataset.json lies beside '{request.reference.name}'. Name the dataset with -d, or the file itself "
-            f"with -djfile."
-        )
-    return file
-
-
-def _existing(folder: Path, flag: str) -> Path:
-    if not folder.is_dir():
-        raise FolderError(f"There is no folder '{folder}' ({flag}). Check the path.")
-    return folder
-
-
-def _label_maps(folder: Path, spec: DatasetSpec, flag: str) -> dict[str, Path]:
-    files = label_map_files(_existing(folder, flag), spec.file_ending)
-    if not files:
-        others = sorted({p.name for p in folder.iterdir() if not p.name.startswith(".")})[:3]
-        there = f"it holds {', '.join(others)}" if others else "it is empty"
-        raise PredictionError(
-            f"'{folder.name}' ({flag}) holds no label map with the ending {spec.file_ending} that dataset.json of "
-            f"{spec.name} names; {there}. Give a folder of files named CASE{spec.file_ending}."
-        )
-    return files
+def _people(request: Request, default: Path, cases: Sequence[str]) -> EvaluatedPeople:
+    if request.groups is not None:
+        return read_people(request.participants, default, cases)
+    return EvaluatedPeople(participants_of_cases(request.participants or default, cases))
 
 
 def _output(request: Request) -> Path:
@@ -250,126 +173,3 @@ def _output(request: Request) -> Path:
     if len(request.predictions) > 1:
         raise FolderError("Several folders are evaluated together, so -o must name the folder to write to.")
     return request.predictions[0].resolve().parent / "evaluation"
-
-
-def _folders(request: Request, spec: DatasetSpec) -> tuple[list[FolderScores], dict[str, dict[str, Path]]]:
-    """The folders to evaluate, and their label maps by name and case."""
-    files = [_label_maps(path, spec, "-i") for path in request.predictions]
-    manifests = [f.manifest() if (f := PredictionFolder(p)).exists() else None for p in request.predictions]
-    pairs = zip(request.predictions, manifests, strict=True)
-    names = list(request.names or [manifest.name if manifest else path.resolve().name for path, manifest in pairs])
-    if len(names) != len(request.predictions):
-        raise SettingError(f"--names has {len(names)} names for {len(request.predictions)} folders. Give one for each.")
-    if bad := next((n for n in names if names.count(n) > 1 or not n.strip(". ") or {"/", "\\"} & set(n)), None):
-        raise SettingError(f"'{bad}' cannot name one folder (doubled, empty or with a slash). Give names with --names.")
-    for name, manifest in zip(names, manifests, strict=True):
-        _check_manifest(name, manifest, spec)
-    folders = [
-        FolderScores(name, manifest, {case: path.name for case, path in found.items()})
-        for name, manifest, found in zip(names, manifests, files, strict=True)
-    ]
-    return folders, dict(zip(names, files, strict=True))
-
-
-def _check_manifest(name: str, manifest: Manifest | None, spec: DatasetSpec) -> None:
-    """The same integer must mean the same label in both."""
-    for label, values in (manifest.labels if manifest else {}).items():
-        if label not in spec.labels:
-            raise PredictionError(
-                f"The manifest of '{name}' has the label '{label}', but dataset.json of {spec.name} has "
-                f"{', '.join(spec.labels)}. Evaluate it with the dataset.json it was made with."
-            )
-        if tuple(values) != tuple(spec.labels[label]):
-            raise PredictionError(
-                f"'{label}' is {values} in the manifest of '{name}', but {list(spec.labels[label])} in dataset.json of "
-                f"{spec.name}. Evaluate it with the dataset.json it was made with."
-            )
-
-
-def _cases(request: Request, references: Mapping[str, Path], found: Mapping[str, Mapping[str, Path]]) -> list[str]:
-    for name, files in found.items():
-        if not files.keys() & references.keys():
-            raise PredictionError(
-                f"None of the {len(files)} label maps of '{name}' is named as one of the {len(references)} references "
-                f"('{min(files)}' here, '{min(references)}' there). Check that both folders are of the same cases."
-            )
-    if request.common_cases:
-        cases = sorted(set(references).intersection(*found.values()))
-        if not cases:
-            raise PredictionError("No case is in all folders. Leave --chill out, or evaluate them one by one.")
-        return cases
-    return sorted(references)
-
-
-def _workers(request: Request, references: Mapping[str, Path]) -> int:
-    if request.workers is not None:
-        return request.workers
-    size = sum(path.stat().st_size for path in references.values())
-    return min(8, os.cpu_count() or 1) if size >= PARALLEL_FROM_BYTES else 1
-
-
-def _facts(request: Request, spec: DatasetSpec, scores: Scores, flat: bool) -> dict[str, Any]:
-    """What every output names."""
-    return {
-        "dataset": spec.name,
-        "reference": request.reference.resolve().name,
-        "definition": request.definition,
-        "definition_text": DEFINITIONS[request.definition].text,
-        "percentile_rule": DEFINITIONS[request.definition].percentile_rule,
-        "empty_masks": EMPTY_MASKS,
-        "tolerance_mm": request.tolerance,
-        "tolerance_mm_by_label": dict(request.tolerances),
-        "unit": "pixels (the files have no spacing)" if flat else "mm",
-        "bootstrap_resamples": request.bootstrap.resamples,
-        "seed": request.bootstrap.seed,
-        "cases": len(scores.cases),
-        "participants": scores.n_participants,
-        "common_cases_only": request.common_cases,
-        "versions": versions(),
-    }
-
-
-def _write_tables(scores: Scores, spec: DatasetSpec, rules: Rules, facts: Mapping[str, Any], output: Path) -> None:
-    remove_leftovers(output)
-    for folder in scores.folders:
-        remove_leftovers(output / folder.name)
-        content = summary(scores, folder, spec, str(facts["reference"]), facts)
-        write_json(output / folder.name / "summary.json", content)
-    write_scores(scores, rules, output)
-
-
-def _write_rankings(
-    rankings: Mapping[str, FolderRanking], person_of: Mapping[str, str], request: Request, output: Path
-) -> None:
-    """uncertainty.csv, volumes.csv and a key in summary.json; an earlier run's tables go where there are no maps."""
-    for name, ranking in rankings.items():
-        add_to_summary(output / name, "uncertainty", ranking_json(ranking, person_of, request.bootstrap))
-    for name, make in {"uncertainty": rankings_frame, "volumes": volumes_frame}.items():
-        write_frame(make(rankings) if rankings else None, output / f"{name}.csv")
-
-
-def _write_more(
-    methods: MethodRanking | None, raters: Raters | None, rules: Rules, scores: Scores, output: Path
-) -> None:
-    """ranking.csv, raters.csv and their keys in summary.json; an earlier run's tables go where none is asked for."""
-    write_frame(methods and ranking_frame(methods, rules), output / "ranking.csv")
-    write_frame(raters and raters_frame(raters, rules), output / "raters.csv")
-    for folder in scores.folders:
-        if methods is not None:
-            add_to_summary(output / folder.name, "ranking", methods.to_json(folder.name))
-        if raters is not None:
-            add_to_summary(output / folder.name, "raters", raters_json(raters, folder.name))
-
-
-def _image_folders(request: Request, json_file: Path) -> list[Path]:
-    """Where images for the overlays may be, the likeliest first."""
-    if request.images is not None:
-        return [request.images]
-    siblings = [request.reference.resolve().parent / f"images{request.reference.name.removeprefix('labels')}"]
-    return [*siblings, json_file.parent / "imagesTs", json_file.parent / "imagesTr"]
-
-
-def _failures(folders: Sequence[FolderScores]) -> Iterator[Failure]:
-    for folder in folders:
-        for case, reason in sorted(folder.failures.items()):
-            yield Failure(f"{folder.name}/{case}", reason)

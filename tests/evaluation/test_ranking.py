@@ -14,13 +14,10 @@ from nnkd.evaluation.ranking import (
     check_ranking,
     modalities_of_cases,
     rank_methods,
-    ranking_frame,
-    ranking_section,
+    ranking_part,
 )
-from nnkd.evaluation.scores import Rules
 from nnkd.types import Participant
 
-RULES = Rules("monai", dict.fromkeys(LABELS, 2.0))
 SPEC = DatasetSpec({"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0}, "file_ending": ".png"}, "x")
 MODALITY = {"a": "CT", "b": "CT", "c": "MR"}
 
@@ -65,7 +62,7 @@ def test_what_nobody_can_be_compared_in_is_named():
     found = rank_methods(scores(failing, folder("good", GOOD)), ["DSC"], MODALITY)
     assert found.not_ranked == [("MR", "DSC")]
     assert {p.modality for p in found.places} == {"CT"}
-    assert ranking_section(found)["not_ranked"] == ["DSC of MR"]
+    assert found.section()["not_ranked"] == ["DSC of MR"]
     nothing = rank_methods(
         scores(folder("a", GOOD, {"a": ["liver"]}), folder("b", GOOD, {"a": ["spleen"]})), ["DSC"], MODALITY
     )
@@ -97,10 +94,26 @@ def test_what_cannot_be_ranked_is_refused():
     with pytest.raises(SettingError, match="several folders"):
         check_ranking([], 1)
     check_ranking(["DSC", "seconds"], 2)
+    check_ranking(None, 1)
+    with pytest.raises(SettingError, match="there is no --rank"):
+        check_ranking(None, 2, "site")
+
+
+def test_without_a_ranking_an_earlier_ones_table_goes(tmp_path):
+    two = scores(folder("poor", POOR), folder("good", GOOD))
+    asked = ranking_part(two, [], MODALITY)
+    asked.write(tmp_path)
+    assert {place.metric for place in asked.places} == {"DSC", "NSD"}
+    assert asked.of_folder("good")["place"] == 1
+    nothing = ranking_part(two, None, {})
+    nothing.write(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert (nothing.key, nothing.of_folder("good"), nothing.section()) == (asked.key, None, None)
+    assert nothing.lines() + nothing.failures() == []
 
 
 def test_the_table_names_the_rules():
-    frame = ranking_frame(rank_methods(scores(folder("poor", POOR), folder("good", GOOD)), ["DSC"], MODALITY), RULES)
+    frame = rank_methods(scores(folder("poor", POOR), folder("good", GOOD)), ["DSC"], MODALITY).frame()
     assert len(frame) == 2 * 2 + 2
     assert list(frame[frame.metric == MEAN_PLACE].folder) == ["good", "poor"]
     assert frame.percentile_rule.str.contains("linearly").all()

@@ -8,14 +8,16 @@ import pytest
 from scored import GOOD, LABELS, POOR, folder, scores
 
 from nnkd.evaluation.metrics import METRICS
-from nnkd.evaluation.raters import Raters, rater_names, raters_frame, raters_json, raters_section
+from nnkd.evaluation.raters import Raters, rater_names
 from nnkd.evaluation.scores import Rules
 
 
 @pytest.fixture
 def raters() -> Raters:
     """A folder that is poor to the first and good to the second, named as the second is."""
-    return Raters(("A", "B"), (scores(folder("B", POOR)), scores(folder("B", GOOD))), scores(folder("B", POOR)))
+    rules = Rules("surfel", dict.fromkeys(LABELS, 2.0))
+    poor, good, between = (scores(folder("B", values), rules=rules) for values in (POOR, GOOD, POOR))
+    return Raters(("A", "B"), (poor, good), between, "mm")
 
 
 def test_reference_folders_have_names_of_their_own():
@@ -25,7 +27,7 @@ def test_reference_folders_have_names_of_their_own():
 
 
 def test_a_folder_and_the_references_stand_beside_each_other(raters):
-    frame = raters_frame(raters, Rules("surfel", dict.fromkeys(LABELS, 2.0)))
+    frame = raters.frame()
     assert len(frame) == 3 * (len(LABELS) + 1) * len(METRICS)
     rows = frame.query("label == 'Overall' and metric == 'DSC'")
     assert list(zip(rows.folder, rows.reference, rows.inter_rater, strict=True)) == [
@@ -36,11 +38,11 @@ def test_a_folder_and_the_references_stand_beside_each_other(raters):
 
 
 def test_the_reports_section_and_the_summary(raters):
-    section = raters_section(raters, "mm")
+    section = raters.section()
     assert section["heads"] == ["DSC", "HD95 [mm]", "NSD"]
     assert [row[:2] for row in section["rows"]] == [("B", "A"), ("B", "B")]
     assert section["between"][0].startswith("0.500")
-    found = raters_json(raters, "B")
+    found = raters.of_folder("B")
     assert found["references"] == ["A", "B"]
     assert found["means"]["DSC"]["Overall"] == pytest.approx({"A": 0.5, "B": 0.85, "between the references": 0.5})
     assert "A and B" in raters.lines()[0]

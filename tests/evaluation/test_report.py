@@ -6,14 +6,13 @@ import re
 from pathlib import Path
 
 import numpy as np
-from scored import CASES, GOOD, LABELS, POOR, folder, words
+from scored import CASES, GOOD, LABELS, POOR, folder, scores, words
 from toy import write_image
 
 from nnkd.data.dataset import DatasetSpec
 from nnkd.data.predictions import Lineage
-from nnkd.evaluation.intervals import Bootstrap
-from nnkd.evaluation.report import Evaluation, chosen_cases, integer_names, render, write_report
-from nnkd.evaluation.scores import Scores
+from nnkd.evaluation.part import Plain
+from nnkd.evaluation.report import SECTIONS, Evaluation, chosen_cases, integer_names, render, write_report
 
 JSON = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "spleen": 2}, "file_ending": ".nii.gz"}
 FACTS = {
@@ -30,16 +29,15 @@ def label_map() -> np.ndarray:
     return found
 
 
-def evaluation(tmp_path: Path, *folders, with_images=True) -> Evaluation:
+def evaluation(tmp_path: Path, *folders, with_images=True, parts=()) -> Evaluation:
     references = {case: tmp_path / "labelsTs" / f"{case}.nii.gz" for case in CASES}
     for case, file in references.items():
         write_image(label_map(), file)
         if with_images:
             write_image(label_map() * 50.0, tmp_path / "imagesTs" / f"{case}_0000.nii.gz")
-    scores = Scores(folders, LABELS, CASES, {case: case for case in CASES}, Bootstrap(20, 0))
     predictions = {f.name: {case: references[case] for case in f.files} for f in folders}
     spec = DatasetSpec(JSON, "Dataset701_Toy")
-    return Evaluation(scores, spec, FACTS, tmp_path / "labelsTs", references, predictions, [tmp_path / "imagesTs"])
+    return Evaluation(scores(*folders), spec, FACTS, references, predictions, [tmp_path / "imagesTs"], parts)
 
 
 def test_the_page_needs_nothing_from_outside(tmp_path):
@@ -64,6 +62,15 @@ def test_best_second_and_third_are_marked_as_in_the_paper(tmp_path):
     assert [mark for mark, _ in dsc] == ["", "", "", *["third"] * 3, *["first"] * 3, *["second"] * 3]
     assert [value for _, value in dsc[6:9]] == ["0.800", "0.900", "0.850"]
     assert re.search(r"\.first \{ color: #c62828; font-weight: 700", page)
+
+
+def test_a_part_has_its_place_and_none_without_content(tmp_path):
+    content = {"heads": [], "rows": [], "labels": ["liver"], "not_ranked": ["HD of CT"]}
+    parts = [Plain("raters"), Plain("ranking", content=content)]
+    text = words(render(evaluation(tmp_path, folder("only", GOOD), parts=parts)))
+    assert text.index("Scores") < text.index("HD of CT") < text.index("Case by case")
+    assert "Two references" not in text
+    assert {"ranking", "raters", "fairness", "auxiliaries", "uncertainty"} < set(SECTIONS)
 
 
 def test_one_folder_is_not_ranked(tmp_path):

@@ -74,24 +74,23 @@ RULES = Rules("monai", {"liver": 2.0, "spleen": 1.0})
 
 
 def test_the_tolerance_stands_beside_the_values_it_decides():
-    found = scores(folder("good", GOOD))
-    means = means_frame(found, RULES).set_index(["metric", "label"]).tolerance_mm
+    means = means_frame(scores(folder("good", GOOD), rules=RULES)).set_index(["metric", "label"]).tolerance_mm
     assert (means["NSD", "liver"], means["NSD", "spleen"]) == (2.0, 1.0)
     assert math.isnan(means["NSD", OVERALL])
     assert means["DSC"].isna().all()
-    equal = means_frame(found, Rules("monai", dict.fromkeys(LABELS, 2.0)))
+    equal = means_frame(scores(folder("good", GOOD), rules=Rules("monai", dict.fromkeys(LABELS, 2.0))))
     assert set(equal[equal.metric == "NSD"].tolerance_mm) == {2.0}
 
 
 def test_frames_hold_every_value():
     found = scores(folder("poor", POOR), folder("good", GOOD))
-    metrics = metrics_frame(found, RULES)
+    metrics = metrics_frame(found)
     assert len(metrics) == 2 * len(CASES) * len(LABELS) * len(METRICS)
     assert set(metrics.flag) <= {"", *FLAGS}
     empty = metrics[(metrics.folder == "poor") & (metrics.case == "c") & (metrics.label == "spleen")]
     assert empty.value.isna().all()
-    assert len(means_frame(found, RULES)) == 2 * 3 * len(METRICS)
-    comparison = comparison_frame(found, RULES)
+    assert len(means_frame(found)) == 2 * 3 * len(METRICS)
+    comparison = comparison_frame(found)
     row = comparison[(comparison.label == OVERALL) & (comparison.metric == "DSC")].iloc[0]
     assert (row["first"], row["second"]) == ("good", "poor")
     assert row.difference == pytest.approx(0.35)

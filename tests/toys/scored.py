@@ -7,10 +7,11 @@ import re
 from nnkd.data.predictions import CaseRecord, Manifest
 from nnkd.evaluation.intervals import Bootstrap
 from nnkd.evaluation.metrics import Counts, LabelResult
-from nnkd.evaluation.scores import FolderScores, Scores
+from nnkd.evaluation.scores import FolderScores, Rules, Scores
 
 CASES = ("a", "b", "c")
 LABELS = ("liver", "spleen")
+RULES = Rules("monai", dict.fromkeys(LABELS, 2.0))
 
 
 def result(value: float | None) -> LabelResult:
@@ -32,8 +33,8 @@ def folder(name: str, values, answers=None) -> FolderScores:
     return FolderScores(name, manifest, dict.fromkeys(values, "file"), results)
 
 
-def scores(*folders: FolderScores) -> Scores:
-    return Scores(folders, LABELS, CASES, {case: case for case in CASES}, Bootstrap(20, 0))
+def scores(*folders: FolderScores, rules: Rules = RULES) -> Scores:
+    return Scores(folders, LABELS, CASES, {case: case for case in CASES}, Bootstrap(20, 0), rules)
 
 
 GOOD = {"a": (0.9, 0.9), "b": (0.8, 0.9), "c": (0.7, 0.9)}

@@ -38,6 +38,7 @@ from nnkd.evaluation.metrics import METRICS
 from nnkd.evaluation.scores import OVERALL, FolderScores, Scores
 
 METRIC = "DSC"
+DIGITS = {True: 2, False: 4}  # of values with a unit (mm), and of shares
 Box = tuple[float, float, float, float, float]
 
 
@@ -131,11 +132,13 @@ class Fairness:
         columns: Labels, and Overall: the mean over all labels of people in whom all are counted.
         figures: By folder, partition's title and column; missing where fewer than two groups can be shown.
         pairs: Every folder against the first.
+        digits: Decimals that are written: of DSC four, as in paper 1's Table 3; of distances two.
     """
 
     def __init__(self, scores: Scores, cohort: Cohort, bootstrap: Bootstrap, metric: str = METRIC):
         self.scores, self.cohort, self.metric, self._bootstrap = scores, cohort, metric, bootstrap
         self.columns = [*scores.labels, OVERALL] if len(scores.labels) > 1 else list(scores.labels)
+        self.digits = DIGITS[bool(METRICS[metric].unit)]
         self._higher = METRICS[metric].higher_is_better
         self._scaled = self._higher and not METRICS[metric].unit
         self._values = {folder.name: self._matrix(folder) for folder in scores.folders}

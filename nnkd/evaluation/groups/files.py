@@ -17,11 +17,11 @@ from nnkd.evaluation.groups.fairness import Accuracy, Fairness, GroupChanges, Gr
 from nnkd.evaluation.groups.measures import Figure, GroupTests, stars
 from nnkd.evaluation.groups.partitions import FEW, GroupOptions
 from nnkd.evaluation.metrics import METRICS
-from nnkd.files import atomic, write_json
+from nnkd.evaluation.scores import write_frame
+from nnkd.files import write_json
 
 JSON_FILE = "fairness.json"
 CSV_FILES = ("fairness.csv", "fairness_groups.csv", "fairness_changes.csv")
-DIGITS = {True: 2, False: 4}  # of values with a unit (mm), and of shares
 SIGNIFICANT = 3  # digits of p and of test statistics
 DEFINITIONS: Mapping[str, str] = {
     "mean": "everybody counts once, with the mean over their cases; 95 % bootstrap interval over people within groups",
@@ -56,8 +56,7 @@ def write_fairness(
     frames = [figures_frame(fairness), groups_frame(fairness), changes_frame(fairness)]
     for name, frame in zip(CSV_FILES, frames, strict=True):
         if len(frame):
-            with atomic(output / name) as temporary:
-                frame.to_csv(temporary, index=False)
+            write_frame(frame, output / name)
 
 
 def clear_fairness(output: Path) -> None:
@@ -233,8 +232,8 @@ def _change_rows(fairness: Fairness, found: GroupChanges) -> list[dict[str, Any]
 
 
 def rounded(fairness: Fairness, value: float | None) -> float | None:
-    """As it is written: DSC with four decimals, as in paper 1's Table 3; distances with two."""
-    return None if value is None else round(value, DIGITS[bool(METRICS[fairness.metric].unit)])
+    """As it is written."""
+    return None if value is None else round(value, fairness.digits)
 
 
 def _figure(fairness: Fairness, found: Figure) -> dict[str, float | None]:

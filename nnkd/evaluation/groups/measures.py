@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from nnkd.evaluation.intervals import CONFIDENCE, Bootstrap
+from nnkd.evaluation.intervals import Bootstrap, limits, person_sums
 
 STARS = ((0.0001, "****"), (0.001, "***"), (0.01, "**"), (0.05, "*"))
 NOT_SIGNIFICANT = "N.S."
@@ -63,11 +63,7 @@ def person_means(values: dict[str, float], person_of: dict[str, str], people: Se
     Returns:
         (P,) float; NaN for people without a counted case.
     """
-    position = {person: index for index, person in enumerate(people)}
-    sums, numbers = np.zeros(len(people)), np.zeros(len(people))
-    for case, value in values.items():
-        sums[position[person_of[case]]] += value
-        numbers[position[person_of[case]]] += 1
+    sums, numbers = person_sums(values, people, person_of)
     with np.errstate(invalid="ignore"):
         return sums / numbers
 
@@ -113,12 +109,7 @@ def drawn_means(values: np.ndarray, groups: Sequence[np.ndarray], bootstrap: Boo
 
 def figure(value: float, drawn: np.ndarray) -> Figure:
     """A number with the interval of its draws (R,); without draws, or with NaN alone, it has none."""
-    counted = drawn[~np.isnan(drawn)]
-    if not len(counted):
-        return Figure(float(value))
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(counted, (tail, 100 - tail))
-    return Figure(float(value), float(low), float(high))
+    return Figure(float(value)) if np.isnan(drawn).all() else Figure(float(value), *limits(drawn))
 
 
 def spread(group_means: np.ndarray) -> np.ndarray:

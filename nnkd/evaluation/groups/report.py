@@ -3,60 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from nnkd.evaluation.groups.cohort import EvaluatedPeople, divide
 from nnkd.evaluation.groups.fairness import Fairness
-from nnkd.evaluation.groups.files import clear_fairness, write_fairness
+from nnkd.evaluation.groups.files import CSV_FILES, JSON_FILE, write_fairness
 from nnkd.evaluation.groups.partitions import GroupOptions
 from nnkd.evaluation.groups.section import fairness_lines, fairness_section
-from nnkd.evaluation.intervals import Bootstrap
+from nnkd.evaluation.part import Part, Plain
 from nnkd.evaluation.scores import Scores
+from nnkd.types import Failure
+
+KEY = "fairness"
 
 
 @dataclass(frozen=True)
 class FairnessReport:
-    """What came of it.
+    """The part of an evaluation that compares groups of people.
 
     Attributes:
         fairness: All figures; None if people could not be put into groups.
-        section: For the page; None where nothing was asked for.
-        lines: For the command.
-        problems: A sentence each.
+        options: How they are put into groups.
+        problems: Why they could not, a sentence each.
+        facts: What every output names.
     """
 
-    fairness: Fairness | None = None
-    section: Mapping[str, Any] | None = None
-    lines: list[str] = field(default_factory=list)
-    problems: tuple[str, ...] = ()
+    fairness: Fairness | None
+    options: GroupOptions
+    problems: tuple[str, ...]
+    facts: Mapping[str, Any]
+    key: ClassVar[str] = KEY
+
+    def write(self, output: Path) -> None:
+        """fairness.json and its tables."""
+        write_fairness(self.fairness, self.options, self.problems, self.facts, output)
+
+    def of_folder(self, name: str) -> None:
+        """Nothing: all of it is in fairness.json."""
+
+    def section(self) -> dict[str, Any]:
+        """See `nnkd.evaluation.groups.section`."""
+        return fairness_section(self.fairness, self.options, self.problems)
+
+    def lines(self) -> list[str]:
+        """Each folder's largest gap."""
+        return fairness_lines(self.fairness)
+
+    def failures(self) -> list[Failure]:
+        """What must be mended in participants.tsv."""
+        return [Failure("participants", problem) for problem in self.problems]
 
 
-def report_fairness(
-    scores: Scores,
-    people: EvaluatedPeople,
-    options: GroupOptions | None,
-    bootstrap: Bootstrap,
-    facts: Mapping[str, Any],
-    output: Path,
-) -> FairnessReport:
-    """Compare groups of people and write fairness.json and its tables.
+def fairness_part(
+    scores: Scores, people: EvaluatedPeople, options: GroupOptions | None, facts: Mapping[str, Any]
+) -> Part:
+    """Compare groups of people, where it was asked for.
 
     Args:
         scores: All evaluated folders.
         people: Behind the cases.
-        options: How they are put into groups; None: they are not, and an earlier run's files go.
-        bootstrap: How intervals are made.
+        options: How they are put into groups; None: they are not.
         facts: What every output names.
-        output: Folder.
     """
     if options is None:
-        clear_fairness(output)
-        return FairnessReport()
-    fairness, problems = None, people.problems
-    if people.has_attributes:
-        cohort = divide(people.by_case, options, people.problems)
-        fairness, problems = Fairness(scores, cohort, bootstrap), cohort.problems
-    write_fairness(fairness, options, problems, facts, output)
-    return FairnessReport(fairness, fairness_section(fairness, options, problems), fairness_lines(fairness), problems)
+        return Plain(KEY, (JSON_FILE, *CSV_FILES))
+    if not people.has_attributes:
+        return FairnessReport(None, options, people.problems, facts)
+    cohort = divide(people.by_case, options, people.problems)
+    return FairnessReport(Fairness(scores, cohort, scores.bootstrap), options, cohort.problems, facts)

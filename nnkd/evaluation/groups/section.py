@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from typing import Any
 
+from nnkd.evaluation.cells import NONE, interval, number, quantity
 from nnkd.evaluation.groups.fairness import Fairness, GroupFigures, Pair
-from nnkd.evaluation.groups.files import DIGITS
-from nnkd.evaluation.groups.measures import Figure, stars
+from nnkd.evaluation.groups.measures import Figure, GroupTests, stars
 from nnkd.evaluation.groups.partitions import FEW, GroupOptions, Partition
 from nnkd.evaluation.groups.plots import accuracy_plot, change_plot, group_plot
-from nnkd.evaluation.metrics import METRICS
+from nnkd.figures import embedded
 
 MOST_PLOTS = 36  # of labels and attributes; beyond, the tables say more
 MOST_DETAILED = 4  # folders with a table of every group
 MOST_PAIRS = 4
 PLOTTED_FOLDERS = 8
+EMPTY = {"text": NONE, "small": ""}
 VERDICT_CLASSES = {"rose": "better", "dropped": "worse", "no drop shown": "unclear"}
 
 
@@ -63,17 +63,16 @@ def _partition(fairness: Fairness, some: Partition) -> dict[str, Any]:
         found = [fairness.of(folder.name, some.title, column) for column in fairness.columns]
         rows.append((folder.name, [_spread_cell(fairness, one) for one in found]))
     for index in range(len(fairness.columns)):
-        values = [row[index]["text"] for _, row in rows if row[index]["text"] != "—"]
+        values = [row[index]["text"] for _, row in rows if row[index]["text"] != NONE]
         for _, row in rows:
             row[index]["lowest"] = len(values) > 1 and row[index]["text"] == min(values, key=float)
     return {"title": some.title, "rows": rows, "groups": _sizes(fairness, some)}
 
 
 def _spread_cell(fairness: Fairness, found: GroupFigures | None) -> dict[str, Any]:
-    if found is None:
-        return {"text": "—", "small": ""}
-    chance = "" if found.by_chance is None else f"by chance {_number(fairness, found.by_chance)}"
-    return {"text": _number(fairness, found.std.value), "small": _interval(fairness, found.std), "chance": chance}
+    if found is None or found.by_chance is None:
+        return _cell(fairness, found and found.std)
+    return _cell(fairness, found.std, chance=f"by chance {number(found.by_chance, fairness.digits)}")
 
 
 def _sizes(fairness: Fairness, some: Partition) -> str:
@@ -84,55 +83,47 @@ def _sizes(fairness: Fairness, some: Partition) -> str:
 
 def _detail(fairness: Fairness, folder: str, some: Partition) -> dict[str, Any]:
     """One folder's groups: means, and under them gap, equity and tests."""
-    found = {column: fairness.of(folder, some.title, column) for column in fairness.columns}
+    found = [fairness.of(folder, some.title, column) for column in fairness.columns]
+    equities, tests = ([one and one.equity for one in found], [one and one.tests for one in found])
     kept = some.shown(some.sizes, fairness.cohort.options.smallest)
     rows = []
     for name, n, there in zip(some.names, some.sizes, kept, strict=True):
         if there:
-            cells = [_mean_cell(fairness, one, name) for one in found.values()]
+            cells = [_mean_cell(fairness, one, name) for one in found]
             rows.append({"name": name, "n": int(n), "few": n < FEW, "cells": cells})
-    below = [("largest gap", [_gap_cell(fairness, one) for one in found.values()])]
-    if any(one and one.equity for one in found.values()):
-        below.append((f"equity-scaled {fairness.metric}", [_equity_cell(fairness, one) for one in found.values()]))
+    below = [("largest gap", [_cell(fairness, one and one.gap) for one in found])]
+    if any(equities):
+        below.append((f"equity-scaled {fairness.metric}", [_cell(fairness, one) for one in equities]))
     if not some.crossed:
-        below.append(("ANOVA", [_anova_cell(one) for one in found.values()]))
-        below.append(("Kruskal-Wallis", [_kruskal_cell(one) for one in found.values()]))
+        below.append(("ANOVA", [_anova_cell(one) for one in tests]))
+        below.append(("Kruskal-Wallis", [_kruskal_cell(one) for one in tests]))
     return {"title": some.title, "rows": rows, "below": below}
 
 
 def _mean_cell(fairness: Fairness, found: GroupFigures | None, name: str) -> dict[str, Any]:
-    if found is None or name not in found.means:
-        return {"text": "—", "small": ""}
-    one = found.means[name]
-    return {"text": _number(fairness, one.value), "small": _interval(fairness, one), "worst": name == found.worst}
-
-
-def _gap_cell(fairness: Fairness, found: GroupFigures | None) -> dict[str, Any]:
     if found is None:
-        return {"text": "—", "small": ""}
-    return {"text": _number(fairness, found.gap.value), "small": _interval(fairness, found.gap)}
+        return _cell(fairness, None)
+    return _cell(fairness, found.means.get(name), worst=name == found.worst)
 
 
-def _equity_cell(fairness: Fairness, found: GroupFigures | None) -> dict[str, Any]:
-    if found is None or found.equity is None:
-        return {"text": "—", "small": ""}
-    return {"text": _number(fairness, found.equity.value), "small": _interval(fairness, found.equity)}
+def _anova_cell(tests: GroupTests | None) -> dict[str, Any]:
+    if tests is None or tests.p is None:
+        return dict(EMPTY)
+    return _test_cell(tests.p, tests.p_holm, f"η² {tests.eta2:.3f}, ω² {tests.omega2:.3f}")
 
 
-def _anova_cell(found: GroupFigures | None) -> dict[str, Any]:
-    if found is None or found.tests is None or found.tests.p is None:
-        return {"text": "—", "small": ""}
-    one = found.tests
-    small = f"p {one.p:.2g}, Holm {stars(one.p_holm)} {one.p_holm:.2g}"
-    return {"text": stars(one.p), "small": small, "more": f"η² {one.eta2:.3f}, ω² {one.omega2:.3f}", "test": True}
+def _kruskal_cell(tests: GroupTests | None) -> dict[str, Any]:
+    if tests is None or tests.p_kruskal is None:
+        return dict(EMPTY)
+    return _test_cell(tests.p_kruskal, tests.p_kruskal_holm, f"ε² {tests.epsilon2:.3f}")
 
 
-def _kruskal_cell(found: GroupFigures | None) -> dict[str, Any]:
-    if found is None or found.tests is None or found.tests.p_kruskal is None:
-        return {"text": "—", "small": ""}
-    one = found.tests
-    small = f"p {one.p_kruskal:.2g}, Holm {stars(one.p_kruskal_holm)} {one.p_kruskal_holm:.2g}"
-    return {"text": stars(one.p_kruskal), "small": small, "more": f"ε² {one.epsilon2:.3f}", "test": True}
+def _test_cell(p: float, p_holm: float | None, effects: str) -> dict[str, Any]:
+    return {"text": stars(p), "small": f"p {p:.2g}, {_holm(p_holm)}", "more": effects, "test": True}
+
+
+def _holm(p: float | None) -> str:
+    return "" if p is None else f"Holm {stars(p)} {p:.2g}"
 
 
 def _plots(fairness: Fairness, plain: Sequence[Partition]) -> list[tuple[str, list[dict[str, str]]]]:
@@ -149,7 +140,7 @@ def _plot(fairness: Fairness, some: Partition, label: str) -> dict[str, str]:
     kept = some.shown(some.sizes, fairness.cohort.options.smallest)
     groups = [name for name, there in zip(some.names, kept, strict=True) if there]
     picture = group_plot(folders, groups, label, _quantity(fairness))
-    return {"src": _embedded(picture), "alt": f"{fairness.metric} of {label} by {some.title}"}
+    return {"src": embedded(picture), "alt": f"{fairness.metric} of {label} by {some.title}"}
 
 
 def _pair(fairness: Fairness, pair: Pair, plain: Sequence[Partition]) -> dict[str, Any]:
@@ -158,14 +149,14 @@ def _pair(fairness: Fairness, pair: Pair, plain: Sequence[Partition]) -> dict[st
         changes = {c: found for c in fairness.columns if (found := pair.changes.get((some.title, c)))}
         if changes:
             picture = change_plot(changes, some.title, pair.before, pair.after, _quantity(fairness))
-            plots.append({"src": _embedded(picture), "alt": f"Gaps by {some.title} before and after"})
+            plots.append({"src": embedded(picture), "alt": f"Gaps by {some.title} before and after"})
     bars = {c: (a.before, a.after, stars(a.p), a.verdict == "dropped") for c, a in pair.accuracy.items()}
-    bars_picture = _embedded(accuracy_plot(bars, pair.before, pair.after, _quantity(fairness))) if bars else ""
+    drawn = 0 < len(bars) <= MOST_PLOTS
     return {
         "before": pair.before,
         "after": pair.after,
         "accuracy": [_accuracy_row(fairness, pair, column) for column in pair.accuracy],
-        "bars": bars_picture if 0 < len(bars) <= MOST_PLOTS else "",
+        "bars": embedded(accuracy_plot(bars, pair.before, pair.after, _quantity(fairness))) if drawn else "",
         "plots": plots,
         "tables": [t for some in fairness.cohort.partitions if (t := _change_table(fairness, pair, some))["rows"]],
     }
@@ -173,15 +164,15 @@ def _pair(fairness: Fairness, pair: Pair, plain: Sequence[Partition]) -> dict[st
 
 def _accuracy_row(fairness: Fairness, pair: Pair, column: str) -> dict[str, Any]:
     found = pair.accuracy[column]
-    holm = "" if found.p_holm is None else f"Holm {stars(found.p_holm)} {found.p_holm:.2g}"
+    change = _change_cell(fairness, found.change)
     return {
         "label": column,
-        "before": _number(fairness, found.before),
-        "after": _number(fairness, found.after),
-        "change": _number(fairness, found.change.value, sign=True),
-        "interval": _interval(fairness, found.change, sign=True),
+        "before": number(found.before, fairness.digits),
+        "after": number(found.after, fairness.digits),
+        "change": change["text"],
+        "interval": change["small"],
         "p": f"{stars(found.p)} {found.p:.2g}",
-        "holm": holm,
+        "holm": _holm(found.p_holm),
         "people": found.people,
         "verdict": found.verdict,
         "class": VERDICT_CLASSES[found.verdict],
@@ -199,32 +190,17 @@ def _change_table(fairness: Fairness, pair: Pair, some: Partition) -> dict[str, 
     return {"title": some.title, "rows": [(name, [_change_cell(fairness, f) for f in row]) for name, row in parts]}
 
 
-def _change_cell(fairness: Fairness, found: Figure | None) -> dict[str, str]:
-    if found is None:
-        return {"text": "—", "small": ""}
-    return {"text": _number(fairness, found.value, sign=True), "small": _interval(fairness, found, sign=True)}
-
-
-def _number(fairness: Fairness, value: float, sign: bool = False) -> str:
-    digits = DIGITS[bool(METRICS[fairness.metric].unit)]
-    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
-    return text.replace("-", "−") if sign else text
-
-
-def _interval(fairness: Fairness, found: Figure, sign: bool = False) -> str:
-    if found.low is None or found.high is None:
-        return ""
-    between = " to " if sign else "–"
-    return f"{_number(fairness, found.low, sign)}{between}{_number(fairness, found.high, sign)}"
-
-
 def _quantity(fairness: Fairness) -> str:
-    unit = METRICS[fairness.metric].unit
-    return f"{fairness.metric} [{unit}]" if unit else fairness.metric
+    return quantity(fairness.metric, "mm")
 
 
-def _embedded(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+def _cell(fairness: Fairness, found: Figure | None, **more: Any) -> dict[str, Any]:
+    return {"text": number(found and found.value, fairness.digits), "small": interval(found, fairness.digits), **more}
+
+
+def _change_cell(fairness: Fairness, found: Figure | None) -> dict[str, str]:
+    text, small = number(found and found.value, fairness.digits, True), interval(found, fairness.digits, True)
+    return {"text": text.replace("-", "−"), "small": small.replace("-", "−")}
 
 
 def fairness_lines(fairness: Fairness | None) -> list[str]:
@@ -239,7 +215,7 @@ def fairness_lines(fairness: Fairness | None) -> list[str]:
         if found:
             (title, label), one = max(found.items(), key=lambda item: item[1].gap.value)
             corrected = [other.tests.p_holm for other in found.values() if other.tests]
-            widest = f"{_number(fairness, one.gap.value)} ({label} by {title}, worst {one.worst})"
+            widest = f"{number(one.gap.value, fairness.digits)} ({label} by {title}, worst {one.worst})"
             lines.append(
                 f"  {folder.name}: largest gap in {fairness.metric} {widest}; "
                 f"{sum(p is not None and p < 0.05 for p in corrected)} of {len(found)} tests "

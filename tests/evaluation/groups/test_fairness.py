@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from scored import LABELS, folder
+from scored import LABELS, RULES, folder
 
 from nnkd.evaluation.groups.cohort import divide
 from nnkd.evaluation.groups.fairness import Fairness
@@ -29,7 +29,7 @@ def cohort_of(number=80) -> dict[str, Participant]:
 
 
 def scores_of(people, *folders, bootstrap=BOOTSTRAP) -> Scores:
-    return Scores(folders, LABELS, list(people), {case: p.identifier for case, p in people.items()}, bootstrap)
+    return Scores(folders, LABELS, list(people), {case: p.identifier for case, p in people.items()}, bootstrap, RULES)
 
 
 def values(people, gap=0.0, seed=0, drop=0.0) -> dict[str, tuple[float, float]]:

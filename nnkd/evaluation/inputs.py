@@ -1,0 +1,179 @@
+"""What an evaluation reads: dataset.json, references and prediction folders, of the same cases and labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nnkd import paths
+from nnkd.data.dataset import DatasetSpec
+from nnkd.data.predictions import Manifest, PredictionFolder, label_map_files
+from nnkd.errors import DatasetError, FolderError, PredictionError, SettingError
+from nnkd.evaluation.intervals import Bootstrap
+from nnkd.evaluation.scores import FolderScores
+from nnkd.evaluation.surfaces import DEFINITIONS
+
+
+def check_values(definition: str, tolerances: Iterable[float], bootstrap: Bootstrap, workers: int | None) -> None:
+    """Refuse what nothing can be measured with, before anything is read.
+
+    Args:
+        definition: Of surfaces.
+        tolerances: Of the NSD, in mm.
+        bootstrap: Resamples.
+        workers: Processes.
+
+    Raises:
+        SettingError: With what is expected instead.
+    """
+    for tolerance in tolerances:
+        if not (np.isfinite(tolerance) and tolerance >= 0):
+            raise SettingError(f"--tolerance is {tolerance}, but a distance in mm of 0 or more is expected.")
+    if bootstrap.resamples < 0:
+        raise SettingError(f"--bootstrap is {bootstrap.resamples}, but a number of 0 or more is expected.")
+    if definition not in DEFINITIONS:
+        raise SettingError(f"There is no definition '{definition}'. There are: {', '.join(DEFINITIONS)}.")
+    if workers is not None and workers < 1:
+        raise SettingError(f"-np is {workers}, but at least one process is needed.")
+
+
+def find_dataset_json(reference: Path, dataset: str | None, given: Path | None) -> Path:
+    """Where the labels and the file ending stand.
+
+    Args:
+        reference: Folder of references: the file may lie beside it.
+        dataset: Id or name.
+        given: The file itself; wins over the others.
+
+    Raises:
+        NnkdError: If it is not there.
+    """
+    if given is not None:
+        if not given.is_file():
+            raise FolderError(f"There is no file '{given}' (-djfile). Give the path of a dataset.json.")
+        return given
+    if dataset is not None:
+        name = paths.dataset_name(dataset)
+        rooms = [Path(os.environ[r]) for r in ("nnUNet_raw", "nnUNet_preprocessed") if os.environ.get(r)]
+        for room in rooms:
+            if (file := room / name / "dataset.json").is_file():
+                return file
+        raise DatasetError(f"{name} has no dataset.json in nnUNet_raw or nnUNet_preprocessed. Give it with -djfile.")
+    file = _existing(reference, "-ref").resolve().parent / "dataset.json"
+    if not file.is_file():
+        raise DatasetError(
+            f"No dataset.json lies beside '{reference.name}'. Name the dataset with -d, or the file itself "
+            f"with -djfile."
+        )
+    return file
+
+
+def _existing(folder: Path, flag: str) -> Path:
+    if not folder.is_dir():
+        raise FolderError(f"There is no folder '{folder}' ({flag}). Check the path.")
+    return folder
+
+
+def label_maps(folder: Path, spec: DatasetSpec, flag: str) -> dict[str, Path]:
+    """Files by case.
+
+    Args:
+        folder: Where they lie.
+        spec: The dataset.
+        flag: The option that named the folder, for messages.
+
+    Raises:
+        NnkdError: If there is no such folder, or no label map in it.
+    """
+    files = label_map_files(_existing(folder, flag), spec.file_ending)
+    if not files:
+        others = sorted({p.name for p in folder.iterdir() if not p.name.startswith(".")})[:3]
+        there = f"it holds {', '.join(others)}" if others else "it is empty"
+        raise PredictionError(
+            f"'{folder.name}' ({flag}) holds no label map with the ending {spec.file_ending} that dataset.json of "
+            f"{spec.name} names; {there}. Give a folder of files named CASE{spec.file_ending}."
+        )
+    return files
+
+
+def read_folders(
+    predictions: Sequence[Path], names: Sequence[str] | None, spec: DatasetSpec
+) -> tuple[list[FolderScores], dict[str, dict[str, Path]]]:
+    """The folders to evaluate, and their label maps by name and case.
+
+    Args:
+        predictions: The folders.
+        names: What to call them; None: as their manifests or the folders are called.
+        spec: The dataset.
+
+    Raises:
+        NnkdError: If there is no label map, a name cannot be used, or a manifest has other labels.
+    """
+    files = [label_maps(path, spec, "-i") for path in predictions]
+    manifests = [f.manifest() if (f := PredictionFolder(p)).exists() else None for p in predictions]
+    pairs = zip(predictions, manifests, strict=True)
+    names = list(names or [manifest.name if manifest else path.resolve().name for path, manifest in pairs])
+    if len(names) != len(predictions):
+        raise SettingError(f"--names has {len(names)} names for {len(predictions)} folders. Give one for each.")
+    if bad := next((n for n in names if names.count(n) > 1 or not n.strip(". ") or {"/", "\\"} & set(n)), None):
+        raise SettingError(f"'{bad}' cannot name one folder (doubled, empty or with a slash). Give names with --names.")
+    for name, manifest in zip(names, manifests, strict=True):
+        _check_manifest(name, manifest, spec)
+    folders = [
+        FolderScores(name, manifest, {case: path.name for case, path in found.items()})
+        for name, manifest, found in zip(names, manifests, files, strict=True)
+    ]
+    return folders, dict(zip(names, files, strict=True))
+
+
+def _check_manifest(name: str, manifest: Manifest | None, spec: DatasetSpec) -> None:
+    """The same integer must mean the same label in both."""
+    for label, values in (manifest.labels if manifest else {}).items():
+        if label not in spec.labels:
+            raise PredictionError(
+                f"The manifest of '{name}' has the label '{label}', but dataset.json of {spec.name} has "
+                f"{', '.join(spec.labels)}. Evaluate it with the dataset.json it was made with."
+            )
+        if tuple(values) != tuple(spec.labels[label]):
+            raise PredictionError(
+                f"'{label}' is {values} in the manifest of '{name}', but {list(spec.labels[label])} in dataset.json of "
+                f"{spec.name}. Evaluate it with the dataset.json it was made with."
+            )
+
+
+def shared_cases(
+    references: Mapping[str, Path], found: Mapping[str, Mapping[str, Path]], common: bool = False
+) -> list[str]:
+    """The cases to evaluate, sorted.
+
+    Args:
+        references: Label map by case.
+        found: Label map by folder's name and case.
+        common: Only those that every folder has, instead of all that have a reference.
+
+    Raises:
+        PredictionError: If a folder has none of them, or there is none that all have.
+    """
+    for name, files in found.items():
+        if not files.keys() & references.keys():
+            raise PredictionError(
+                f"None of the {len(files)} label maps of '{name}' is named as one of the {len(references)} references "
+                f"('{min(files)}' here, '{min(references)}' there). Check that both folders are of the same cases."
+            )
+    if common:
+        cases = sorted(set(references).intersection(*found.values()))
+        if not cases:
+            raise PredictionError("No case is in all folders. Leave --chill out, or evaluate them one by one.")
+        return cases
+    return sorted(references)
+
+
+def image_folders(reference: Path, json_file: Path, given: Path | None) -> list[Path]:
+    """Where images for the overlays may be, the likeliest first."""
+    if given is not None:
+        return [given]
+    sibling = reference.resolve().parent / f"images{reference.name.removeprefix('labels')}"
+    return [sibling, json_file.parent / "imagesTs", json_file.parent / "imagesTr"]
