@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from nnkd.errors import NnkdError
+
+Job = TypeVar("Job")
 
 
 class Here(Executor):
@@ -23,7 +30,90 @@ class Here(Executor):
         return future
 
 
-def pool(processes: int, jobs: Sequence[Any]) -> Executor:
+def run_all(
+    work: Callable[[Job], Any],
+    jobs: Sequence[Job],
+    number: int,
+    *,
+    killed: str,
+    title: str = "",
+    in_order: bool = False,
+) -> Iterator[tuple[Job, Any]]:
+    """Do jobs in processes, or in this one where one is enough.
+
+    Args:
+        work: Does one; what it raises stops all.
+        jobs: What is to be done.
+        number: How many to do at once.
+        killed: What to say when a process was killed; {number} in it stands for that of processes, {job} for the job
+            that was waited for.
+        title: Of the progress bar; empty: there is none.
+        in_order: Whether results come in the order of the jobs; else as they are ready.
+
+    Yields:
+        Each job and its result.
+
+    Raises:
+        NnkdError: If a process was killed.
+    """
+    number = min(number, len(jobs))
+    executor, ahead = (workers(number), 2 * number) if number > 1 else (Here(), 0)
+    with tqdm(total=len(jobs), desc=title, unit="case", disable=not (title and jobs)) as bar:
+        try:
+            for job, future in submitted(executor, work, ((job, (job,)) for job in jobs), ahead, in_order):
+                try:
+                    result = future.result()
+                except BrokenProcessPool as error:
+                    raise NnkdError(killed.format(number=number, job=job)) from error
+                yield job, result
+                bar.update()
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+def submitted(
+    executor: Executor,
+    work: Callable[..., Any],
+    jobs: Iterable[tuple[Job, tuple[Any, ...]]],
+    ahead: int,
+    in_order: bool = True,
+) -> Iterator[tuple[Job, Future]]:
+    """Have jobs done a few ahead of who takes the results: each may be a whole scan in memory.
+
+    Args:
+        executor: Does them.
+        work: Does one.
+        jobs: Each, and what `work` is called with, which is not kept; taken one by one.
+        ahead: How many more may be under way when a result is handed out.
+        in_order: Whether results come in the order of the jobs; else as they are ready.
+
+    Yields:
+        Each job and its future, whose result tells all that went wrong.
+    """
+    running: dict[Future, Job] = {}
+
+    def take() -> tuple[Job, Future]:
+        future = next(iter(running) if in_order else as_completed(running))
+        return running.pop(future), future
+
+    for job, arguments in jobs:
+        running[_submit(executor, work, arguments)] = job
+        if len(running) > ahead:
+            yield take()
+    while running:
+        yield take()
+
+
+def _submit(executor: Executor, work: Callable[..., Any], arguments: tuple[Any, ...]) -> Future:
+    try:
+        return executor.submit(work, *arguments)
+    except BrokenProcessPool as error:  # found out now, but it was an earlier job that broke it
+        broken: Future = Future()
+        broken.set_exception(error)
+        return broken
+
+
+def pool(processes: int, jobs: Sized) -> Executor:
     """An executor for these jobs: with no process asked for, or a single job, this process does them."""
     if processes <= 0 or len(jobs) == 1:
         return Here()

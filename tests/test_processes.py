@@ -6,9 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
+from nnkd.errors import NnkdError
+from nnkd.processes import Here, run_all, submitted, workers
+
+KILLED = "One of {number} processes was killed at {job}."
 PROGRAM = """
 import os, sys, time
 from multiprocessing import get_context
@@ -26,6 +32,79 @@ if __name__ == "__main__":
     print(pid.get(), flush=True)
     time.sleep(600)
 """
+
+
+def in_which(job):
+    """This process' number, later for smaller jobs."""
+    time.sleep((3 - job) / 10)
+    return os.getpid()
+
+
+def ends(job):
+    if job == 1:
+        os._exit(9)
+    time.sleep(0.5)
+
+
+@pytest.mark.parametrize(("number", "jobs"), [(0, [1, 2]), (1, [1, 2]), (4, [3]), (4, [])])
+def test_one_process_is_this_one(number, jobs):
+    assert list(run_all(in_which, jobs, number, killed=KILLED)) == [(job, os.getpid()) for job in jobs]
+
+
+def test_here_nothing_is_done_before_it_is_asked_for():
+    done = []
+    results = run_all(done.append, [1, 2], 1, killed=KILLED)
+    next(results)
+    assert done == [1]
+
+
+def test_order_is_kept_where_it_is_asked_for():
+    jobs = [0, 1, 2, 3] * 3
+    results = list(run_all(in_which, jobs, 3, killed=KILLED, in_order=True))
+    assert [job for job, _ in results] == jobs
+    assert 1 < len({process for _, process in results}) <= 3
+    results = list(run_all(in_which, jobs, 3, killed=KILLED))
+    assert sorted(job for job, _ in results) == sorted(jobs)
+
+
+def test_a_job_that_fails_stops_all():
+    with pytest.raises(ZeroDivisionError):
+        list(run_all(one_over, [1, 0, 2], 2, killed=KILLED))
+
+
+def one_over(job):
+    return 1 / job
+
+
+def test_a_killed_process_is_one_sentence():
+    with pytest.raises(NnkdError, match=r"^One of 2 processes was killed at 1\.$"):
+        list(run_all(ends, [1, 2, 3], 2, killed=KILLED, in_order=True))
+
+
+def test_a_pool_that_broke_before_is_told_by_the_next_result():
+    with workers(1) as broken:
+        with pytest.raises(BrokenProcessPool):
+            broken.submit(ends, 1).result()
+        (job, future), *_ = submitted(broken, ends, [("b", (2,)), ("c", (3,))], ahead=1)
+        assert job == "b"
+        with pytest.raises(BrokenProcessPool):
+            future.result()
+
+
+def test_so_many_are_ahead():
+    begun = []
+    results = submitted(Here(), begun.append, ((n, (n,)) for n in range(9)), ahead=3)
+    next(results)
+    assert begun == [0, 1, 2, 3]
+    assert [job for job, _ in results] == list(range(1, 9))
+
+
+def test_the_bar_is_there_where_it_has_a_name(capfd):
+    list(run_all(abs, [1], 1, killed=KILLED))
+    list(run_all(abs, [], 1, killed=KILLED, title="empty"))
+    assert capfd.readouterr().err == ""
+    list(run_all(abs, [1], 1, killed=KILLED, title="named"))
+    assert "named: 100%" in capfd.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")

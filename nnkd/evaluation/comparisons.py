@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +11,21 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from nnkd import processes
 from nnkd.data.dataset import DatasetSpec
 from nnkd.data.geometry import Grid
 from nnkd.errors import DatasetError, NnkdError
 from nnkd.evaluation.metrics import LabelResult, Structures, compare
 from nnkd.evaluation.scores import FolderScores, Rules
 from nnkd.files import read_json, remove_leftovers, sha256, sha256_text, write_json
+from nnkd.processes import run_all
 
 PARALLEL_FROM_BYTES = 20_000_000  # starting processes takes seconds; small sets are done by then
 CACHE_VERSION = 2  # raise when a metric's value changes
 EMPTY = "no label map"
+KILLED = (
+    "A process that compared label maps was ended from outside, probably for want of memory. Run the command again "
+    "with -np 1: it continues where it stopped."
+)
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ def compare_cases(
         todo = {name: maps.get(case) for name, maps in files.predictions.items() if name not in known}
         if todo:
             tasks.append(_Task(case, files.references[case], todo, keys, settings))
-    for task, outcomes in _run(tasks, _workers(files) if workers is None else workers):
+    compared = run_all(_compare_case, tasks, _workers(files) if workers is None else workers, killed=KILLED)
+    for task, outcomes in tqdm(compared, "evaluating", len(tasks), unit="case", disable=None if tasks else True):
         for name, outcome in outcomes.items():
             if isinstance(outcome, str):
                 by_name[name].failures[task.case] = outcome
@@ -181,31 +184,6 @@ def _known(cache: Path, keys: Mapping[str, str], settings: Settings) -> dict[str
         except (NnkdError, KeyError, TypeError):
             continue
     return known
-
-
-def _run(tasks: Sequence[_Task], workers: int) -> Iterator[tuple[_Task, dict[str, Any]]]:
-    with tqdm(total=len(tasks), desc="evaluating", unit="case", disable=True if not tasks else None) as bar:
-        for done in _outcomes(tasks, min(workers, len(tasks))):
-            bar.update()
-            yield done
-
-
-def _outcomes(tasks: Sequence[_Task], number: int) -> Iterable[tuple[_Task, dict[str, Any]]]:
-    if number <= 1:
-        yield from ((task, _compare_case(task)) for task in tasks)
-        return
-    pool = processes.workers(number)
-    try:
-        running = {pool.submit(_compare_case, task): task for task in tasks}
-        for future in as_completed(running):
-            yield running[future], future.result()
-    except BrokenProcessPool as error:
-        raise NnkdError(
-            "A process that compared label maps was ended from outside, probably for want of memory. Run the command "
-            "again with -np 1: it continues where it stopped."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _compare_case(task: _Task) -> dict[str, Any]:

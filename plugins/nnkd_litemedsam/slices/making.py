@@ -6,16 +6,13 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
-from tqdm import tqdm
 
 from nnkd.boxes.pixels import resize, scaled_shape
 from nnkd.data.dataset import ImageFolder, RawDataset
@@ -25,12 +22,16 @@ from nnkd.data.participants import participants_of_cases
 from nnkd.devices import cores
 from nnkd.errors import DatasetError, NnkdError, UnknownNameError
 from nnkd.files import atomic, remove_leftovers, sha256, sha256_text
-from nnkd.processes import workers
+from nnkd.processes import run_all
 from nnkd.votes import consensus
 from nnkd_litemedsam.slices.store import SliceIndex, Slices, StoredCase, read_index
 
 SECONDS_BETWEEN_RECORDS = 10.0  # the index grows with the cohort; what a kill loses is made again
 MOST_VALUES = 256
+KILLED = (
+    "A process was killed while making slices, most likely for want of memory. Set nnUNet_def_n_proc to fewer than "
+    "{number} and run the command again: it continues where it stopped."
+)
 log = logging.getLogger("nnkd")
 
 
@@ -184,38 +185,16 @@ def _make(jobs: Sequence[Job], wanted: SliceIndex, folder: Path) -> dict[str, st
     """Run the jobs, noting in the index what is done; returns the failures, by case."""
     failures: dict[str, str] = {}
     written = time.monotonic()
-    for case, outcome in _run(jobs):
+    number = min(cores(), int(os.environ.get("nnUNet_def_n_proc") or 8))
+    for job, outcome in run_all(attempt, jobs, number, title="Slices", killed=KILLED):
         if isinstance(outcome, StoredCase):
-            wanted.cases[case] = outcome
+            wanted.cases[job.case] = outcome
         else:
-            failures[case] = str(outcome)
+            failures[job.case] = str(outcome)
         if time.monotonic() - written > SECONDS_BETWEEN_RECORDS:
             wanted.write(folder)
             written = time.monotonic()
     return failures
-
-
-def _run(jobs: Sequence[Job]) -> Iterator[tuple[str, StoredCase | NnkdError]]:
-    processes = min(len(jobs), cores(), int(os.environ.get("nnUNet_def_n_proc") or 8))
-    with tqdm(total=len(jobs), desc="Slices", unit="case", disable=not jobs) as bar:
-        if processes <= 1:
-            for job in jobs:
-                yield job.case, attempt(job)
-                bar.update()
-            return
-        with workers(processes) as pool:
-            futures = {pool.submit(attempt, job): job.case for job in jobs}
-            try:
-                for future in as_completed(futures):
-                    yield futures[future], future.result()
-                    bar.update()
-            except BrokenProcessPool as error:
-                raise NnkdError(
-                    f"A process was killed while making slices, most likely for want of memory. Set nnUNet_def_n_proc "
-                    f"to fewer than {processes} and run the command again: it continues where it stopped."
-                ) from error
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
 
 
 # --- one case ---------------------------------------------------------------------------------------------------
