@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tqdm import tqdm
 
-from nnkd.data.dataset import DatasetSpec, ImageFolder, RawDataset
-from nnkd.data.predictions import PredictionFolder, portable_options
+from nnkd.data.dataset import RawDataset
+from nnkd.data.predictions import portable_options
 from nnkd.errors import SettingError
 from nnkd.plugin.aggregators import Aggregator, JointAggregator
 from nnkd.types import Failure, StepReport
 from nnkd.votes import agreement, consensus
 from nnkd.votes.agreement import AGREEMENT, AgreementFile
+from nnkd.votes.outputs import Folder, LabelsTr, Target
 from nnkd.votes.panel import Outcome, Panel
-
-LOG = logging.getLogger("nnkd")
 
 
 def aggregate(
@@ -78,7 +76,9 @@ def aggregate(
             target = LabelsTr(dataset, panel)
             report = _run(target, aggregator, name, options, overwrite, processes)
             if review:
-                _draw(report, target, review)
+                files, lines = target.review(report.data["disagreement"], review)
+                report.data = {**report.data, "review": files}
+                report.lines += ["", *lines]
             return report
     if source.resolve() in (output.resolve(), *output.resolve().parents):
         raise SettingError(
@@ -87,96 +87,6 @@ def aggregate(
         )
     folder = Folder(dataset.spec, panel, output, name, options, overwrite)
     return _run(folder, aggregator, name, options, overwrite, processes)
-
-
-class Target(Protocol):
-    """Where label maps go.
-
-    Attributes:
-        panel: Whose votes they are made from.
-        title: What to call it.
-        agreement_file: Where the figures go.
-        images: The cases' images, whose grids count; None: the first teacher's grid does.
-    """
-
-    panel: Panel
-    title: str
-    agreement_file: Path
-    images: ImageFolder | None
-
-    def cases(self) -> list[str]: ...
-
-    def manual(self) -> list[str]: ...
-
-    def is_done(self, case: str, inputs: Mapping[str, str]) -> bool: ...
-
-    def write(self, case: str, outcome: Outcome) -> bool: ...
-
-    def fail(self, case: str, reason: str) -> None: ...
-
-
-class LabelsTr:
-    """labelsTr and consensus.json."""
-
-    def __init__(self, dataset: RawDataset, panel: Panel):
-        self.dataset, self.panel = dataset, panel
-        self.title = f"labelsTr of {dataset.name}"
-        self.agreement_file = dataset.teachers_folder() / AGREEMENT
-        self.images = dataset.images()
-        self._manual = consensus.manual_cases(dataset)
-        self._index = consensus.read(dataset)
-
-    def cases(self) -> list[str]:
-        return self.images.cases()
-
-    def manual(self) -> list[str]:
-        return self._manual
-
-    def is_done(self, case: str, inputs: Mapping[str, str]) -> bool:
-        return not consensus.is_stale(self.dataset, case, inputs, self._index)
-
-    def write(self, case: str, outcome: Outcome) -> bool:
-        inputs = self.panel.inputs(case)
-        took_part = [t for t in self.panel.names if f"{t}/{case}" in inputs]
-        return consensus.write(
-            self.dataset, case, outcome.label_map, outcome.properties, teachers=took_part, inputs=inputs
-        )
-
-    def fail(self, case: str, reason: str) -> None:
-        """An older consensus stays, and `nnkd.votes.consensus.stale_cases` names it."""
-
-
-class Folder:
-    """A prediction folder of kind "aggregation"."""
-
-    def __init__(
-        self, spec: DatasetSpec, panel: Panel, output: Path, name: str, options: Mapping[str, Any], overwrite: bool
-    ):
-        self.spec, self.panel, self.folder = spec, panel, PredictionFolder(output)
-        self.title = output.name
-        self.agreement_file = output / AGREEMENT
-        self.images = None
-        self.found = self.folder.begin(panel.header(output.name, name, options), overwrite)
-
-    def cases(self) -> list[str]:
-        manifests = self.panel.manifests.values()
-        return sorted({case for manifest in manifests for case in (*manifest.cases, *manifest.failures)})
-
-    def manual(self) -> list[str]:
-        return []
-
-    def is_done(self, case: str, inputs: Mapping[str, str]) -> bool:
-        return self.folder.is_done(self.found, case, inputs)
-
-    def write(self, case: str, outcome: Outcome) -> bool:
-        inputs = self.panel.inputs(case)
-        self.folder.write(
-            self.spec, case, outcome.label_map, outcome.properties, inputs=inputs, answers=outcome.answered
-        )
-        return True
-
-    def fail(self, case: str, reason: str) -> None:
-        self.folder.fail(case, reason)
 
 
 def _run(
@@ -195,7 +105,7 @@ def _run(
             report.skipped.append(case)
         else:
             todo[case] = done
-    _note_abstentions(panel, [*todo])
+    panel.note_abstentions([*todo])
     outcomes = panel.outcomes([*todo], aggregator, target.images, processes)
     for case, outcome in tqdm(outcomes, total=len(todo), desc="aggregate", unit="case"):
         _take(report, target, figures, case, outcome, todo[case])
@@ -240,48 +150,3 @@ def _summarise(report: StepReport, target: Target, figures: AgreementFile, manua
         f"figures of each case: {target.agreement_file.parent.name}/{AGREEMENT}",
     ]
     report.data = {"agreement": summary, "disagreement": {c: f["disagreement"] for c, f in figures.cases.items()}}
-
-
-def _draw(report: StepReport, target: LabelsTr, number: int) -> None:
-    """Overlays of the cases in which teachers differ most, in the dataset's folder review."""
-    from nnkd.data.overlays import draw_overlays
-
-    panel, far = target.panel, report.data["disagreement"]
-    dataset, folder = target.dataset, target.dataset.folder / "review"
-    chosen = sorted((case for case in far if far[case] > 0), key=lambda case: (-far[case], case))[:number]
-    names = _names_by_integer(panel.spec)
-    for case in set(far) - set(chosen):  # pictures of an earlier call that would mislead
-        (folder / f"{case}.png").unlink(missing_ok=True)
-    for case in tqdm(chosen, desc="review", unit="case"):
-        volume, orientation, _ = dataset.images().volume(case)
-        maps = {"consensus": panel.spec.read_label_map(dataset.label_file(case))[0]}
-        for teacher, prediction in panel.folders.items():
-            if case in panel.manifests[teacher].cases:
-                maps[teacher] = prediction.read(panel.spec, case)
-        turned = {title: orientation.to_lps(label_map) for title, label_map in maps.items()}
-        draw_overlays(volume.data, turned, folder / f"{case}.png", label_names=names, spacing=volume.spacing)
-    files = [folder / f"{case}.png" for case in chosen]
-    report.data = {**report.data, "review": files}
-    if not files:
-        report.lines += ["", "review: the teachers agree in every case, so there is nothing to draw"]
-        return
-    report.lines += ["", "review: where teachers differ most (1 - mean pairwise DSC)"]
-    report.lines += [f"  review/{case}.png  {far[case]:.3f}" for case in chosen]
-    report.lines.append(
-        f"To correct one, edit labelsTr/{chosen[0]}{panel.spec.file_ending} and save it in place: from then on "
-        f"it counts as manual and is never overwritten."
-    )
-
-
-def _note_abstentions(panel: Panel, cases: Sequence[str]) -> None:
-    for teacher, manifest in panel.manifests.items():
-        absent = [case for case in cases if case not in manifest.cases]
-        if absent:
-            some = ", ".join(absent[:3]) + (" ..." if len(absent) > 3 else "")
-            LOG.info("%s has no output for %d case(s) (%s): it abstains there.", teacher, len(absent), some)
-
-
-def _names_by_integer(spec: DatasetSpec) -> dict[int, str]:
-    if spec.has_regions:
-        return dict(zip(spec.json["regions_class_order"], spec.labels, strict=True))
-    return {integers[0]: label for label, integers in spec.labels.items()}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,15 @@ from nnkd.data.predictions import Lineage, Manifest, PredictionFolder, portable_
 from nnkd.errors import BrokenPluginError, NnkdError, PredictionError, UnknownNameError
 from nnkd.files import sha256
 from nnkd.plugin.aggregators import Aggregator, JointAggregator
-from nnkd.processes import workers
+from nnkd.processes import run_all
 from nnkd.votes import agreement, bits, consensus
 from nnkd.votes.ballots import Ballots
+
+log = logging.getLogger("nnkd")
+KILLED = (
+    "A worker process ended without a word while it did '{job[1]}', probably for lack of memory. Run the same command "
+    "again with a smaller -np: it continues where it stopped."
+)
 
 
 @dataclass(frozen=True)
@@ -208,6 +213,14 @@ class Panel:
         or_else = f", put a manual {case}{self.spec.file_ending} into labelsTr, or take the image out"
         return f"No teacher answered for it{why}. Run nnKD_predict_teachers again{or_else if in_training else ''}."
 
+    def note_abstentions(self, cases: Sequence[str]) -> None:
+        """Say in the log which teachers have nothing for some of the cases."""
+        for teacher, manifest in self.manifests.items():
+            absent = [case for case in cases if case not in manifest.cases]
+            if absent:
+                some = ", ".join(absent[:3]) + (" ..." if len(absent) > 3 else "")
+                log.info("%s has no output for %d case(s) (%s): it abstains there.", teacher, len(absent), some)
+
     def outcomes(
         self, cases: Sequence[str], aggregator: Aggregator, images: ImageFolder | None, processes: int = 1
     ) -> Iterator[tuple[str, Outcome | str]]:
@@ -225,30 +238,20 @@ class Panel:
             BrokenPluginError: If the aggregator cannot be handed to a worker process.
             NnkdError: If a worker process died.
         """
-        if processes <= 1:
-            for case in cases:
-                yield case, _outcome(self, case, aggregator, images)
-            return
-        _check_portable(aggregator)
-        waiting: deque[tuple[str, Future[Outcome | str]]] = deque()
-        pool = workers(min(processes, max(1, len(cases))))
-        try:
-            for case in cases:
-                waiting.append((case, pool.submit(_outcome, self._only(case), case, aggregator, images)))
-                if len(waiting) > 2 * processes:  # label maps of more cases need not lie in memory
-                    yield _first(waiting)
-            while waiting:
-                yield _first(waiting)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        if processes > 1:
+            _check_portable(aggregator)
+        jobs = [(self._only(case), case) for case in cases]
+        work = partial(_outcome, aggregator=aggregator, images=images)
+        for (_, case), outcome in run_all(work, jobs, processes, killed=KILLED, in_order=True):
+            yield case, outcome
 
     def _only(self, case: str) -> Panel:
         """The same without the records of other cases, which no worker process needs."""
         manifests = {
             teacher: manifest.model_copy(
                 update={
-                    "cases": {key: record for key, record in manifest.cases.items() if key == case},
-                    "failures": {key: reason for key, reason in manifest.failures.items() if key == case},
+                    "cases": {case: manifest.cases[case]} if case in manifest.cases else {},
+                    "failures": {case: manifest.failures[case]} if case in manifest.failures else {},
                 }
             )
             for teacher, manifest in self.manifests.items()
@@ -295,22 +298,12 @@ def _check_labels(teacher: str, manifest: Manifest, spec: DatasetSpec) -> None:
         )
 
 
-def _outcome(panel: Panel, case: str, aggregator: Aggregator, images: ImageFolder | None) -> Outcome | str:
+def _outcome(job: tuple[Panel, str], aggregator: Aggregator, images: ImageFolder | None) -> Outcome | str:
+    panel, case = job
     try:
         return panel.vote(case, aggregator, images)
     except NnkdError as error:
         return str(error)
-
-
-def _first(waiting: deque[tuple[str, Future[Outcome | str]]]) -> tuple[str, Outcome | str]:
-    case, future = waiting.popleft()
-    try:
-        return case, future.result()
-    except BrokenProcessPool as error:
-        raise NnkdError(
-            f"A worker process ended without a word while it did '{case}', probably for lack of memory. Run the same "
-            f"command again with a smaller -np: it continues where it stopped."
-        ) from error
 
 
 def _check_portable(aggregator: Aggregator) -> None:
