@@ -3,8 +3,7 @@ channel scheme and the intensity properties of the dataset's own."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,13 +16,13 @@ from nnkd.auxiliary.tasks import AuxiliaryIndex, Target, Task, grid_of, parse, r
 from nnkd.data.dataset import DatasetSpec, ImageFolder, RawDataset
 from nnkd.errors import DatasetError, NnkdError, RecipeError, UnknownNameError
 from nnkd.files import remove_leftovers, sha256, sha256_text
-from nnkd.preprocessing import cases as preprocessing
-from nnkd.preprocessing import folders
+from nnkd.preprocessing.cases import KILLED, attempted, check_files, stop_if_full
+from nnkd.preprocessing.folders import CasesFolder, whole_case
+from nnkd.processes import run_all
 from nnkd.types import Failure, StepReport
 
 SAMPLES = 50_000  # foreground voxels of a case whose intensities are kept for the dataset's properties
 CROPPED = 3 / 4.0  # below this median share of an image left by cropping, nnU-Net normalises by what is left
-SECONDS_BETWEEN_RECORDS = 5
 
 
 @dataclass(frozen=True)
@@ -70,25 +69,25 @@ def preprocess(names: Sequence[str], target: Target, most: int, processes: int, 
     for dataset in dict.fromkeys(task.dataset for task in tasks):
         try:
             raw = RawDataset.open(dataset)
-            work = _Work(raw, target, [task for task in tasks if task.dataset == dataset], processes)
-            work.run(most, report)
+            wanted = [task for task in tasks if task.dataset == dataset]
+            _Auxiliary(raw, target, wanted, processes, report).run(most)
         except (DatasetError, RecipeError, UnknownNameError) as error:
-            preprocessing.stop_if_full(error)
+            stop_if_full(error)
             report.failures.append(Failure(dataset, str(error)))
 
 
-class _Work:
+class _Auxiliary(CasesFolder):
     """What is to be done for one dataset, and the record of what was."""
 
-    def __init__(self, raw: RawDataset, target: Target, tasks: Sequence[Task], processes: int):
-        self.raw, self.target, self.tasks, self.processes = raw, target, list(tasks), processes
+    def __init__(self, raw: RawDataset, target: Target, tasks: Sequence[Task], processes: int, report: StepReport):
+        self.raw, self.target, self.tasks, self.processes, self.report = raw, target, list(tasks), processes, report
         self.images = raw.images()
         self._hashes: dict[str, str] = {}
         spec = DatasetSpec.read(target.preprocessed / "dataset.json")
         self.conversion = conversion_to(spec, raw.spec)
-        self.folder = target.folder / raw.name
+        folder = target.folder / raw.name
         self.grid = grid_of(target.plans, target.values, spec.channel_names)
-        found = read_index(self.folder)
+        found = read_index(folder)
         fresh = AuxiliaryIndex(
             dataset=raw.name,
             grid=self.grid,
@@ -102,9 +101,9 @@ class _Work:
             if (found.grid, found.channels) == (fresh.grid, fresh.channels):
                 kept += ("inputs", "schemes", "use_mask", "intensities", "measured")
         self.index = fresh.model_copy(update={key: getattr(found, key) for key in kept})
-        self.written = time.monotonic()
+        super().__init__(folder, self.index.inputs)
 
-    def run(self, most: int, report: StepReport) -> None:
+    def run(self, most: int) -> None:
         """Look at the label maps, choose cases, measure them, and preprocess what is missing or old."""
         cases = [case for case in self.images.cases() if self.raw.label_file(case).is_file()]
         if not cases:
@@ -115,23 +114,20 @@ class _Work:
         self._check_axes(cases)
         self.folder.parent.mkdir(exist_ok=True)
         remove_leftovers(self.folder)
-        self._look(cases, report)
-        chosen = self._measured(most, report)
-        jobs = [self._job(case) for case in chosen if not self._is_done(case)]
+        self._look(cases)
+        chosen = self._measured(most)
+        jobs = [self._job(case) for case in chosen if not self.is_done(case)]
         for job in jobs:
-            self.index.inputs.pop(job.case, None)
-        self._save(at_once=True)  # whoever is killed now leaves no case of another normalisation that counts as done
+            self.inputs.pop(job.case, None)
+        self.save(at_once=True)  # whoever is killed now leaves no case of another normalisation that counts as done
         title = f"{self.target.configuration}: {self.raw.name}"
-        for job, outcome in preprocessing.run_all(jobs, self.processes, title, partial(_attempt, _store)):
-            if isinstance(outcome, NnkdError):
-                self._leave_out(job.case, outcome, report)
-            else:
-                self.index.inputs[job.case] = self._inputs(job.case)
-                report.done.append(job.case)
-            self._save()
-        self._forget(cases)
-        self._save(at_once=True)
-        report.lines.append(
+        for case, _ in self._run(_store, jobs, title):
+            self.inputs[case] = self.inputs_of(case)
+            self.report.done.append(case)
+            self.save()
+        self.forget_removed(cases)
+        self.save(at_once=True)
+        self.report.lines.append(
             f"{self.target.configuration}: auxiliary {self.raw.name}: {len(jobs)} case(s) preprocessed, "
             f"{len(chosen) - len(jobs)} up to date; channels {self.index.channels}, {', '.join(self.index.schemes)}"
         )
@@ -148,7 +144,7 @@ class _Work:
             check_axes(self.target.values["patch_size"], image, self.target.preprocessed.name, self.raw.name)
             return
 
-    def _look(self, cases: Sequence[str], report: StepReport) -> None:
+    def _look(self, cases: Sequence[str]) -> None:
         """Which labels each case has, of all cases."""
         hashes = {case: sha256(self.raw.label_file(case)) for case in cases}
         present = self.index.present
@@ -156,16 +152,10 @@ class _Work:
             c: present[c] for c in cases if c in present and self.index.label_maps.get(c) == hashes[c]
         }
         todo = [self._job(case) for case in cases if case not in self.index.present]
-        for job, outcome in preprocessing.run_all(
-            todo, self.processes, f"{self.raw.name}: labels", partial(_attempt, _labels)
-        ):
-            if isinstance(outcome, NnkdError):
-                self._leave_out(job.case, outcome, report)
-            else:
-                self.index.present[job.case] = outcome
+        self.index.present.update(self._run(_labels, todo, f"{self.raw.name}: labels"))
         self.index.label_maps = {case: hashes[case] for case in self.index.present}
 
-    def _chosen(self, most: int, report: StepReport) -> list[str]:
+    def _chosen(self, most: int) -> list[str]:
         """The tasks' cases, and those that are there for other tasks: one normalisation is for all of them. A task that
         has none is left out if there are others."""
         wanted: list[str] = []
@@ -176,27 +166,22 @@ class _Work:
                 if self.tasks == [given]:
                     raise
                 self.tasks.remove(given)
-                report.failures.append(Failure(given.name, str(error)))
+                self.report.failures.append(Failure(given.name, str(error)))
         return list(dict.fromkeys(wanted + [case for case in self.index.inputs if case in self.index.present]))
 
-    def _measured(self, most: int, report: StepReport) -> list[str]:
+    def _measured(self, most: int) -> list[str]:
         """The cases to preprocess, after their intensities were measured; one that cannot be read gives place to
         another."""
         found: dict[str, Any] = {}
         while True:
-            chosen = self._chosen(most, report)
+            chosen = self._chosen(most)
             source = sha256_text("".join(self._files(case) for case in sorted(chosen)) + self.conversion)
             if source == self.index.measured:
                 return chosen
             todo = [self._job(case) for case in chosen if case not in found]
             if not todo:
                 break
-            title = f"{self.raw.name}: intensities"
-            for job, outcome in preprocessing.run_all(todo, self.processes, title, partial(_attempt, _measure)):
-                if isinstance(outcome, NnkdError):
-                    self._leave_out(job.case, outcome, report)
-                else:
-                    found[job.case] = outcome
+            found.update(self._run(_measure, todo, f"{self.raw.name}: intensities"))
         self._normalise([found[case] for case in sorted(chosen)])
         self.index.measured = source
         return chosen
@@ -212,35 +197,28 @@ class _Work:
         values = np.concatenate([intensities for intensities, _ in found], axis=1)
         self.index.intensities = {str(channel): _properties(row) for channel, row in enumerate(values)}
 
-    def _leave_out(self, case: str, error: NnkdError, report: StepReport) -> None:
-        self.index.present.pop(case, None)
-        self.index.label_maps.pop(case, None)
-        self.index.inputs.pop(case, None)
-        report.failures.append(Failure(f"{self.raw.name}/{case}", str(error)))
+    def _run(self, work: Callable[[CaseJob], Any], jobs: Sequence[CaseJob], title: str) -> Iterator[tuple[str, Any]]:
+        """Cases and what came of them; those that cannot be done are left out."""
+        attempt = partial(_attempt, work)
+        for job, outcome in run_all(attempt, jobs, self.processes, title=title, killed=KILLED):
+            if isinstance(outcome, NnkdError):
+                for record in (self.index.present, self.index.label_maps, self.inputs):
+                    record.pop(job.case, None)
+                self.report.failures.append(Failure(f"{self.raw.name}/{job.case}", str(outcome)))
+            else:
+                yield job.case, outcome
 
-    def _forget(self, cases: Sequence[str]) -> None:
-        """Remove preprocessed cases whose image or label map is gone."""
-        for case in set(folders.listed_cases(self.folder)) - set(cases):
-            folders.remove_case(self.folder, case)
-            self.index.inputs.pop(case, None)
-
-    def _save(self, at_once: bool = False) -> None:
-        if at_once or time.monotonic() - self.written > SECONDS_BETWEEN_RECORDS:
-            write_index(self.folder, self.index)
-            self.written = time.monotonic()
+    def write(self) -> None:
+        write_index(self.folder, self.index)
 
     def _files(self, case: str) -> str:
         if case not in self._hashes:
             self._hashes[case] = "".join(sha256(f) for f in (*self.images.files(case), self.raw.label_file(case)))
         return self._hashes[case]
 
-    def _inputs(self, case: str) -> str:
+    def inputs_of(self, case: str) -> str:
         made_by = (self.grid, self.conversion, self.index.schemes, self.index.use_mask, self.index.intensities)
         return sha256_text(self._files(case) + str(made_by))
-
-    def _is_done(self, case: str) -> bool:
-        there = folders.is_preprocessed(self.folder, case)
-        return there and self.index.inputs.get(case) == self._inputs(case)
 
     def _job(self, case: str) -> CaseJob:
         return CaseJob(
@@ -274,8 +252,8 @@ class _Work:
 # --- in a worker --------------------------------------------------------------------------------------------------
 
 
-def _attempt(work: Any, job: CaseJob) -> Any:
-    return preprocessing.attempted(partial(work, job))
+def _attempt(work: Callable[[CaseJob], Any], job: CaseJob) -> Any:
+    return attempted(partial(work, job))
 
 
 def _labels(job: CaseJob) -> list[str]:
@@ -312,7 +290,7 @@ def _properties(values: np.ndarray) -> dict[str, float]:
 def _read(job: CaseJob) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Images (C, Z, Y, X) float32 with the target's channels, label map (1, Z, Y, X), the reader's properties."""
     folder = ImageFolder(job.images[0].parent, job.spec)
-    images, label_map, properties = preprocessing.check_files(folder, job.label, job.case)
+    images, label_map, properties = check_files(folder, job.label, job.case)
     return converted(images, job.conversion), label_map[None], properties
 
 
@@ -335,7 +313,7 @@ def _store(job: CaseJob) -> None:
     patch = tuple(configuration.patch_size)
     blocks, chunks = comp_blosc2_params(data.shape, patch, data.itemsize)
     blocks_seg, chunks_seg = comp_blosc2_params(seg.shape, patch, seg.itemsize)
-    with preprocessing.whole_case(job.folder, job.case) as file:
+    with whole_case(job.folder, job.case) as file:
         nnUNetDatasetBlosc2.save_case(
             data, seg, properties, str(file), chunks=chunks, blocks=blocks, chunks_seg=chunks_seg, blocks_seg=blocks_seg
         )

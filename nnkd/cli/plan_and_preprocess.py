@@ -45,26 +45,30 @@ def _at_least_one(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> StepReport:
+    from nnkd.preprocessing.planning import Planning
     from nnkd.steps.plan_and_preprocess import Request, plan_and_preprocess
 
+    planning = Planning(
+        fingerprint_processes=arguments.npfp,
+        fingerprint_extractor=arguments.fpe,
+        verify=arguments.verify_dataset_integrity,
+        clean=arguments.clean,
+        planner=arguments.pl,
+        gpu_memory_target=arguments.gpu_memory_target,
+        preprocessor=arguments.preprocessor_name,
+        target_spacing=arguments.overwrite_target_spacing,
+        plans_name=arguments.overwrite_plans_name,
+        existing=arguments.plans_name,
+    )
     whole = StepReport()
     for dataset in arguments.d:
         report = plan_and_preprocess(
             Request(
                 dataset=dataset,
+                planning=planning,
                 configurations=arguments.c,
                 processes=arguments.np,
-                fingerprint_processes=arguments.npfp,
-                fingerprint_extractor=arguments.fpe,
-                verify=arguments.verify_dataset_integrity,
                 preprocess=not arguments.no_pp,
-                clean=arguments.clean,
-                planner=arguments.pl,
-                gpu_memory_target=arguments.gpu_memory_target,
-                preprocessor=arguments.preprocessor_name,
-                target_spacing=arguments.overwrite_target_spacing,
-                plans_name=arguments.overwrite_plans_name,
-                existing_plans=arguments.plans_name,
                 auxiliaries=arguments.auxiliaries,
                 max_aux_cases=arguments.max_aux_cases,
             )

@@ -7,24 +7,25 @@ bit by bit differs in up to 1 % of the voxels once three labels meet, because nn
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from nnkd.data.dataset import DatasetSpec, ImageFolder
 from nnkd.data.geometry import Grid
 from nnkd.errors import DatasetError, GeometryError, NnkdError
 from nnkd.files import atomic
 from nnkd.preprocessing.folders import whole_case
-from nnkd.processes import workers
 from nnkd.votes import bits
 from nnkd.votes.ballots import Ballots
+
+KILLED = (
+    "A process was killed while preprocessing, most likely for want of memory. Run the command again with fewer than "
+    "{number} processes (-np): it continues where it stopped."
+)
 
 
 @dataclass(frozen=True)
@@ -73,42 +74,9 @@ def run(job: Job) -> np.ndarray | None:
     return _votes(job, plans, configuration) if job.do_votes else None
 
 
-def run_all(
-    jobs: Sequence[Any], processes: int, title: str, attempt: Callable[[Any], Any] | None = None
-) -> Iterator[tuple[Any, Any]]:
-    """Run jobs in processes; a case's own error is handed on, anything else stops the step.
+def attempt(job: Job) -> Any:
+    """What `run` returns, or as an NnkdError why the case cannot be done; see `attempted`."""
 
-    Args:
-        jobs: What is to be done.
-        processes: How many at once.
-        title: Of the progress bar.
-        attempt: Does one, in a worker, see `attempted`; None: `run`, of a `Job`.
-    """
-    attempt = attempt or _attempt
-    processes = min(processes, len(jobs))
-    progress = tqdm(total=len(jobs), desc=title, unit="case", disable=not jobs)
-    with progress:
-        if processes <= 1:
-            for job in jobs:
-                yield job, attempt(job)
-                progress.update()
-            return
-        with workers(processes) as pool:
-            futures: dict[Future, Any] = {pool.submit(attempt, job): job for job in jobs}
-            try:
-                for future in as_completed(futures):
-                    yield futures[future], future.result()
-                    progress.update()
-            except BrokenProcessPool as error:
-                raise NnkdError(
-                    f"A process was killed while preprocessing, most likely for want of memory. Run the command again "
-                    f"with fewer than {processes} processes (-np): it continues where it stopped."
-                ) from error
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _attempt(job: Job) -> Any:
     def work() -> Any:
         if job.do_images:
             check_files(ImageFolder(job.images[0].parent, job.spec), job.label, job.case)

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from nnkd.errors import DatasetError
 from nnkd.files import TEMPORARY_PREFIX, remove_leftovers
+
+# records grow with the cohort: written after every case, a thousand cases would write a million of them; what a kill
+# loses is a few seconds' cases, which are done again
+SECONDS_BETWEEN_RECORDS = 5
 
 
 @contextmanager
@@ -85,3 +91,41 @@ def listed_cases(folder: Path) -> Sequence[str]:
         return []
     names = (p.name for p in folder.iterdir() if p.suffix == ".b2nd" and not p.name.startswith("."))
     return sorted(name[:-5] for name in names if not name.endswith("_seg.b2nd"))
+
+
+class CasesFolder(ABC):
+    """A folder of preprocessed cases that is brought up to date, and the record of what its cases were made from.
+
+    Attributes:
+        folder: Where nnU-Net looks for cases.
+        inputs: Of each case that is done, a hash of what it was made from.
+    """
+
+    def __init__(self, folder: Path, inputs: dict[str, str]):
+        self.folder, self.inputs = folder, inputs
+        self._written = time.monotonic()
+
+    @abstractmethod
+    def inputs_of(self, case: str) -> str:
+        """A hash of what a case would be made from now."""
+
+    @abstractmethod
+    def write(self) -> None:
+        """Write down what is done."""
+
+    def is_done(self, case: str) -> bool:
+        """Whether a case is whole and made from what is there now."""
+        return is_preprocessed(self.folder, case) and self.inputs.get(case) == self.inputs_of(case)
+
+    def forget_removed(self, cases: Sequence[str]) -> None:
+        """Remove preprocessed cases that are gone from the dataset, so that nobody trains on them."""
+        for case in set(listed_cases(self.folder)) - set(cases):
+            remove_case(self.folder, case)
+        for case in set(self.inputs) - set(cases):
+            self.inputs.pop(case)
+
+    def save(self, *, at_once: bool = False) -> None:
+        """Write down what is done, if that was not done a moment ago."""
+        if at_once or time.monotonic() - self._written > SECONDS_BETWEEN_RECORDS:
+            self.write()
+            self._written = time.monotonic()

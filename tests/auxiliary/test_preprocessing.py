@@ -175,8 +175,8 @@ def test_a_kill_leaves_no_cases_of_two_normalisations(target, nnunet_folders, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(preprocessing._Work, "_inputs", killed)
-        patch.setattr(preprocessing._Work, "_is_done", lambda *_: False)
+        patch.setattr(preprocessing._Auxiliary, "inputs_of", killed)
+        patch.setattr(preprocessing._Auxiliary, "is_done", lambda *_: False)
         with pytest.raises(KeyboardInterrupt):
             prepared(["801"], target, most=4)
     with pytest.raises(RecipeError, match="4 of the 4 cases of the auxiliary Dataset801_Other are not preprocessed"):

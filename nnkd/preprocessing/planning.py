@@ -1,0 +1,137 @@
+"""nnU-Net's fingerprint and plans of a dataset, or plans that are there already."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnkd.data.dataset import RawDataset
+from nnkd.data.plans import KEY, read_plans
+from nnkd.errors import DatasetError, RecipeError, UnknownNameError
+from nnkd.files import read_json
+from nnkd.preprocessing.cases import check_files, first_line, stop_if_full
+
+
+@dataclass(frozen=True)
+class Planning:
+    """How to plan; defaults and meanings are those of nnUNetv2_plan_and_preprocess.
+
+    Attributes:
+        existing: Plans that are there already, edited by hand or moved from another dataset, to take instead of
+            planning anew.
+    """
+
+    fingerprint_processes: int = 8
+    fingerprint_extractor: str = "DatasetFingerprintExtractor"
+    verify: bool = False
+    clean: bool = False
+    planner: str = "ExperimentPlanner"
+    gpu_memory_target: float | None = None
+    preprocessor: str = "DefaultPreprocessor"
+    target_spacing: Sequence[float] | None = None
+    plans_name: str | None = None
+    existing: str | None = None
+
+    def check_classes(self) -> None:
+        """nnU-Net looks its classes up by name and calls None where there is none.
+
+        Raises:
+            UnknownNameError: If it has no such class.
+        """
+        import nnunetv2
+        from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+        for flag, name, place in (
+            ("-fpe", self.fingerprint_extractor, "experiment_planning"),
+            ("-pl", self.planner, "experiment_planning"),
+            ("-preprocessor_name", self.preprocessor, "preprocessing"),
+        ):
+            folder = Path(nnunetv2.__path__[0]) / place
+            if recursive_find_python_class(str(folder), name, current_module=f"nnunetv2.{place}") is None:
+                raise UnknownNameError(
+                    f"{flag} names '{name}', but nnU-Net has no such class in nnunetv2.{place}. Correct the name, or "
+                    f"leave {flag} out for nnU-Net's default."
+                )
+
+    def plan(self, dataset: RawDataset, target: Path, cases: Sequence[str]) -> str:
+        """Plans of a dataset.
+
+        Args:
+            dataset: In nnUNet_raw.
+            target: nnUNet_preprocessed/DATASET.
+            cases: Its training cases.
+
+        Returns:
+            Their name.
+
+        Raises:
+            DatasetError: If nnU-Net cannot plan it.
+            RecipeError: If the existing plans are missing, are a recipe, or have another name inside.
+        """
+        if self.existing is not None:
+            return _existing(self.existing, target)
+        from nnunetv2.experiment_planning import plan_and_preprocess_api as api
+
+        number = int(dataset.name[7:].split("_")[0])
+        warnings.filterwarnings("ignore", category=SyntaxWarning)
+        clean = self.clean or _fingerprint_is_old(dataset, target, cases)
+        try:
+            with _no_zero_workers():
+                api.extract_fingerprints(
+                    [number], self.fingerprint_extractor, self.fingerprint_processes, self.verify, clean, False
+                )
+                return api.plan_experiments(
+                    [number],
+                    self.planner,
+                    self.gpu_memory_target,
+                    self.preprocessor,
+                    self.target_spacing,
+                    self.plans_name,
+                )
+        except (RuntimeError, AssertionError, LookupError, ValueError, OSError, EOFError) as error:  # how it refuses
+            stop_if_full(error)
+            for case in cases:
+                check_files(dataset.images(), dataset.label_file(case), case)
+            raise DatasetError(f"nnU-Net could not plan {dataset.name} ({first_line(error)}).") from error
+
+
+def _existing(name: str, target: Path) -> str:
+    """Plans to preprocess without planning; checked."""
+    plans = read_plans(target, name)
+    if KEY in plans:
+        base = plans[KEY]["base"]
+        raise RecipeError(
+            f"'{name}' is a recipe; it shares the preprocessed cases of {base}. Preprocess those: -plans_name {base}."
+        )
+    if plans.get("plans_name") != name:
+        raise RecipeError(
+            f"{name}.json says that its plans_name is '{plans.get('plans_name')}', under which nnU-Net would write and "
+            f"train. Change it to '{name}'."
+        )
+    if not (target / "dataset_fingerprint.json").is_file():
+        raise RecipeError(f"{target.name} has no fingerprint yet. Plan it once, without -plans_name.")
+    return name
+
+
+def _fingerprint_is_old(dataset: RawDataset, target: Path, cases: Sequence[str]) -> bool:
+    """Whether cases came or went, or an image was written after the fingerprint."""
+    file = target / "dataset_fingerprint.json"
+    if not file.is_file():
+        return False
+    newest = max(f.stat().st_mtime for case in cases for f in dataset.images().files(case))
+    return len(read_json(file)["shapes_after_crop"]) != len(cases) or newest > file.stat().st_mtime
+
+
+@contextmanager
+def _no_zero_workers() -> Iterator[None]:
+    """Planning fails with nnUNet_n_proc_DA=0, which is meant for training."""
+    value = os.environ.pop("nnUNet_n_proc_DA", None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ["nnUNet_n_proc_DA"] = value
