@@ -76,7 +76,8 @@ def _run(arguments: argparse.Namespace) -> StepReport:
         trained = LabelModels.open(folder, arguments.f, arguments.chk)
     else:
         trained = TrainedModel.open(folder, arguments.f, arguments.chk)
-    from nnkd.steps.predict import Request, predict
+    from nnkd.inference.runs import Request
+    from nnkd.steps.predict import predict
 
     return predict(
         Request(

@@ -234,7 +234,7 @@ def test_a_fold_whose_cases_are_gone_gets_one_sentence(here, tmp_path, monkeypat
 
 
 def test_a_full_disk_while_predicting(here, tmp_path, monkeypatch, capsys):
-    from nnkd.steps import predict as step
+    from nnkd.inference import runs
 
     really = os.replace
 
@@ -246,7 +246,7 @@ def test_a_full_disk_while_predicting(here, tmp_path, monkeypatch, capsys):
     images = here / "nnUNet_raw" / "Dataset701_Toy" / "imagesTs"
     arguments = ["-i", images, "-o", tmp_path / "out", "-m", model_of(here), "-f", 0, "-device", "cpu", "-npp", 0]
     with monkeypatch.context() as patch:
-        patch.setattr(step.os, "replace", replace)
+        patch.setattr(runs.os, "replace", replace)
         assert call(predict, *arguments, "-nps", 0) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
