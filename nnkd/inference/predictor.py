@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnkd.devices import threads
-from nnkd.errors import PredictionError
+from nnkd.errors import PredictionError, in_one_line
 from nnkd.inference.label_maps import label_map
 from nnkd.weights.checkpoints import TrainedModel
 
@@ -119,9 +119,4 @@ def predict_array(predictor: Any, array: np.ndarray, properties: Mapping[str, An
             logits = logits_of(predictor, np.ascontiguousarray(data, dtype=np.float32))
             return label_map(logits, plans, configuration, predictor.label_manager, crop, workers)
     except (RuntimeError, ValueError, LookupError, AssertionError) as error:
-        raise PredictionError(f"nnU-Net could not predict it: {first_line(error)}") from error
-
-
-def first_line(error: Exception) -> str:
-    """An error's first line, or its kind where it has no text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise PredictionError(f"nnU-Net could not predict it: {in_one_line(error)}") from error

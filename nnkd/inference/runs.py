@@ -19,11 +19,11 @@ from nnkd.data.dataset import DatasetSpec, ImageFolder
 from nnkd.data.geometry import Grid
 from nnkd.data.predictions import CaseRecord, PredictionFolder
 from nnkd.devices import check_device, cores
-from nnkd.errors import DatasetError, NnkdError, PredictionError
+from nnkd.errors import DatasetError, NnkdError, PredictionError, in_one_line
 from nnkd.files import TEMPORARY_PREFIX, sha256
 from nnkd.inference.label_maps import label_map, on_image
 from nnkd.inference.label_models import LabelModels
-from nnkd.inference.predictor import first_line, load_predictor, logits_of
+from nnkd.inference.predictor import load_predictor, logits_of
 from nnkd.inference.uncertainty import UncertaintyFolder
 from nnkd.processes import pool, submitted
 from nnkd.types import Failure, StepReport
@@ -294,4 +294,4 @@ def _export_spread(
 def _sentence(error: Exception) -> str:
     if isinstance(error, NnkdError):
         return str(error)
-    return f"nnU-Net could not predict it: {first_line(error)}"
+    return f"nnU-Net could not predict it: {in_one_line(error)}"

@@ -16,7 +16,7 @@ import numpy as np
 
 from nnkd.data.dataset import DatasetSpec, ImageFolder
 from nnkd.data.geometry import Grid
-from nnkd.errors import DatasetError, GeometryError, NnkdError
+from nnkd.errors import DatasetError, GeometryError, NnkdError, in_one_line
 from nnkd.files import atomic
 from nnkd.preprocessing.folders import whole_case
 from nnkd.votes import bits
@@ -98,7 +98,7 @@ def attempted(work: Callable[[], Any]) -> Any:
         return error
     except (RuntimeError, AssertionError, ValueError, OSError, EOFError) as error:  # nnU-Net's readers and preprocessor
         stop_if_full(error)
-        return DatasetError(f"nnU-Net could not preprocess it ({first_line(error)}).")
+        return DatasetError(f"nnU-Net could not preprocess it ({in_one_line(error)}).")
 
 
 def check_files(images: ImageFolder, label: Path, case: str) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
@@ -117,12 +117,6 @@ def check_files(images: ImageFolder, label: Path, case: str) -> tuple[np.ndarray
     if difference:
         raise DatasetError(f"The label map '{label.name}' does not lie on its image's grid: {difference}. Correct it.")
     return array, label_map, properties
-
-
-def first_line(error: BaseException) -> str:
-    """What another library's error says, in one line."""
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(".")[:200] if text else type(error).__name__
 
 
 def stop_if_full(error: BaseException) -> None:

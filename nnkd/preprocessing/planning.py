@@ -11,9 +11,9 @@ from pathlib import Path
 
 from nnkd.data.dataset import RawDataset
 from nnkd.data.plans import KEY, read_plans
-from nnkd.errors import DatasetError, RecipeError, UnknownNameError
+from nnkd.errors import DatasetError, RecipeError, UnknownNameError, in_one_line
 from nnkd.files import read_json
-from nnkd.preprocessing.cases import check_files, first_line, stop_if_full
+from nnkd.preprocessing.cases import check_files, stop_if_full
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Planning:
             stop_if_full(error)
             for case in cases:
                 check_files(dataset.images(), dataset.label_file(case), case)
-            raise DatasetError(f"nnU-Net could not plan {dataset.name} ({first_line(error)}).") from error
+            raise DatasetError(f"nnU-Net could not plan {dataset.name} ({in_one_line(error)}).") from error
 
 
 def _existing(name: str, target: Path) -> str:

@@ -11,7 +11,7 @@ from trained import trained
 
 from nnkd.devices import threads
 from nnkd.errors import PredictionError
-from nnkd.inference.predictor import first_line, load_predictor, predict_array, quiet
+from nnkd.inference.predictor import load_predictor, predict_array, quiet
 from nnkd.weights.checkpoints import TrainedModel
 
 
@@ -27,11 +27,6 @@ def test_threads_are_given_back():
     with threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
-
-
-def test_first_line():
-    assert first_line(ValueError("a\nb")) == "a"
-    assert first_line(ValueError()) == "ValueError"
 
 
 def test_an_image_nnunet_cannot_predict_is_one_sentence(tmp_path):

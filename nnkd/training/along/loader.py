@@ -22,8 +22,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnkd.auxiliary.tasks import Prepared
-from nnkd.errors import DatasetError, NnkdError
-from nnkd.preprocessing import cases as preprocessing
+from nnkd.errors import DatasetError, NnkdError, in_one_line
 from nnkd.processes import end_with_parent
 from nnkd.training.loader import DrawnDataLoader
 
@@ -82,7 +81,7 @@ class AuxiliaryCases:
         except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:  # how blosc2 and pickle refuse
             raise DatasetError(
                 f"The preprocessed case '{case}' of the auxiliary {task.task.name} cannot be read "
-                f"({preprocessing.first_line(error)}). Remove {task.folder.parent.name}/{task.folder.name} and run "
+                f"({in_one_line(error)}). Remove {task.folder.parent.name}/{task.folder.name} and run "
                 f"nnKD_plan_and_preprocess with --auxiliaries again."
             ) from error
         foreground = task.index.values(task.task)
