@@ -78,8 +78,9 @@ def _add_boxes(parser: argparse.ArgumentParser) -> None:
     boxes.add_argument(
         "--boxes-from", metavar="TEACHER|FILE|labels",
         help="a teacher that needs no boxes (of the same call, or run before); a JSON file "
-        "{case: {label: [[z, y0, x0, y1, x1], ...]}}, indices of the stored array, upper bounds excluded; or 'labels': "
-        "reference labels, for measurements only, and marked as such",
+        "{case: {label: [[z0, y0, x0, z1, y1, x1], ...]}}, or [z, y0, x0, y1, x1] for one slice, or [y0, x0, y1, x1] "
+        "in a picture: indices of the stored array, upper bounds excluded; or 'labels': reference labels, for "
+        "measurements only, and marked as such",
     )  # fmt: skip
     boxes.add_argument("--box_margin", type=float, default=0.0, metavar="MM",
                        help="added around the mask on all sides (default: 0)")  # fmt: skip

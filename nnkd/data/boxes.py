@@ -14,14 +14,13 @@ from nnkd.errors import DatasetError, PredictionError
 from nnkd.files import read_object, sha256_text
 
 if TYPE_CHECKING:
-    from nnkd.data.geometry import Orientation
+    from nnkd.data.geometry import Box3D, Orientation
 
 FORM = "{case: {label: [[z0, y0, x0, z1, y1, x1], ...]}}"
 AXES_3D, AXES_SLICE, AXES_2D = "[z0, y0, x0, z1, y1, x1]", "[z, y0, x0, y1, x1]", "[y0, x0, y1, x1]"
 CHALLENGE = {4: "[x0, y0, x1, y1]", 6: "[x0, y0, z0, x1, y1, z1]"}  # MedSAM's order, in its npz
 
 Asked = Mapping[str, Sequence[Any]]  # boxes by label, as they were given
-Box3D = tuple[int, int, int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -69,10 +68,49 @@ class GivenBoxes:
             raise PredictionError(f"'{self.name}' has no lists of boxes by label for '{case}'; the form is {FORM}.")
         return by_label
 
+    def seen(
+        self, case: str, orientation: Orientation | None, shape: Sequence[int], flat: bool, otherwise: str
+    ) -> dict[str, list[Box3D]]:
+        """A case's boxes by label in the order in which its slices are seen, upper bounds excluded.
+
+        Args:
+            case: Which.
+            orientation: From the stored array to the seen one; None: they are the same.
+            shape: (Z, Y, X) of the stored array.
+            flat: Whether it is a picture, of one slice.
+            otherwise: What else than boxes of volumes helps where the stored slices are not axial.
+
+        Raises:
+            PredictionError: If there are none, or one is no box of this image.
+            DatasetError: If one was given for a slice, and the stored slices are not axial.
+        """
+        found: dict[str, list[Box3D]] = {}
+        for label, boxes in self.of(case).items():
+            where = self.where(case, label)
+            found[label] = [checked(box, shape, flat, where) for box in boxes]
+            if orientation is None:
+                continue
+            if orientation.axes()[0][0] != 0 and any(len(box) == 5 for box in boxes):
+                raise DatasetError(
+                    f"{where} a box for one slice, but the image's stored slices are not axial. Give boxes {AXES_3D}, "
+                    f"or {otherwise}."
+                )
+            found[label] = list(map(orientation.turn, found[label]))
+        return found
+
+    def where(self, case: str, label: str) -> str:
+        """What to begin a message about a box with."""
+        return f"'{self.name}' has for '{label}' of '{case}'"
+
 
 def fingerprint(asked: Asked) -> str:
     """sha256 of a case's boxes: when it changes, the case is to be done again."""
     return sha256_text(json.dumps(asked, sort_keys=True))
+
+
+def check_form(box: Any, where: str) -> None:
+    """Refuse what is a box of no image, before an image is read; arguments and errors as for `checked`."""
+    _corners(box, isinstance(box, list) and len(box) == 4, where)
 
 
 def checked(box: Any, shape: Sequence[int], flat: bool, where: str) -> Box3D:
@@ -90,6 +128,12 @@ def checked(box: Any, shape: Sequence[int], flat: bool, where: str) -> Box3D:
     Raises:
         PredictionError: If it is none.
     """
+    found = _corners(box, flat, where)
+    _check_inside(found, box, shape, flat, where)
+    return found
+
+
+def _corners(box: Any, flat: bool, where: str) -> Box3D:
     axes = [AXES_2D] if flat else [AXES_3D, AXES_SLICE]
     numbers = _numbers(box, where, axes)
     if len(numbers) == 4 and flat:
@@ -101,9 +145,7 @@ def checked(box: Any, shape: Sequence[int], flat: bool, where: str) -> Box3D:
     else:
         what = "a picture has" if flat else "a volume has"
         raise PredictionError(f"{where} the box {box} of {len(numbers)} numbers, but {what} {' or '.join(axes)}.")
-    found = (*map(math.floor, low), *map(math.ceil, high))
-    _check(found, box, shape, flat, where)
-    return found  # type: ignore[return-value]
+    return _outwards(low, high, box, flat, where)
 
 
 def challenge_box(box: Sequence[float], shape: Sequence[int], where: str) -> Box3D:
@@ -123,34 +165,10 @@ def challenge_box(box: Sequence[float], shape: Sequence[int], where: str) -> Box
         if z0 > z1:
             raise _swapped(list(box), where)
         z1 = max(min(z1 + 1, shape[0]), z1)  # some count the slices up to the one behind the last
-    found = (*map(math.floor, (z0, y0, x0)), *map(math.ceil, (z1, y1, x1)))
-    _check(found, [float(v) if v % 1 else int(v) for v in numbers], shape, len(numbers) == 4, where, x_first=True)
-    return found  # type: ignore[return-value]
-
-
-def turned(box: Box3D, one_slice: bool, orientation: Orientation, shape: Sequence[int], where: str) -> Box3D:
-    """A box of the stored array in the order in which slices are seen (LPS).
-
-    Args:
-        box: (z0, y0, x0, z1, y1, x1) of the stored array.
-        one_slice: Whether it was given for one slice.
-        orientation: Of the image.
-        shape: (Z, Y, X) of the stored array.
-        where: What to begin a message with.
-
-    Raises:
-        DatasetError: If it was given for one slice, and the stored slices are not axial.
-    """
-    axes = orientation.axes()
-    if one_slice and axes[0][0] != 0:
-        raise DatasetError(
-            f"{where} a box for one slice, but the image's stored slices are not axial. Give boxes {AXES_3D}, or say "
-            f"--slices stored to segment the slices as they are stored."
-        )
-    ranges = [(0, 0)] * 3
-    for low, high, size, (axis, reversed_) in zip(box[:3], box[3:], shape, axes, strict=True):
-        ranges[axis] = (size - high, size - low) if reversed_ else (low, high)
-    return tuple(low for low, _ in ranges) + tuple(high for _, high in ranges)  # type: ignore[return-value]
+    said, flat = [float(v) if v % 1 else int(v) for v in numbers], len(numbers) == 4
+    found = _outwards((z0, y0, x0), (z1, y1, x1), said, flat, where)
+    _check_inside(found, said, shape, flat, where, x_first=True)
+    return found
 
 
 def _numbers(box: Any, where: str, axes: Sequence[str]) -> list[float]:
@@ -160,17 +178,22 @@ def _numbers(box: Any, where: str, axes: Sequence[str]) -> list[float]:
     return box
 
 
-def _check(
-    found: Sequence[int], said: Any, shape: Sequence[int], flat: bool, where: str, x_first: bool = False
-) -> None:
-    pairs = list(zip(found[:3], found[3:], shape, strict=True))
-    if any(high < low for low, high, _ in pairs):
+def _outwards(low: Sequence[float], high: Sequence[float], said: Any, flat: bool, where: str) -> Box3D:
+    """Corners in whole voxels; refused if they are swapped or hold nothing."""
+    found = (*map(math.floor, low), *map(math.ceil, high))
+    sides = [after - before for before, after in zip(found[:3], found[3:], strict=True)]
+    if min(sides) < 0:
         raise _swapped(said, where)
-    if any(high == low for low, high, _ in pairs):
+    if min(sides) == 0:
         raise PredictionError(
             f"{where} the box {said}, which has no {'area' if flat else 'volume'}: upper bounds are excluded, so add "
             f"1 to them."
         )
+    return found  # type: ignore[return-value]
+
+
+def _check_inside(found: Box3D, said: Any, shape: Sequence[int], flat: bool, where: str, x_first: bool = False) -> None:
+    pairs = list(zip(found[:3], found[3:], shape, strict=True))
     if any(low < 0 or high > size for low, high, size in pairs):
         order = "height, width" if flat else "z, y, x"
         size = "x".join(map(str, shape[1:] if flat else shape))

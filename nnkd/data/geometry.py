@@ -10,6 +10,7 @@ import numpy as np
 
 TOLERANCE_MM = 1e-2  # half-precision headers of some tools differ by a few micrometres
 TOLERANCE_DIRECTION = 1e-3
+Box3D = tuple[int, int, int, int, int, int]  # (z0, y0, x0, z1, y1, x1) in voxels, upper bounds excluded
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,13 @@ class Orientation:
 
     Attributes:
         grid: The re-oriented grid.
+        stored_shape: (Z, Y, X) in file order.
     """
 
     def __init__(self, grid: Grid):
         from nibabel import orientations
 
+        self.stored_shape = grid.shape
         affine = np.eye(4)
         affine[:3, :3] = grid.direction * np.asarray(grid.spacing[::-1])
         affine[:3, 3] = grid.origin
@@ -112,6 +115,14 @@ class Orientation:
         whether it is reversed."""
         rows = self._forward[::-1]  # nibabel counts x, y, z
         return tuple((2 - int(axis), bool(sign < 0)) for axis, sign in rows)
+
+    def turn(self, box: Box3D) -> Box3D:
+        """A box in file order -> the box around the same voxels in LPS order."""
+        ranges = [(0, 0)] * 3
+        for low, high, size, (axis, reversed_) in zip(box[:3], box[3:], self.stored_shape, self.axes(), strict=True):
+            ranges[axis] = (size - high, size - low) if reversed_ else (low, high)
+        (z0, z1), (y0, y1), (x0, x1) = ranges
+        return z0, y0, x0, z1, y1, x1
 
     def to_lps(self, array: np.ndarray) -> np.ndarray:
         """(..., Z, Y, X) in file order -> (..., Z, Y, X) in LPS order; contiguous."""

@@ -10,12 +10,13 @@ from typing import Literal
 
 from tqdm import tqdm
 
+from nnkd.data.boxes import FORM
 from nnkd.data.dataset import ImageFolder, RawDataset
 from nnkd.data.nifti import check_whole
 from nnkd.data.predictions import portable_error
 from nnkd.errors import DatasetError, PredictionError, SettingError, UnknownNameError
 from nnkd.files import sha256
-from nnkd.teachers import box_sources, previews, prompts
+from nnkd.teachers import box_sources, previews
 from nnkd.teachers.box_sources import BoxSource
 from nnkd.teachers.dry_run import foresee, measure
 from nnkd.teachers.prompts import AROUND, BoxDrawing
@@ -110,7 +111,7 @@ def _boxes(
         names = ", ".join(job.alias for job in asking)
         raise PredictionError(
             f"The teacher{'s' if len(asking) > 1 else ''} {names} must be prompted by boxes, but none are given. Add "
-            f"--boxes-from TEACHER, or a JSON file of the form {prompts.FORM}."
+            f"--boxes-from TEACHER, or a JSON file of the form {FORM}."
         )
     if wanted is None:
         return None

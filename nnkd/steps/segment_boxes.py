@@ -17,7 +17,7 @@ from nnkd.boxes.images import BoxImage, Slices, read_image
 from nnkd.boxes.model import OpenedBoxModel
 from nnkd.boxes.pictures import CtWindows, Looks, looks_of, read_windows
 from nnkd.boxes.propagation import MEMORY, BoxedObject, Segmentation, segment
-from nnkd.data.boxes import FORM, GivenBoxes, challenge_box, checked, fingerprint, turned
+from nnkd.data.boxes import FORM, GivenBoxes, challenge_box, fingerprint
 from nnkd.data.dataset import DatasetSpec
 from nnkd.data.predictions import CaseRecord, Lineage, Manifest, PredictionFolder, Weights, portable_error, versions
 from nnkd.errors import DatasetError, PredictionError, SettingError, UnknownNameError
@@ -26,6 +26,7 @@ from nnkd.types import Failure, StepReport
 
 COSTS_ONLY = ("boxes", "runtime")  # other ones change no label map, or only voxels on the edge of rounding
 OLD_S = 3600.0  # a file that has been in the writing for an hour belongs to a killed process
+AS_STORED = "say --slices stored to segment the slices as they are stored"
 PARTS = ("start", "read", "encode", "decode", "write")
 
 
@@ -202,13 +203,12 @@ def _do(
     """One case; None if it is there already."""
     begun = time.perf_counter()
     inputs = {case.file.name: sha256(case.file)}
-    asked = None if work.given is None else work.given.of(case.name)
-    if asked is not None:
-        inputs["boxes"] = fingerprint(asked)
+    if work.given is not None:
+        inputs["boxes"] = fingerprint(work.given.of(case.name))
     if folder.is_done(seen, case.name, inputs):
         return None
     image = read_image(case, work.job.slices)
-    objects, names, looks = _objects(case, work, image, asked)
+    objects, names, looks = _objects(case, work, image)
     read = time.perf_counter()
     found = segment(opened.model, looks.picture, image.shape, objects, work.job.memory)
     computed = time.perf_counter()
@@ -230,11 +230,9 @@ def _do(
     return found, looks
 
 
-def _objects(
-    case: BoxCase, work: _Work, image: BoxImage, asked: Mapping[str, Sequence[Any]] | None
-) -> tuple[list[BoxedObject], dict[str, int], Looks]:
+def _objects(case: BoxCase, work: _Work, image: BoxImage) -> tuple[list[BoxedObject], dict[str, int], Looks]:
     """What to segment in an image, integers by label, and the pictures."""
-    if asked is None:
+    if work.given is None:
         if work.job.from_reference:
             boxes = _around(image, case)
         elif image.boxes is None:
@@ -247,15 +245,10 @@ def _objects(
         names = {name: int(name) for name in boxes}
         looks = looks_of(image, names, work.modality, work.windows)
         return [BoxedObject(names[name], box, looks.by_label[name]) for name, box in boxes.items()], names, looks
-    names = {label: work.labels[label] for label in asked}
-    looks, objects = looks_of(image, names, work.modality, work.windows), []
-    for label, listed in asked.items():
-        where = f"'{work.given.name if work.given else ''}' has for '{label}' of '{case.name}'"
-        for given in listed:
-            box = checked(given, image.stored_shape, image.flat, where)
-            if image.orientation is not None:
-                box = turned(box, len(given) == 5, image.orientation, image.stored_shape, where)
-            objects.append(BoxedObject(names[label], box, looks.by_label[label]))
+    boxes = work.given.seen(case.name, image.orientation, image.stored_shape, image.flat, AS_STORED)
+    names = {label: work.labels[label] for label in boxes}
+    looks = looks_of(image, names, work.modality, work.windows)
+    objects = [BoxedObject(names[label], box, looks.by_label[label]) for label in boxes for box in boxes[label]]
     return objects, names, looks
 
 

@@ -6,21 +6,23 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
+from nnkd.data.boxes import FORM, GivenBoxes, check_form, fingerprint
 from nnkd.data.dataset import DatasetSpec, ImageFolder, RawDataset, Split
-from nnkd.data.geometry import Orientation
+from nnkd.data.geometry import Box3D, Orientation
 from nnkd.data.predictions import Lineage, PredictionFolder, prediction_folders
 from nnkd.errors import DatasetError, PredictionError, SettingError, UnknownNameError
 from nnkd.files import sha256, sha256_text
-from nnkd.teachers import prompts
-from nnkd.teachers.prompts import AROUND, BoxDrawing, StoredBoxes, boxes_of
+from nnkd.teachers.prompts import AROUND, BoxDrawing, boxes_of
 from nnkd.types import SliceBoxes, Volume
 from nnkd.votes import consensus
 
 LABELS = "labels"
+RE_ORIENT = "re-orient the image and draw the boxes anew: teachers work on axial slices"
 
 
 class BoxSource(ABC):
@@ -57,21 +59,49 @@ class BoxSource(ABC):
 
 @dataclass
 class BoxesOfFile(BoxSource):
-    """Boxes that somebody wrote into a JSON file."""
+    """Boxes that somebody wrote into a JSON file. A label with an empty list was looked for and is not there; one
+    without a list is not prompted."""
 
-    stored: StoredBoxes
+    given: GivenBoxes
 
     def __post_init__(self) -> None:
         self.options = {"boxes_from": "file"}
 
+    @classmethod
+    def read(cls, file: Path, spec: DatasetSpec, cases: Container[str]) -> BoxesOfFile:
+        """Read a file, and check all of it that can be checked without the images.
+
+        Args:
+            file: Of the form `nnkd.data.boxes.FORM`.
+            spec: The dataset.
+            cases: Every case the file may name.
+
+        Raises:
+            SettingError: If it is missing or no JSON.
+            PredictionError: If a box is malformed.
+            UnknownNameError: If it names an unknown case or label.
+        """
+        given = GivenBoxes.read(file)
+        for case, by_label in given.content.items():
+            if case not in cases:
+                raise UnknownNameError(
+                    f"'{file.name}' has boxes for the case '{case}', but {spec.name} has no such image."
+                )
+            if not isinstance(by_label, dict):
+                raise PredictionError(f"'{file.name}' has no labels under '{case}'; the form is {FORM}.")
+            for label, boxes in given.of(case).items():
+                spec.check_label(label)
+                for box in boxes:
+                    check_form(box, given.where(case, label))
+        return cls(given)
+
     def fingerprint(self, case: str) -> str:
-        return self.stored.fingerprint(case)
+        return fingerprint(self.given.of(case))
 
     def prompts(self, volume: Volume, orientation: Orientation) -> dict[str, SliceBoxes]:
-        stored_shape = [0, 0, 0]
-        for axis, (turned, _) in enumerate(orientation.axes()):
-            stored_shape[axis] = volume.shape[turned]
-        return self.stored.prompts(volume.case, orientation, tuple(stored_shape))
+        shape = orientation.stored_shape
+        found = self.given.seen(volume.case, orientation, shape, shape[0] == 1, RE_ORIENT)
+        return {label: SliceBoxes(list(chain.from_iterable(map(_slices, boxes)))) for label, boxes in found.items()}
 
 
 @dataclass
@@ -199,7 +229,7 @@ def find(
         for split in ("Tr", "Ts"):
             if (dataset.folder / f"images{split}").is_dir():
                 known.update(dataset.images(split).cases())
-        return BoxesOfFile(prompts.read_boxes(path, dataset.spec, known))
+        return BoxesOfFile.read(path, dataset.spec, known)
     there = [folder.name for folder in prediction_folders(beside)]
     raise UnknownNameError(
         f"--boxes-from got '{path.name}', but expected are a teacher of {beside.name} "
@@ -239,6 +269,12 @@ def _check_size(label_map: np.ndarray, volume: Volume, where: str) -> None:
             f"The label map of '{volume.case}' in {where} has {mine} voxels (z, y, x), but its image has {image}. "
             f"Write it again."
         )
+
+
+def _slices(box: Box3D) -> list[tuple[int, int, int, int, int]]:
+    """A box in each of its slices."""
+    z0, y0, x0, z1, y1, x1 = box
+    return [(z, y0, x0, y1, x1) for z in range(z0, z1)]
 
 
 def _portable(drawing: BoxDrawing) -> dict[str, object]:

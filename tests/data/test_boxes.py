@@ -6,10 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from nnkd.data.boxes import GivenBoxes, challenge_box, checked, fingerprint, turned
+from nnkd.data.boxes import GivenBoxes, challenge_box, check_form, checked, fingerprint
 from nnkd.data.geometry import Grid, Orientation
 from nnkd.errors import DatasetError, PredictionError, SettingError
 
@@ -86,28 +84,29 @@ def test_a_wrong_box_of_the_challenge(box, words):
         challenge_box(box, SHAPE, "'a.npz' has")
 
 
-def grid(order: str) -> Grid:
-    """A grid whose array axes z, y, x point to the letters of order, from last to first."""
-    ways = {"L": (1, 0, 0), "R": (-1, 0, 0), "P": (0, 1, 0), "A": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
-    return Grid(SHAPE, (1, 1, 1), (0, 0, 0), np.array([ways[letter] for letter in order], float).T)
+@pytest.mark.parametrize("box", [[1, 2, 3, 4, 5, 600], [900, 0, 0, 20, 30], [2, 3, 5, 6], [0.5, 2, 3, 4, 5, 6]])
+def test_a_boxes_form_is_checked_without_its_image(box):
+    check_form(box, "")
+    wrong = [*box[:-1], box[-1] - 1000]
+    with pytest.raises(PredictionError, match=r"'a' has the box .* with swapped corners"):
+        check_form(wrong, "'a' has")
+    with pytest.raises(PredictionError, match="of 3 numbers, but a volume has"):
+        check_form(box[:3], "'a' has")
 
 
-@given(st.sampled_from(["LPS", "RAS", "LAI", "PSL", "SRP", "ASR"]), st.data())
-def test_a_turned_box_lies_around_the_same_voxels(order, data):
-    low = [data.draw(st.integers(0, n - 1)) for n in SHAPE]
-    high = [data.draw(st.integers(a + 1, n)) for a, n in zip(low, SHAPE, strict=True)]
-    mask = np.zeros(SHAPE, dtype=bool)
-    mask[tuple(map(slice, low, high))] = True
-    orientation = Orientation(grid(order))
-    found = turned((*low, *high), False, orientation, SHAPE, "x")
-    seen = np.zeros(orientation.grid.shape, dtype=bool)
-    seen[tuple(map(slice, found[:3], found[3:]))] = True
-    assert np.array_equal(orientation.to_lps(mask), seen)
+SIDEWAYS = Orientation(Grid(SHAPE, (1, 1, 1), (0, 0, 0), np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]], float)))
 
 
-def test_a_box_in_a_slice_that_is_not_axial():
-    with pytest.raises(DatasetError, match=r"stored slices are not axial.*--slices stored"):
-        turned((1, 0, 0, 2, 3, 3), True, Orientation(grid("PSL")), SHAPE, "'b' has")
+def test_boxes_are_seen_as_the_image_is():
+    given = GivenBoxes(
+        "boxes.json", {"a": {"liver": [[1, 2, 3, 4, 5, 6]], "spleen": []}, "b": {"liver": [[1, 0, 0, 2, 3]]}}
+    )
+    assert given.seen("a", None, SHAPE, False, "") == {"liver": [(1, 2, 3, 4, 5, 6)], "spleen": []}
+    assert given.seen("a", SIDEWAYS, SHAPE, False, "") == {"liver": [SIDEWAYS.turn((1, 2, 3, 4, 5, 6))], "spleen": []}
+    with pytest.raises(DatasetError, match=r"'boxes\.json' has for 'liver' of 'b' a box for one slice.*or do that\."):
+        given.seen("b", SIDEWAYS, SHAPE, False, "do that")
+    with pytest.raises(PredictionError, match=r"has for 'liver' of 'b'.* leaves the image"):
+        given.seen("b", None, (1, 20, 30), False, "")
 
 
 def test_a_file_of_boxes(tmp_path):

@@ -50,6 +50,19 @@ def test_there_and_back_is_exact(grid):
     np.testing.assert_array_equal(orientation.to_lps(array[0]), turned[0])
 
 
+@given(grids, st.data())
+def test_a_turned_box_lies_around_the_same_voxels(grid, data):
+    low = [data.draw(st.integers(0, n - 1)) for n in grid.shape]
+    high = [data.draw(st.integers(a + 1, n)) for a, n in zip(low, grid.shape, strict=True)]
+    mask = np.zeros(grid.shape, dtype=bool)
+    mask[tuple(map(slice, low, high))] = True
+    orientation = Orientation(grid)
+    found = orientation.turn((*low, *high))
+    seen = np.zeros(orientation.grid.shape, dtype=bool)
+    seen[tuple(map(slice, found[:3], found[3:]))] = True
+    np.testing.assert_array_equal(orientation.to_lps(mask), seen)
+
+
 @given(grids)
 def test_every_voxel_stays_where_it_is_in_the_world(grid):
     orientation = Orientation(grid)

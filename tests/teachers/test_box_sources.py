@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -9,13 +10,17 @@ import pytest
 from toy import toy_dataset, toy_teacher
 
 from nnkd.cli.predict_teachers import main
-from nnkd.data.dataset import RawDataset
+from nnkd.data.boxes import GivenBoxes
+from nnkd.data.dataset import DatasetSpec, RawDataset
+from nnkd.data.geometry import Grid, Orientation
 from nnkd.data.predictions import PredictionFolder
 from nnkd.errors import NnkdError
+from nnkd.files import sha256_text
 from nnkd.plugin.teachers import Teacher
 from nnkd.steps.predict_teachers import TeacherJob, predict_teachers
-from nnkd.teachers.prompts import BoxDrawing
-from nnkd.types import Entry
+from nnkd.teachers.box_sources import BoxesOfFile
+from nnkd.teachers.prompts import BoxDrawing, boxes_of
+from nnkd.types import Entry, SliceBoxes, Volume
 
 
 class Filled(Teacher):
@@ -146,6 +151,95 @@ def test_bad_sources_are_one_sentence(dataset, tmp_path, monkeypatch, capsys, ar
     assert says in said
     assert said.count("\n") == 1
     assert not (dataset.teachers_folder() / "boxed").exists()
+
+
+# --- a file ----------------------------------------------------------------------------------------------------------
+
+SHAPE = (3, 6, 8)
+SPEC = DatasetSpec(
+    {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "spleen": 2}, "file_ending": ".nii.gz"},
+    "Toy",
+)
+
+
+def seen(boxes: list, direction: np.ndarray, shape=SHAPE) -> dict[str, SliceBoxes]:
+    """What a teacher is told of a case that is stored in that direction."""
+    orientation = Orientation(Grid(shape, (2.0, 1.0, 1.5), (0.0, 0.0, 0.0), direction))
+    turned = orientation.grid
+    volume = Volume("c", np.zeros((1, *turned.shape)), turned.spacing, turned.origin, turned.direction, ("CT",))
+    given = GivenBoxes("boxes.json", {"c": {"liver": boxes, "spleen": []}})
+    return BoxesOfFile(given).prompts(volume, orientation)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{", "no valid JSON"),
+        ("[]", "holds a list"),
+        ({"x": {}}, "the case 'x'"),
+        ({"c": []}, "no labels under 'c'"),
+        ({"c": {"lung": []}}, "no label 'lung'"),
+        ({"c": {"liver": 3}}, "no lists of boxes"),
+        ({"c": {"liver": [[0, 1, 1]]}}, "of 3 numbers"),
+        ({"c": {"liver": [[0, 1, 1, 2, "2"]]}}, "finite numbers"),
+        ({"c": {"liver": [[0, 3, 1, 2, 2]]}}, "swapped corners"),
+        ({"c": {"liver": [[0, 1, 1, 1, 2]]}}, "no volume"),
+    ],
+)
+def test_bad_files_are_named_in_one_sentence(tmp_path, content, says):
+    file = tmp_path / "boxes.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(NnkdError, match=says) as caught:
+        BoxesOfFile.read(file, SPEC, ["c"])
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(NnkdError, match="cannot be read"):
+        BoxesOfFile.read(tmp_path / "none.json", SPEC, ["c"])
+
+
+@pytest.mark.parametrize(
+    "direction",
+    [*(np.diag(signs) for signs in itertools.product((1.0, -1.0), repeat=3)), np.eye(3)[[1, 0, 2]]],
+    ids=lambda direction: "".join(f"{v:+.0f}" for v in direction.sum(1)),
+)
+def test_boxes_of_slices_turn_with_the_image(direction):
+    mask = np.zeros(SHAPE, bool)
+    mask[1, 2:4, 3:8] = mask[2, 0:1, 0:2] = True
+    orientation = Orientation(Grid(SHAPE, (2.0, 1.0, 1.5), (0.0, 0.0, 0.0), direction))
+    found = seen([list(box) for box in boxes_of(mask, (2.0, 1.0, 1.5))], direction)
+    assert sorted(found["liver"].boxes) == sorted(boxes_of(orientation.to_lps(mask), orientation.grid.spacing))
+    assert list(found["spleen"].boxes) == []
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_a_box_of_a_volume_is_the_same_in_each_of_its_slices(order):
+    mask = np.zeros(SHAPE, bool)
+    mask[0:2, 2:4, 3:8] = True
+    orientation = Orientation(Grid(SHAPE, (2.0, 1.0, 1.5), (0.0, 0.0, 0.0), np.eye(3)[list(order)]))
+    found = seen([[0, 2, 3, 2, 4, 8]], np.eye(3)[list(order)])
+    assert found["liver"].boxes == boxes_of(orientation.to_lps(mask), orientation.grid.spacing)
+
+
+def test_a_pictures_boxes():
+    found = seen([[1, 2, 4, 5], [0, 1, 2, 4, 5]], np.eye(3), (1, 6, 8))
+    assert found["liver"].boxes == [(0, 1, 2, 4, 5)] * 2
+
+
+def test_what_does_not_fit_the_image_is_refused():
+    with pytest.raises(NnkdError, match=r"not axial\. Give boxes \[z0, y0, x0, z1, y1, x1\], or re-orient the image"):
+        seen([[0, 0, 0, 1, 1]], np.eye(3)[[2, 1, 0]])
+    with pytest.raises(NnkdError, match="leaves the image of 3x6x8"):
+        seen([[0, 0, 0, 7, 1]], np.eye(3))
+    with pytest.raises(NnkdError, match="has no boxes for 'd'"):
+        BoxesOfFile(GivenBoxes("boxes.json", {})).fingerprint("d")
+
+
+def test_the_fingerprint_is_of_the_boxes_as_they_are_written():
+    """As 0.1.0 has put it into manifests: a finished case is not done again."""
+    one = BoxesOfFile(GivenBoxes("a.json", {"c": {"spleen": [], "liver": [[0, 0, 0, 1, 1]]}}))
+    assert one.fingerprint("c") == sha256_text('{"liver": [[0, 0, 0, 1, 1]], "spleen": []}')
 
 
 def test_a_folder_given_by_hand_has_no_labels(dataset, tmp_path):
