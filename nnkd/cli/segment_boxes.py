@@ -85,7 +85,8 @@ def _add_intensities(parser: argparse.ArgumentParser) -> None:
 
 
 def _segment(arguments: argparse.Namespace) -> StepReport:
-    from nnkd.steps.segment_boxes import BoxJob, segment_boxes
+    from nnkd.boxes.runs import BoxJob
+    from nnkd.steps.segment_boxes import segment_boxes
 
     job = BoxJob(
         source=arguments.i,

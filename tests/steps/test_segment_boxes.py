@@ -14,12 +14,13 @@ from box_toys import WEIGHTS, Bright, toy_box_model
 from PIL import Image
 
 from nnkd.boxes.model import OpenedBoxModel
+from nnkd.boxes.runs import BoxJob
 from nnkd.cli import segment_boxes as cli
 from nnkd.data.predictions import PredictionFolder
 from nnkd.errors import DatasetError, NnkdError, PredictionError, SettingError, UnknownNameError
 from nnkd.files import sha256
 from nnkd.networks import runtimes
-from nnkd.steps.segment_boxes import BoxJob, segment_boxes
+from nnkd.steps.segment_boxes import segment_boxes
 
 NEEDS_ONNX = pytest.mark.skipif("onnxruntime" not in runtimes.installed(), reason="onnxruntime is not installed")
 
@@ -383,7 +384,8 @@ def test_a_killed_run_continues(tmp_path):
     code = (
         "import os, sys; sys.path.insert(0, sys.argv[1]); from box_toys import Bright\n"
         "from pathlib import Path; from nnkd.boxes.model import OpenedBoxModel\n"
-        "from nnkd.steps.segment_boxes import BoxJob, segment_boxes\n"
+        "from nnkd.boxes.runs import BoxJob\n"
+        "from nnkd.steps.segment_boxes import segment_boxes\n"
         "class Dies(Bright):\n"
         "    def encode(self, image):\n"
         "        if self.encoded == 9: os.kill(os.getpid(), 9)\n"
