@@ -16,7 +16,7 @@ from nnkd.plugin import registry
 from nnkd.types import StepReport
 
 if TYPE_CHECKING:
-    from nnkd.steps.predict_teachers import TeacherJob
+    from nnkd.teachers.jobs import TeacherJob
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,6 +99,7 @@ def _predict(arguments: argparse.Namespace) -> StepReport:
 
     from nnkd.data.dataset import ImageFolder, RawDataset
     from nnkd.steps.predict_teachers import predict_teachers
+    from nnkd.teachers.jobs import TeacherRequest
     from nnkd.teachers.prompts import BoxDrawing
 
     dataset = RawDataset.open(arguments.d)
@@ -110,7 +111,7 @@ def _predict(arguments: argparse.Namespace) -> StepReport:
         if arguments.o is not None:
             folder = arguments.o if len(classes) == 1 else arguments.o / alias
         jobs.append(_job(alias, registered, given.get(alias, {}), folder))
-    return predict_teachers(
+    request = TeacherRequest(
         jobs,
         dataset,
         images,
@@ -132,6 +133,7 @@ def _predict(arguments: argparse.Namespace) -> StepReport:
         executor=arguments.executor,
         ray_address=arguments.ray_address,
     )
+    return predict_teachers(request)
 
 
 def _classes(items: Sequence[str]) -> dict[str, registry.Registered]:
@@ -170,7 +172,7 @@ def _settings(items: Sequence[str], aliases: Sequence[str]) -> dict[str, dict[st
 
 
 def _job(alias: str, registered: registry.Registered, given: dict[str, str], folder: Path) -> TeacherJob:
-    from nnkd.steps.predict_teachers import TeacherJob
+    from nnkd.teachers.jobs import TeacherJob
 
     teacher = registry.load_class("teacher", registered.entry, registered.distribution)
     options = {name: value for name, value in given.items() if name != "channel"}

@@ -2,70 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from tqdm import tqdm
 
-from nnkd.data.boxes import FORM
-from nnkd.data.dataset import ImageFolder, RawDataset
-from nnkd.data.nifti import check_whole
-from nnkd.data.predictions import portable_error
-from nnkd.errors import DatasetError, PredictionError, SettingError, UnknownNameError
-from nnkd.files import sha256
-from nnkd.teachers import box_sources, previews
-from nnkd.teachers.box_sources import BoxSource
+from nnkd.errors import SettingError
+from nnkd.teachers import previews
 from nnkd.teachers.dry_run import foresee, measure
-from nnkd.teachers.prompts import AROUND, BoxDrawing
+from nnkd.teachers.jobs import TeacherRequest, Work
 from nnkd.teachers.ray_cluster import RayTeacher
-from nnkd.teachers.runs import Outcome, RunningTeacher, TeacherJob, Work, open_folder
+from nnkd.teachers.runs import Outcome, RunningTeacher, line, open_folder
 from nnkd.teachers.sharing import do_here
 from nnkd.types import Failure, StepReport
 from nnkd.weights.licences import announcement
 
-log = logging.getLogger("nnkd")
 
-
-def predict_teachers(
-    jobs: Sequence[TeacherJob],
-    dataset: RawDataset,
-    images: ImageFolder,
-    *,
-    cases: Sequence[str] | None = None,
-    device: str = "cuda",
-    workers: int = 1,
-    boxes_from: str | None = None,
-    drawing: BoxDrawing = AROUND,
-    overwrite: bool = False,
-    dry_run: bool = False,
-    preview: int = 0,
-    preview_folder: Path | None = None,
-    max_memory: float | None = None,
-    executor: Literal["here", "ray"] = "here",
-    ray_address: str | None = None,
-) -> StepReport:
+def predict_teachers(request: TeacherRequest) -> StepReport:
     """Let teachers segment cases. Finished cases whose inputs are unchanged are passed over, and so are those that
     another process is at work on, until it is done or dead.
 
     Args:
-        jobs: The teachers.
-        dataset: Whose labels are asked for.
-        images: The cases' images.
-        cases: Which of them; None: all.
-        device: "cuda", "cpu" or "mps".
-        workers: How many processes or threads a teacher may use.
-        boxes_from: Where teachers that are prompted by boxes get them: another teacher's name, a file, or "labels".
-        drawing: How boxes are drawn around masks.
-        overwrite: Start anew.
-        dry_run: Only say what would be done, and try each teacher on its first case; nothing is written.
-        preview: Only draw what the teachers make of so many cases; nothing else is written.
-        preview_folder: Where to; None: the dataset's folder "preview".
-        max_memory: GiB that a case, or the GPU's share, may take; None: all there is.
-        executor: "here": in this process. "ray": on the nodes of a Ray cluster.
-        ray_address: Of the cluster; None: one is started on this machine.
+        request: Which teachers, which cases, and how.
 
     Returns:
         Cases (ALIAS/CASE with several teachers) done, skipped and failed, and a line for each teacher.
@@ -73,73 +32,37 @@ def predict_teachers(
     Raises:
         NnkdError: If a teacher cannot be started, or its folder was made otherwise; nothing has been computed then.
     """
+    dry_run, preview = request.dry_run, request.preview
     if preview and dry_run:
         raise SettingError("--preview and --dry_run are two things; ask for one of them.")
-    chosen = list(images.cases() if cases is None else cases)
-    chosen = previews.spread(chosen, preview) if preview else chosen
-    jobs = sorted(jobs, key=lambda job: job.teacher.prompt == "box")  # boxes may come from a teacher of the same call
-    boxes = _boxes(jobs, dataset, images, boxes_from, drawing)
-    hashes, broken = _check_inputs(images, chosen)
-    work = Work(dataset, images, chosen, boxes, device, workers, hashes, broken, max_memory)
-    on_ray = executor == "ray" and not (dry_run or preview)
-    ready: list[RunningTeacher | RayTeacher] = []
-    for job in jobs:
-        ready.append(RayTeacher.start(job, work, ray_address) if on_ray else RunningTeacher.start(job, work))
-        if boxes is not None and boxes.coming and job.alias == boxes_from:
-            boxes.lineage = ready[-1].header.lineage
+    chosen = list(request.images.cases() if request.cases is None else request.cases)
+    work = Work.of(request, previews.spread(chosen, preview) if preview else chosen)
+    ready = _started(request, work)
     if preview:
-        return _preview(ready, preview_folder or dataset.folder / previews.FOLDER)
+        return _preview(ready, request.preview_folder or request.dataset.folder / previews.FOLDER)
     for one in ready:
-        if one.job.predictions.exists() and not overwrite:
+        if one.job.predictions.exists() and not request.overwrite:
             one.job.predictions.check(one.header)
     if dry_run:
-        return _foresee(ready, overwrite)
-    report, figures, several = StepReport(), {}, len(jobs) > 1
+        return _foresee(ready, request.overwrite)
+    report, figures, several = StepReport(), {}, len(ready) > 1
     while ready:
         one = ready.pop(0)  # so that a finished teacher's memory is free for the next one
-        figures[one.job.alias] = _run(one, work, report, f"{one.job.alias}/" if several else "", overwrite)
+        figures[one.job.alias] = _run(one, work, report, f"{one.job.alias}/" if several else "", request.overwrite)
         del one
     report.data = figures
     return report
 
 
-def _boxes(
-    jobs: Sequence[TeacherJob], dataset: RawDataset, images: ImageFolder, wanted: str | None, drawing: BoxDrawing
-) -> BoxSource | None:
-    asking = [job for job in jobs if job.teacher.prompt == "box"]
-    if wanted is None and asking:
-        names = ", ".join(job.alias for job in asking)
-        raise PredictionError(
-            f"The teacher{'s' if len(asking) > 1 else ''} {names} must be prompted by boxes, but none are given. Add "
-            f"--boxes-from TEACHER, or a JSON file of the form {FORM}."
-        )
-    if wanted is None:
-        return None
-    if not asking:
-        raise PredictionError("--boxes-from is given, but none of the chosen teachers is prompted by boxes.")
-    if wanted in (job.alias for job in asking):
-        raise PredictionError(f"'{wanted}' needs boxes itself, so they cannot come from it; name another teacher.")
-    coming = [job.alias for job in jobs if job.teacher.prompt != "box"]
-    return box_sources.find(wanted, dataset, images, asking[0].folder.parent, coming, drawing)
-
-
-def _check_inputs(images: ImageFolder, cases: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[Failure]]:
-    """Look at every case's files before anything is computed; those that are wrong fail now, the others go on."""
-    hashes, broken = {}, []
-    for case in tqdm(cases, desc="checking images", unit="case", leave=False):
-        try:
-            files = images.files(case)
-            for file in files:
-                if file.stat().st_size == 0:
-                    raise DatasetError(f"'{file.name}' in {file.parent.name} is empty (0 bytes). Copy it again.")
-                check_whole(file)
-            hashes[case] = {file.name: sha256(file) for file in files}
-        except UnknownNameError:
-            raise
-        except (DatasetError, OSError) as error:
-            broken.append(Failure(case, portable_error(error, images.folder)))
-            log.warning("%s cannot be done: %s", case, broken[-1].reason)
-    return hashes, broken
+def _started(request: TeacherRequest, work: Work) -> list[RunningTeacher | RayTeacher]:
+    """The teachers, those that are prompted by boxes last: boxes may come from a teacher of the same call."""
+    on_ray = request.executor == "ray" and not (request.dry_run or request.preview)
+    ready: list[RunningTeacher | RayTeacher] = []
+    for job in sorted(request.jobs, key=lambda job: job.teacher.prompt == "box"):
+        ready.append(RayTeacher.start(job, work, request.ray_address) if on_ray else RunningTeacher.start(job, work))
+        if work.boxes is not None and work.boxes.coming and job.alias == request.boxes_from:
+            work.boxes.lineage = ready[-1].header.lineage
+    return ready
 
 
 def _run(
@@ -158,28 +81,11 @@ def _run(
     report.done += [prefix + case for case in kinds["done"]]
     report.skipped += [prefix + case for case in kinds["skipped"]]
     report.failures += [Failure(prefix + case, found[case].reason) for case in kinds["failed"]]
-    report.lines.append(_line(one.job, kinds))
+    report.lines.append(line(one.job, kinds))
     bound = announcement((model.model_dump() for model in one.header.lineage), f"what {one.job.alias} writes")
     report.lines += [bound] if bound else []
     numbers: dict[str, object] = {kind: len(cases) for kind, cases in kinds.items()}
     return {**numbers, "seconds": time.monotonic() - begun}
-
-
-def _line(job: TeacherJob, kinds: Mapping[str, Sequence[str]]) -> str:
-    where = f"{job.folder.parent.name}/{job.folder.name}"
-    text = (
-        f"{job.alias}: {len(kinds['done'])} written, {len(kinds['skipped'])} already there, "
-        f"{len(kinds['failed'])} failed -> {where}"
-    )
-    manifest = job.predictions.manifest()
-    lost: dict[str, int] = {}
-    for case in kinds["done"]:
-        record = manifest.cases.get(case)  # another call with --overwrite may have forgotten it already
-        for label, voxels in (record.overlaps if record else {}).items():
-            lost[label] = lost.get(label, 0) + voxels
-    if lost:
-        text += "; voxels lost where masks overlapped: " + ", ".join(f"{label} {n}" for label, n in lost.items())
-    return text
 
 
 def _foresee(ready: Sequence[RunningTeacher], overwrite: bool) -> StepReport:

@@ -16,7 +16,8 @@ from nnkd.errors import BrokenPluginError, NnkdError, in_one_line
 from nnkd.files import remove_leftovers
 from nnkd.paths import ROOMS
 from nnkd.teachers.claims import Claim, Claims
-from nnkd.teachers.runs import Outcome, RunningTeacher, TeacherJob, Work
+from nnkd.teachers.jobs import TeacherJob, Work
+from nnkd.teachers.runs import Outcome, RunningTeacher
 from nnkd.teachers.sharing import POLL_S
 
 TRIES = 3  # of a case whose worker is lost: a case may be what ends it

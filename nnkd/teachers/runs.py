@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from nnkd.data.dataset import DatasetSpec, ImageFolder, RawDataset
+from nnkd.data.dataset import DatasetSpec
 from nnkd.data.geometry import Orientation
 from nnkd.data.intensities import is_colour
 from nnkd.data.predictions import (
@@ -30,75 +30,12 @@ from nnkd.teachers import prompts
 from nnkd.teachers.answers import compose
 from nnkd.teachers.box_sources import BoxSource
 from nnkd.teachers.claims import Claim
-from nnkd.types import Entry, Failure, Prompt, TeacherContext, Volume
+from nnkd.teachers.jobs import TeacherJob, Work
+from nnkd.types import Prompt, TeacherContext, Volume
 
 OLD_S = 3600.0  # a file that has been in the writing for an hour belongs to a killed process
 GIB = 2**30
 log = logging.getLogger("nnkd")
-
-
-@dataclass(frozen=True)
-class TeacherJob:
-    """One teacher to run.
-
-    Attributes:
-        alias: What to call it in folders, recipes and messages.
-        teacher: Its class.
-        entry: How it is registered; its licences go into the manifest.
-        folder: The prediction folder to write.
-        options: All options of its class, converted.
-        channel: Name or index of the channel it sees; unused if it takes all of them. None: the first.
-        distribution: The distribution that offers it.
-    """
-
-    alias: str
-    teacher: type[Teacher]
-    entry: Entry
-    folder: Path
-    options: Mapping[str, Any] = field(default_factory=dict)
-    channel: str | int | None = None
-    distribution: str = ""
-
-    @property
-    def predictions(self) -> PredictionFolder:
-        """The folder to write."""
-        return PredictionFolder(self.folder, self.teacher.costs_only)
-
-
-@dataclass(frozen=True)
-class Work:
-    """What all teachers of one call share.
-
-    Attributes:
-        dataset: Whose labels are asked for.
-        images: The cases' images.
-        cases: All that are asked for.
-        boxes: Where boxes come from, if a teacher needs some.
-        device: "cuda", "cpu" or "mps".
-        workers: How many processes or threads a teacher may use.
-        hashes: sha256 of the image files, by case; cases that cannot be read are left out.
-        broken: These, and why.
-        max_memory: GiB that a case, or the GPU's share, may take; None: all there is.
-    """
-
-    dataset: RawDataset
-    images: ImageFolder
-    cases: Sequence[str]
-    boxes: BoxSource | None
-    device: str
-    workers: int
-    hashes: Mapping[str, Mapping[str, str]]
-    broken: Sequence[Failure]
-    max_memory: float | None = None
-
-    @property
-    def spec(self) -> DatasetSpec:
-        return self.images.spec
-
-    @property
-    def readable(self) -> list[str]:
-        """Cases whose images could be read."""
-        return [case for case in self.cases if case in self.hashes]
 
 
 @dataclass(frozen=True)
@@ -262,6 +199,24 @@ def open_folder(job: TeacherJob, header: Manifest, work: Work, overwrite: bool) 
             file.unlink()
         folder.begin(header, overwrite=True)
     remove_leftovers(folder.folder, OLD_S)
+
+
+def line(job: TeacherJob, kinds: Mapping[str, Sequence[str]]) -> str:
+    """What became of a teacher's cases, in one line; `kinds` are those of `Outcome`."""
+    where = f"{job.folder.parent.name}/{job.folder.name}"
+    text = (
+        f"{job.alias}: {len(kinds['done'])} written, {len(kinds['skipped'])} already there, "
+        f"{len(kinds['failed'])} failed -> {where}"
+    )
+    manifest = job.predictions.manifest()
+    lost: dict[str, int] = {}
+    for case in kinds["done"]:
+        record = manifest.cases.get(case)  # another call with --overwrite may have forgotten it already
+        for label, voxels in (record.overlaps if record else {}).items():
+            lost[label] = lost.get(label, 0) + voxels
+    if lost:
+        text += "; voxels lost where masks overlapped: " + ", ".join(f"{label} {n}" for label, n in lost.items())
+    return text
 
 
 def check_memory(volume: Volume, labels: int, limit: float) -> None:

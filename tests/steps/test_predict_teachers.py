@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from threshold_teacher import Threshold, job
+from threshold_teacher import Threshold, ask, job
 from toy import LABELS, toy_dataset, write_image
 
 from nnkd.cli.predict_teachers import main
@@ -23,16 +23,15 @@ from nnkd.data.dataset import RawDataset, write_dataset_json
 from nnkd.data.predictions import Lineage, PredictionFolder
 from nnkd.errors import BrokenPluginError, NnkdError, PredictionError
 from nnkd.plugin.teachers import Teacher
-from nnkd.steps.predict_teachers import TeacherJob, predict_teachers
 from nnkd.teachers import previews
+from nnkd.teachers.jobs import TeacherJob
 from nnkd.types import Entry
 
 RESTART = """
 import sys, time
 sys.path.insert(0, {toys!r})
-from threshold_teacher import Threshold, job
+from threshold_teacher import Threshold, ask, job
 from nnkd.data.dataset import RawDataset
-from nnkd.steps.predict_teachers import predict_teachers
 from pathlib import Path
 dataset = RawDataset(Path(sys.argv[1]))
 class Slow(Threshold):
@@ -40,16 +39,15 @@ class Slow(Threshold):
         time.sleep(0.1)
         return super().predict(volume, prompts)
 print("ready", flush=True)
-predict_teachers([job(Slow, dataset)], dataset, dataset.images())
+ask([job(Slow, dataset)], dataset)
 """
 
 
 TOGETHER = """
 import os, sys, time
 sys.path.insert(0, {toys!r})
-from threshold_teacher import Threshold, job
+from threshold_teacher import Threshold, ask, job
 from nnkd.data.dataset import RawDataset
-from nnkd.steps.predict_teachers import predict_teachers
 from pathlib import Path
 dataset, log = RawDataset(Path(sys.argv[1])), Path(sys.argv[2])
 class Slow(Threshold):
@@ -60,7 +58,7 @@ class Slow(Threshold):
         return super().predict(volume, prompts)
 print("ready", flush=True)
 sys.stdin.readline()
-report = predict_teachers([job(Slow, dataset)], dataset, dataset.images())
+report = ask([job(Slow, dataset)], dataset)
 print(len(report.done), len(report.skipped), len(report.failures))
 """
 
@@ -95,7 +93,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_masks_become_a_prediction_folder(dataset):
-    report = predict_teachers([job(Threshold, dataset)], dataset, dataset.images())
+    report = ask([job(Threshold, dataset)], dataset)
     assert report.done == dataset.images().cases()
     folder = PredictionFolder(dataset.teachers_folder() / "mine")
     truth, _, _ = dataset.spec.read_label_map(dataset.folder / "truth" / "toy_003.nii.gz")
@@ -103,7 +101,7 @@ def test_masks_become_a_prediction_folder(dataset):
     manifest = folder.manifest()
     assert manifest.lineage[0].licence == "MIT"
     assert manifest.options == {"channel": "CT"}
-    again = predict_teachers([job(Threshold, dataset)], dataset, dataset.images())
+    again = ask([job(Threshold, dataset)], dataset)
     assert (again.done, again.skipped) == ([], report.done)
 
 
@@ -112,7 +110,7 @@ def test_masks_become_a_prediction_folder(dataset):
 )
 def test_every_orientation_gives_the_same_place_in_the_world(tmp_path, order, signs):
     dataset = stored_dataset(tmp_path, order, signs)
-    predict_teachers([job(Corner, dataset)], dataset, dataset.images())
+    ask([job(Corner, dataset)], dataset)
     image = sitk.ReadImage(str(dataset.images().files("c")[0]))
     answer = sitk.ReadImage(str(dataset.teachers_folder() / "mine" / "c.nii.gz"))
     assert answer.GetSize() == image.GetSize()
@@ -141,7 +139,7 @@ def test_one_bad_case_does_not_stop_the_rest(dataset, capsys):
     cut = images / "toy_001_0000.nii.gz"
     cut.write_bytes(cut.read_bytes()[:300])
     (images / "toy_002_0000.nii.gz").write_bytes(b"")
-    report = predict_teachers([job(Threshold, dataset)], dataset, dataset.images())
+    report = ask([job(Threshold, dataset)], dataset)
     assert report.done == ["toy_000", "toy_003"]
     assert [f.case for f in report.failures] == ["toy_001", "toy_002"]
     manifest = (dataset.teachers_folder() / "mine" / "manifest.json").read_text()
@@ -157,7 +155,7 @@ def test_a_teachers_own_error_is_kept_without_paths(dataset):
                 raise RuntimeError(f"cannot open {dataset.folder}/secret/weights.pt")
             return super().predict(volume, prompts)
 
-    report = predict_teachers([job(Crashes, dataset)], dataset, dataset.images())
+    report = ask([job(Crashes, dataset)], dataset)
     assert len(report.done) == 3
     assert "weights.pt" in report.failures[0].reason
     assert str(dataset.folder.parent) not in report.failures[0].reason
@@ -169,15 +167,15 @@ def test_a_teacher_that_cannot_start_stops_before_the_first_case(dataset):
             raise OSError("no weights")
 
     with pytest.raises(BrokenPluginError, match="'never' could not be started"):
-        predict_teachers([job(Threshold, dataset), job(Never, dataset, "never")], dataset, dataset.images())
+        ask([job(Threshold, dataset), job(Never, dataset, "never")], dataset)
     assert not dataset.teachers_folder().exists()
 
 
 def test_a_changed_image_is_done_again_and_other_options_are_refused(dataset):
-    predict_teachers([job(Threshold, dataset)], dataset, dataset.images())
+    ask([job(Threshold, dataset)], dataset)
     file = dataset.folder / "imagesTr" / "toy_001_0000.nii.gz"
     write_image(sitk.GetArrayFromImage(sitk.ReadImage(str(file))) + 40, file)
-    assert predict_teachers([job(Threshold, dataset)], dataset, dataset.images()).done == ["toy_001"]
+    assert ask([job(Threshold, dataset)], dataset).done == ["toy_001"]
 
     class Levelled(Threshold):
         def __init__(self, context, *, level: int = 1):
@@ -185,7 +183,7 @@ def test_a_changed_image_is_done_again_and_other_options_are_refused(dataset):
 
     other = job(Levelled, dataset, options={"level": 2})
     with pytest.raises(PredictionError, match="level=2"):
-        predict_teachers([other], dataset, dataset.images(), dry_run=True)
+        ask([other], dataset, dry_run=True)
 
 
 def test_a_run_goes_on_with_another_cache(dataset):
@@ -196,28 +194,28 @@ def test_a_run_goes_on_with_another_cache(dataset):
             super().__init__(context)
 
     cases = dataset.images().cases()
-    predict_teachers([job(Cached, dataset, options={"cache": 512})], dataset, dataset.images(), cases=cases[:2])
-    report = predict_teachers([job(Cached, dataset, options={"cache": 0})], dataset, dataset.images())
+    ask([job(Cached, dataset, options={"cache": 512})], dataset, cases=cases[:2])
+    report = ask([job(Cached, dataset, options={"cache": 0})], dataset)
     assert (report.skipped, report.done) == (cases[:2], cases[2:])
 
 
 def test_overwrite_of_one_part_leaves_the_others(dataset):
     cases = dataset.images().cases()
-    predict_teachers([job(Threshold, dataset)], dataset, dataset.images())
-    report = predict_teachers([job(Threshold, dataset)], dataset, dataset.images(), cases=cases[:2], overwrite=True)
+    ask([job(Threshold, dataset)], dataset)
+    report = ask([job(Threshold, dataset)], dataset, cases=cases[:2], overwrite=True)
     assert report.done == cases[:2]
     assert PredictionFolder(dataset.teachers_folder() / "mine").cases() == cases
 
 
 def test_abstention_is_recorded(dataset):
-    predict_teachers([job(Corner, dataset)], dataset, dataset.images())
+    ask([job(Corner, dataset)], dataset)
     manifest = PredictionFolder(dataset.teachers_folder() / "mine").manifest()
     assert all(record.answers == ["liver"] for record in manifest.cases.values())
 
 
 def test_dry_run_writes_nothing(dataset):
     before = sorted(dataset.folder.rglob("*"))
-    report = predict_teachers([job(Threshold, dataset)], dataset, dataset.images(), dry_run=True)
+    report = ask([job(Threshold, dataset)], dataset, dry_run=True)
     assert sorted(dataset.folder.rglob("*")) == before
     assert report.data["mine"]["todo"] == 4
     assert report.data["mine"]["bytes"] > 0
@@ -230,17 +228,17 @@ def test_dry_run_measures_the_first_case_aside(dataset, tmp_path):
     file.write_text(
         json.dumps({case: {"liver": [[z, 3, 4, 6, 9] for z in range(i + 1)]} for i, case in enumerate(cases)})
     )
-    report = predict_teachers([job(Boxed, dataset)], dataset, dataset.images(), boxes_from=str(file), dry_run=True)
+    report = ask([job(Boxed, dataset)], dataset, boxes_from=str(file), dry_run=True)
     assert report.data["mine"]["slices"] == 1 + 2 + 3 + 4
     assert report.data["mine"]["seconds"] > 0
     assert "10 slices with boxes" in report.lines[0]
     assert "toy_000 took" in report.lines[0]
     jobs = [job(Threshold, dataset), job(Boxed, dataset, "boxed")]
-    report = predict_teachers(jobs, dataset, dataset.images(), boxes_from="mine", dry_run=True)
+    report = ask(jobs, dataset, boxes_from="mine", dry_run=True)
     assert report.data["boxed"]["seconds"] > 0
     assert not dataset.teachers_folder().exists()
-    predict_teachers([job(Threshold, dataset)], dataset, dataset.images(), cases=cases[:2])
-    report = predict_teachers([job(Threshold, dataset)], dataset, dataset.images(), dry_run=True)
+    ask([job(Threshold, dataset)], dataset, cases=cases[:2])
+    report = ask([job(Threshold, dataset)], dataset, dry_run=True)
     assert "the 2 case(s) that are there took" in report.lines[0]
 
 
@@ -249,7 +247,7 @@ def test_dry_run_says_why_there_is_no_estimate(dataset):
         def predict(self, volume, prompts):
             raise RuntimeError("no")
 
-    report = predict_teachers([job(Crashes, dataset)], dataset, dataset.images(), dry_run=True)
+    report = ask([job(Crashes, dataset)], dataset, dry_run=True)
     assert "time unknown: toy_000 failed (RuntimeError: no)" in report.lines[0]
 
 
@@ -259,7 +257,7 @@ def test_dry_run_counts_the_weights_in_memory(dataset):
             super().__init__(context)
             self.network = torch.nn.Linear(1000, 250, bias=False)
 
-    report = predict_teachers([job(Weighty, dataset)], dataset, dataset.images(), dry_run=True)
+    report = ask([job(Weighty, dataset)], dataset, dry_run=True)
     assert report.data["mine"]["weights_bytes"] == 1_000_000
     assert "1.0 MB of weights" in report.lines[0]
 
@@ -273,14 +271,14 @@ def test_preview_draws_and_writes_nothing_else(dataset):
 
     before = set(dataset.folder.rglob("*"))
     jobs = [job(Crashes, dataset), job(Boxed, dataset, "boxed")]
-    report = predict_teachers(jobs, dataset, dataset.images(), boxes_from="mine", preview=2)
+    report = ask(jobs, dataset, boxes_from="mine", preview=2)
     folder = dataset.folder / "preview"
     assert set(dataset.folder.rglob("*")) - before == {folder, folder / "toy_000.png"}
     assert report.lines == ["preview/toy_000.png  mine, boxed"]
     assert [f.case for f in report.failures] == ["mine/toy_002", "boxed/toy_002"]
     assert (folder / "toy_000.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(NnkdError, match="two things"):
-        predict_teachers(jobs, dataset, dataset.images(), boxes_from="mine", preview=2, dry_run=True)
+        ask(jobs, dataset, boxes_from="mine", preview=2, dry_run=True)
 
 
 @pytest.mark.parametrize(("number", "expected"), [(1, "a"), (2, "ac"), (3, "abc"), (4, "abcd"), (9, "abcd")])
@@ -289,10 +287,10 @@ def test_previews_are_spread(number, expected):
 
 
 def test_max_memory_refuses_what_cannot_fit(dataset):
-    report = predict_teachers([job(Threshold, dataset)], dataset, dataset.images(), max_memory=1e-6)
+    report = ask([job(Threshold, dataset)], dataset, max_memory=1e-6)
     assert len(report.failures) == 4
     assert "takes at least 0.00 GiB, but --max_memory is 1e-06" in report.failures[0].reason
-    assert len(predict_teachers([job(Threshold, dataset)], dataset, dataset.images(), max_memory=1.0).done) == 4
+    assert len(ask([job(Threshold, dataset)], dataset, max_memory=1.0).done) == 4
 
 
 def test_terms_of_weights_are_announced(dataset):
@@ -300,24 +298,24 @@ def test_terms_of_weights_are_announced(dataset):
         def weights(self):
             return [{"name": "a.pth", "sha256": "0", "licence": "CC-BY-NC-4.0"}]
 
-    report = predict_teachers([job(Weighty, dataset)], dataset, dataset.images())
+    report = ask([job(Weighty, dataset)], dataset)
     assert "NOT FOR COMMERCIAL USE: what mine writes inherits the terms of toy (CC-BY-NC-4.0)." in report.lines
 
 
 def test_boxes(dataset, tmp_path):
     with pytest.raises(NnkdError, match="--boxes-from"):
-        predict_teachers([job(Boxed, dataset)], dataset, dataset.images())
+        ask([job(Boxed, dataset)], dataset)
     file = tmp_path / "boxes.json"
     boxes = {case: {"liver": [[2, 3, 4, 6, 9]], "spleen": []} for case in dataset.images().cases()[:3]}
     file.write_text(json.dumps(boxes))
-    report = predict_teachers([job(Boxed, dataset)], dataset, dataset.images(), boxes_from=str(file))
+    report = ask([job(Boxed, dataset)], dataset, boxes_from=str(file))
     assert [f.case for f in report.failures] == ["toy_003"]
     found = PredictionFolder(dataset.teachers_folder() / "mine").read(dataset.spec, "toy_000")
     assert np.argwhere(found == 1).min(axis=0).tolist() == [2, 3, 4]
     assert np.argwhere(found == 1).max(axis=0).tolist() == [2, 5, 8]
     boxes["toy_001"]["liver"][0][4] = 8
     file.write_text(json.dumps(boxes))
-    assert predict_teachers([job(Boxed, dataset)], dataset, dataset.images(), boxes_from=str(file)).done == ["toy_001"]
+    assert ask([job(Boxed, dataset)], dataset, boxes_from=str(file)).done == ["toy_001"]
 
 
 @pytest.mark.parametrize(
@@ -331,7 +329,7 @@ def test_predictions_inherit_the_licence_of_the_weights_in_use(dataset, licences
 
     entry = Entry("net", "x:Y", "toy", licence="MIT", weights_licence="Apache-2.0")
     jobs = [job(Boxed, dataset, "boxed"), TeacherJob("mine", Weighty, entry, dataset.teachers_folder() / "mine")]
-    predict_teachers(jobs, dataset, dataset.images(), boxes_from="mine")
+    ask(jobs, dataset, boxes_from="mine")
     net = Lineage(name="net", licence="MIT", weights_licence=inherited)
     assert PredictionFolder(dataset.teachers_folder() / "mine").manifest().lineage == [net]
     boxed = PredictionFolder(dataset.teachers_folder() / "boxed").manifest().lineage
@@ -347,16 +345,16 @@ def test_channels_by_name_and_index(tmp_path):
             seen.append((volume.data.shape[0], volume.channel_names))
             return super().predict(volume, prompts)
 
-    predict_teachers([job(Looks, dataset, channel="PET")], dataset, dataset.images())
-    predict_teachers([job(Looks, dataset, channel="1")], dataset, dataset.images(), overwrite=True)
+    ask([job(Looks, dataset, channel="PET")], dataset)
+    ask([job(Looks, dataset, channel="1")], dataset, overwrite=True)
     assert seen == [(1, ("PET",))] * 2
     with pytest.raises(NnkdError, match="has the channels 0"):
-        predict_teachers([job(Looks, dataset, channel="MRI")], dataset, dataset.images())
+        ask([job(Looks, dataset, channel="MRI")], dataset)
 
 
 def test_killed_and_restarted_equals_uninterrupted(tmp_path):
     dataset = toy_dataset(tmp_path / "Dataset701_Toy", training=6)
-    predict_teachers([job(Threshold, dataset)], dataset, dataset.images())
+    ask([job(Threshold, dataset)], dataset)
     whole = content(dataset.teachers_folder() / "mine")
     shutil.rmtree(dataset.teachers_folder())
     script = RESTART.format(toys=str(Path(__file__).parents[1] / "toys"))
@@ -369,7 +367,7 @@ def test_killed_and_restarted_equals_uninterrupted(tmp_path):
         time.sleep(rng.uniform(0.2, 0.6))
         process.send_signal(signal.SIGKILL)
         process.wait()
-    left = predict_teachers([job(Threshold, dataset)], dataset, dataset.images())
+    left = ask([job(Threshold, dataset)], dataset)
     assert left.skipped or left.done
     assert content(dataset.teachers_folder() / "mine") == whole
     assert PredictionFolder(dataset.teachers_folder() / "mine").cases() == dataset.images().cases()
@@ -414,7 +412,7 @@ def test_what_failed_elsewhere_is_not_tried_again(dataset):
             return super().predict(volume, prompts)
 
     Crashes.folder = PredictionFolder(dataset.teachers_folder() / "mine")
-    report = predict_teachers([job(Crashes, dataset)], dataset, dataset.images())
+    report = ask([job(Crashes, dataset)], dataset)
     assert tried == ["toy_000", "toy_001", "toy_002"]
     assert [(f.case, f.reason) for f in report.failures] == [("toy_003", "no luck")]
 
@@ -462,7 +460,7 @@ def test_a_teacher_that_knows_colours_sees_them_together_unless_told_otherwise(t
 
     for number, names in ((1, ("R", "G", "B")), (2, ("T1", "T2", "FLAIR"))):
         dataset = toy_dataset(tmp_path / f"Dataset70{number}_Three", channels=names, training=1)
-        predict_teachers([job(Looks, dataset)], dataset, dataset.images())
+        ask([job(Looks, dataset)], dataset)
     dataset = RawDataset(tmp_path / "Dataset701_Three")
-    predict_teachers([job(Looks, dataset, channel="G")], dataset, dataset.images(), overwrite=True)
+    ask([job(Looks, dataset, channel="G")], dataset, overwrite=True)
     assert seen == [("R", "G", "B"), ("T1",), ("G",)]

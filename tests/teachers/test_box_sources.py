@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from threshold_teacher import ask
 from toy import toy_dataset, toy_teacher
 
 from nnkd.cli.predict_teachers import main
@@ -17,8 +18,8 @@ from nnkd.data.predictions import PredictionFolder
 from nnkd.errors import NnkdError
 from nnkd.files import sha256_text
 from nnkd.plugin.teachers import Teacher
-from nnkd.steps.predict_teachers import TeacherJob, predict_teachers
 from nnkd.teachers.box_sources import BoxesOfFile
+from nnkd.teachers.jobs import TeacherJob
 from nnkd.teachers.prompts import BoxDrawing, boxes_of
 from nnkd.types import Entry, SliceBoxes, Volume
 
@@ -61,9 +62,9 @@ def job(teacher: type[Teacher], dataset: RawDataset, alias: str, split: str = "T
 
 def test_boxes_from_a_teacher_of_the_same_call(dataset):
     jobs = [job(Filled, dataset, "boxed"), job(Liver, dataset, "simple")]
-    report = predict_teachers(jobs, dataset, dataset.images(), boxes_from="simple", dry_run=True)
+    report = ask(jobs, dataset, boxes_from="simple", dry_run=True)
     assert (report.failures, report.data["boxed"]["todo"]) == ([], 4)
-    report = predict_teachers(jobs, dataset, dataset.images(), boxes_from="simple")
+    report = ask(jobs, dataset, boxes_from="simple")
     assert len(report.done) == 8
     manifests = {name: PredictionFolder(dataset.teachers_folder() / name).manifest() for name in ("boxed", "simple")}
     assert manifests["boxed"].options["boxes_from"] == "simple"
@@ -79,25 +80,25 @@ def test_a_changed_answer_of_the_other_teacher_is_noticed(dataset):
     boxed = [job(Filled, dataset, "boxed")]
     folder = dataset.teachers_folder() / "other"
     toy_teacher(dataset, "other", seed=1)
-    predict_teachers(boxed, dataset, dataset.images(), boxes_from="other")
-    assert predict_teachers(boxed, dataset, dataset.images(), boxes_from="other").done == []
+    ask(boxed, dataset, boxes_from="other")
+    assert ask(boxed, dataset, boxes_from="other").done == []
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["cases"]["toy_002"]["answers"] = ["spleen"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    assert predict_teachers(boxed, dataset, dataset.images(), boxes_from="other").done == ["toy_002"]
+    assert ask(boxed, dataset, boxes_from="other").done == ["toy_002"]
 
 
 def test_a_case_the_other_teacher_lacks_fails_alone(dataset):
     toy_teacher(dataset, "other", seed=1)
     PredictionFolder(dataset.teachers_folder() / "other").fail("toy_001", "no luck.")
-    report = predict_teachers([job(Filled, dataset, "boxed")], dataset, dataset.images(), boxes_from="other")
+    report = ask([job(Filled, dataset, "boxed")], dataset, boxes_from="other")
     assert [f.case for f in report.failures] == ["toy_001"]
     assert "no answer for it: no luck." in report.failures[0].reason
     assert len(report.done) == 3
 
 
 def test_boxes_from_labels_are_marked_as_ground_truth(dataset):
-    report = predict_teachers([job(Filled, dataset, "boxed")], dataset, dataset.images(), boxes_from="labels")
+    report = ask([job(Filled, dataset, "boxed")], dataset, boxes_from="labels")
     assert len(report.done) == 2
     assert {f.case for f in report.failures} == {"toy_002", "toy_003"}
     assert "no label map for 'toy_002'" in report.failures[0].reason
@@ -110,23 +111,23 @@ def test_boxes_from_labels_are_marked_as_ground_truth(dataset):
 
 
 def test_ground_truth_is_inherited_from_boxes_of_boxes(dataset):
-    predict_teachers([job(Filled, dataset, "told")], dataset, dataset.images(), boxes_from="labels")
-    predict_teachers([job(Filled, dataset, "boxed")], dataset, dataset.images(), boxes_from="told")
+    ask([job(Filled, dataset, "told")], dataset, boxes_from="labels")
+    ask([job(Filled, dataset, "boxed")], dataset, boxes_from="told")
     assert PredictionFolder(dataset.teachers_folder() / "boxed").manifest().ground_truth
 
 
 def test_test_images_have_their_own_labels(dataset):
     jobs = [job(Filled, dataset, "boxed", "Ts")]
-    report = predict_teachers(jobs, dataset, dataset.images("Ts"), boxes_from="labels")
+    report = ask(jobs, dataset, dataset.images("Ts"), boxes_from="labels")
     assert len(report.done) == 2
 
 
 def test_other_drawing_is_another_teacher(dataset):
     toy_teacher(dataset, "other", seed=1)
     boxed = [job(Filled, dataset, "boxed")]
-    predict_teachers(boxed, dataset, dataset.images(), boxes_from="other", drawing=BoxDrawing(margin=1))
+    ask(boxed, dataset, boxes_from="other", drawing=BoxDrawing(margin=1))
     with pytest.raises(NnkdError, match=r"box_margin=1.*, now box_margin=2"):
-        predict_teachers(boxed, dataset, dataset.images(), boxes_from="other", drawing=BoxDrawing(margin=2))
+        ask(boxed, dataset, boxes_from="other", drawing=BoxDrawing(margin=2))
 
 
 @pytest.mark.parametrize(
@@ -236,6 +237,17 @@ def test_what_does_not_fit_the_image_is_refused():
         BoxesOfFile(GivenBoxes("boxes.json", {})).fingerprint("d")
 
 
+def test_a_file_of_boxes_of_volumes_prompts_teachers(dataset, tmp_path):
+    (tmp_path / "boxes.json").write_text(
+        json.dumps({case: {"liver": [[1, 2, 3, 4, 6, 9]]} for case in ("toy_000", "toy_001")})
+    )
+    report = ask([job(Filled, dataset, "boxed")], dataset, boxes_from=str(tmp_path / "boxes.json"))
+    assert (report.done, len(report.failures)) == (["toy_000", "toy_001"], 2)
+    found = PredictionFolder(dataset.teachers_folder() / "boxed").read(dataset.spec, "toy_001")
+    assert (found[1:4, 2:6, 3:9] == 1).all()
+    assert (found > 0).sum() == 3 * 4 * 6
+
+
 def test_the_fingerprint_is_of_the_boxes_as_they_are_written():
     """As 0.1.0 has put it into manifests: a finished case is not done again."""
     one = BoxesOfFile(GivenBoxes("a.json", {"c": {"spleen": [], "liver": [[0, 0, 0, 1, 1]]}}))
@@ -250,4 +262,4 @@ def test_a_folder_given_by_hand_has_no_labels(dataset, tmp_path):
     for file in (dataset.folder / "imagesTr").iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     with pytest.raises(NnkdError, match="labelsTr and labelsTs only"):
-        predict_teachers([job(Filled, dataset, "b")], dataset, ImageFolder(copy, dataset.spec), boxes_from="labels")
+        ask([job(Filled, dataset, "b")], dataset, ImageFolder(copy, dataset.spec), boxes_from="labels")

@@ -15,7 +15,8 @@ from toy import toy_dataset
 from nnkd.data.predictions import PredictionFolder
 from nnkd.errors import NnkdError
 from nnkd.files import sha256
-from nnkd.steps.predict_teachers import TeacherJob, predict_teachers
+from nnkd.steps.predict_teachers import predict_teachers
+from nnkd.teachers.jobs import TeacherJob, TeacherRequest
 from nnkd.types import Entry
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
@@ -56,7 +57,7 @@ def lines(log: Path) -> list[list[str]]:
 def predict(dataset, cluster, log, **options):
     one = job(dataset, log=str(log), **options)
     where = {"executor": "ray", "ray_address": cluster.address, "device": "cpu"}
-    return predict_teachers([one], dataset, dataset.images(), **where)
+    return predict_teachers(TeacherRequest([one], dataset, dataset.images(), **where))
 
 
 def test_a_worker_that_dies_each_time_costs_one_case(tmp_path, cluster):
@@ -77,10 +78,10 @@ def test_a_teacher_that_cannot_start_says_so_in_its_own_words(tmp_path, cluster)
     broken = TeacherJob("slow", SlowTeacher, entry, dataset.teachers_folder() / "slow", {"sekonds": 1})
     where = {"executor": "ray", "ray_address": cluster.address, "device": "cpu"}
     with pytest.raises(NnkdError, match=r"The teacher 'slow' could not be started .*sekonds"):
-        predict_teachers([broken], dataset, dataset.images(), **where)
+        predict_teachers(TeacherRequest([broken], dataset, dataset.images(), **where))
     one = job(dataset, log=str(tmp_path / "log"))
     with pytest.raises(NnkdError, match=r"each needs 64 CPU cores \(-np\), and no node offers that"):
-        predict_teachers([one], dataset, dataset.images(), workers=64, **where)
+        predict_teachers(TeacherRequest([one], dataset, dataset.images(), workers=64, **where))
     assert not dataset.teachers_folder().exists()
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from nnkd.data.dataset import RawDataset
+from collections.abc import Sequence
+
+from nnkd.data.dataset import ImageFolder, RawDataset
 from nnkd.plugin.teachers import Teacher
-from nnkd.steps.predict_teachers import TeacherJob
-from nnkd.types import Entry
+from nnkd.steps.predict_teachers import predict_teachers
+from nnkd.teachers.jobs import TeacherJob, TeacherRequest
+from nnkd.types import Entry, StepReport
 
 
 class Threshold(Teacher):
@@ -21,3 +24,8 @@ class Threshold(Teacher):
 def job(teacher: type[Teacher], dataset: RawDataset, alias: str = "mine", **more) -> TeacherJob:
     entry = Entry("toy", "x:Y", "toy", licence="MIT")
     return TeacherJob(alias, teacher, entry, dataset.teachers_folder() / alias, **more)
+
+
+def ask(jobs: Sequence[TeacherJob], dataset: RawDataset, images: ImageFolder | None = None, **more) -> StepReport:
+    """Let them segment imagesTr, or other images."""
+    return predict_teachers(TeacherRequest(jobs, dataset, images or dataset.images(), **more))
