@@ -60,7 +60,8 @@ def _bins(text: str) -> tuple[str, list[float]]:
 
 def _run(arguments: argparse.Namespace) -> StepReport:
     from nnkd.data.dataset import RawDataset
-    from nnkd.steps.split import Wishes, split
+    from nnkd.data.split_record import Wishes
+    from nnkd.steps.split import split
 
     wishes = Wishes(
         folds=arguments.folds,

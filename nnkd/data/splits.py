@@ -212,6 +212,29 @@ def group_counts(
     return {name: [sum(group_of[person] == name for person in some) for some in people] for name in names}
 
 
+def share_lines(
+    participants: Mapping[str, Participant],
+    subsets: Mapping[str, Sequence[str]],
+    stratify: Sequence[str],
+    bins: Bins,
+) -> list[str]:
+    """Shares of each group among the participants of each subset, as lines of a table; none without columns.
+
+    Args:
+        participants: By case.
+        subsets: Cases by what the subset is called.
+        stratify: Columns.
+        bins: Inner bounds of numeric columns.
+    """
+    lines = ["share of participants [%]: " + ", ".join(subsets)] if stratify else []
+    totals = [len({participants[case].identifier for case in cases}) for cases in subsets.values()]
+    for column in stratify:
+        for group, counts in group_counts(participants, [*subsets.values()], column, bins.get(column)).items():
+            shares = (f"{100 * count / total:.0f}" for count, total in zip(counts, totals, strict=True))
+            lines.append(f"  {column} {group}: " + ", ".join(shares))
+    return lines
+
+
 def _group_order(name: str) -> tuple[bool, float, str]:
     number = name.lstrip("<>=").split("-")[0]
     try:

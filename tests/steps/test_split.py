@@ -12,10 +12,11 @@ import pytest
 from toy import toy_dataset, toy_teacher
 
 from nnkd.cli.split import main
+from nnkd.data import split_record
 from nnkd.data.dataset import RawDataset
+from nnkd.data.split_record import Wishes
 from nnkd.errors import DatasetError, ParticipantsError, SettingError
-from nnkd.steps import split as step
-from nnkd.steps.split import Wishes, split
+from nnkd.steps.split import split
 from nnkd.votes import consensus
 
 
@@ -159,7 +160,7 @@ def test_killed_at_any_move_and_run_again(cohort: RawDataset, monkeypatch: pytes
         monkeypatch.setenv("nnUNet_preprocessed", str(folder.parents[1] / "nnUNet_preprocessed"))
         if stop is not None:
             with monkeypatch.context() as patch:
-                patch.setattr(step, "_move", killed_after(stop, step._move))
+                patch.setattr(split_record, "_move", killed_after(stop, split_record._move))
                 with pytest.raises(KeyboardInterrupt):
                     split(RawDataset(folder), wishes)
         split(RawDataset(folder), wishes)
@@ -268,7 +269,7 @@ def test_unwritable_folder_is_one_sentence(cohort: RawDataset, monkeypatch: pyte
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(step.os, "replace", lambda a, b: refuse() if ".nii" in str(a) else os.rename(a, b))
+        patch.setattr(split_record.os, "replace", lambda a, b: refuse() if ".nii" in str(a) else os.rename(a, b))
         with pytest.raises(DatasetError, match=r"could not be moved to labelsTs \(Permission denied\)"):
             split(cohort, Wishes(folds=2, test=3))
     split(cohort, Wishes(folds=2, test=3))
