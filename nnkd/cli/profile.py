@@ -14,7 +14,7 @@ from nnkd.plugin import registry
 from nnkd.types import StepReport
 
 if TYPE_CHECKING:
-    from nnkd.steps.profile import Subject
+    from nnkd.networks.profiles import Subject
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,7 +99,7 @@ def _subjects(arguments: argparse.Namespace) -> list[Subject]:
 
 
 def _subject(registered: registry.Registered, arguments: argparse.Namespace, options: dict[str, str]) -> Subject:
-    from nnkd.steps.profile import Subject
+    from nnkd.networks.profiles import Subject
 
     target, problem = None, ""
     try:

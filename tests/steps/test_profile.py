@@ -8,7 +8,8 @@ import json
 import pytest
 
 from nnkd.cli.profile import main
-from nnkd.steps import profile as step
+from nnkd.networks.profiles import Subject
+from nnkd.steps.profile import profile
 
 HAS_THOP = importlib.util.find_spec("thop") is not None
 UNET = ("-tr", "nnUNetTrainerUNet", "--no_latency")
@@ -77,9 +78,9 @@ def test_a_network_that_cannot_be_built_is_a_row_of_its_own(monkeypatch):
 
             return nn.Conv2d(1, 2, 3)
 
-    subjects = [step.Subject("student", name, cls, size=(8, 8)) for name, cls in (("a", Broken), ("b", Other))]
-    subjects.append(step.Subject("teacher", "c", None, "The teacher 'c' could not be imported."))
-    report = step.profile(subjects, timed=False)
+    subjects = [Subject("student", name, cls, size=(8, 8)) for name, cls in (("a", Broken), ("b", Other))]
+    subjects.append(Subject("teacher", "c", None, "The teacher 'c' could not be imported."))
+    report = profile(subjects, timed=False)
     assert [row.get("parameters") for row in report.data["rows"]] == [None, 20, None]
     assert any(line.startswith("  a default: It could not be built") and "no 2D" in line for line in report.lines)
     assert "  c: The teacher 'c' could not be imported." in report.lines
