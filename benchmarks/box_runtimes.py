@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from nnkd_litemedsam import weights
 from nnkd_litemedsam.networks.model import LiteMedSAM
+from nnkd_litemedsam.sizes import SIZE
 from timing import measure
 
 from nnkd.boxes.export import made_up_pictures
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace, described: BoxModelFolder) -> None:
     for runtime in runtimes.installed():
         for precision in described.encoders:
             ways[f"{runtime} {precision}"] = exported(described, runtime, precision)
-    image, boxes = made_up_pictures()[0]
+    image, boxes = made_up_pictures(SIZE)[0]
     embeddings = {name: encode(image) for name, (encode, _) in ways.items()}
     encoding = {name: lambda encode=encode: encode(image) for name, (encode, _) in ways.items()}
     decoding = {
@@ -112,7 +113,7 @@ def exported(described: BoxModelFolder, runtime: str, precision: str) -> Parts:
 def compared(first: Parts, second: Parts) -> Difference:
     """How far two ways lie apart, encoder and decoder together."""
     total = Difference(0.0, 0, 0)
-    for image, boxes in made_up_pictures():
+    for image, boxes in made_up_pictures(SIZE):
         answers = [decode(encode(image), boxes) for encode, decode in (first, second)]
         total += difference(*answers)
     return total

@@ -57,7 +57,7 @@ class TorchModel:
 
         from nnkd.boxes.pixels import prepare
 
-        return self.network.image_encoder(torch.from_numpy(prepare(image))[None])[0]
+        return self.network.image_encoder(torch.from_numpy(prepare(image, 256))[None])[0]
 
     def masks(self, embedding: object, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         """Segment boxes in it."""
@@ -65,7 +65,7 @@ class TorchModel:
 
         from nnkd.boxes.pixels import masks_of_logits, scaled_boxes
 
-        logits = self.network.decode(embedding, torch.from_numpy(scaled_boxes(boxes, shape)))
+        logits = self.network.decode(embedding, torch.from_numpy(scaled_boxes(boxes, shape, 256)))
         return masks_of_logits(logits.numpy(), shape)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nnkd.boxes.model import DESCRIPTION, KIND, VERSION
-from nnkd.boxes.pixels import CHANNELS, GRID, SIZE, SMALLEST
+from nnkd.boxes.pixels import SMALLEST
 from nnkd.data.predictions import versions
 from nnkd.errors import WeightsError
 from nnkd.files import sha256, write_json
@@ -17,21 +17,8 @@ from nnkd.networks import runtimes
 from nnkd.networks.files import Difference, check_packages, difference, write_onnx, write_openvino
 from nnkd.plugin.networks import BoxGraphs
 
-if TYPE_CHECKING:
-    pass
-
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 TOLERANCE = 1e-4  # of logits, as a share of the largest one
-PREPROCESSING = {
-    "pixels": "8 bits: red, green and blue, or one grey three times",
-    "longest_side": SIZE,
-    "smaller": "means over areas, rounded to 8 bits",
-    "larger": "linear between the middles of pixels, rounded to 8 bits",
-    "scale": "(x - lowest) / max(highest - lowest, smallest) of the resized image",
-    "smallest": SMALLEST,
-    "pad": "zeros at the right and the bottom, after scaling",
-    "boxes": f"floor(corner * {SIZE} / longest side), upper bounds excluded",
-}
 POSTPROCESSING = {
     "crop": "the padding off the logits",
     "resize": "logits to the image's size, linear between the middles of pixels",
@@ -60,9 +47,9 @@ def write_box_model(graphs: BoxGraphs, folder: Path, openvino: bool = False) -> 
     check_packages(openvino)
     forget_box_model(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    boxes = torch.tensor([[16.0, 16, 128, 96], [64, 32, 240, 250]])
-    write_onnx(graphs.encoder, {"image": torch.zeros(1, 3, SIZE, SIZE)}, "embedding", folder / ENCODER)
-    embedding = torch.zeros(CHANNELS, GRID, GRID)
+    image, embedding = torch.zeros(1, 3, graphs.size, graphs.size), torch.zeros(*_embedding(graphs))
+    boxes = torch.tensor([[0.0625, 0.0625, 0.5, 0.375], [0.25, 0.125, 0.9375, 1.0]]) * graphs.size
+    write_onnx(graphs.encoder, {"image": image}, "embedding", folder / ENCODER)
     write_onnx(graphs.decoder, {"embedding": embedding, "boxes": boxes}, "logits", folder / DECODER, {"boxes": "n"})
     files = [folder / ENCODER, folder / DECODER]
     if openvino:
@@ -87,21 +74,22 @@ def forget_box_model(folder: Path) -> None:
 def _description(
     graphs: BoxGraphs, files: Sequence[Path], found: Mapping[str, Difference], openvino: bool
 ) -> dict[str, Any]:
+    size, embedding = graphs.size, _embedding(graphs)
     encoder = {"file": ENCODER, "int8": None, "name": graphs.encoder_name, "input": "image", "output": "embedding"}
-    encoder |= {"input_shape": [1, 3, SIZE, SIZE], "output_shape": [1, CHANNELS, GRID, GRID]}
+    encoder |= {"input_shape": [1, 3, size, size], "output_shape": [1, *embedding]}
     decoder = {"file": DECODER, "inputs": ["embedding", "boxes"], "output": "logits"}
-    decoder |= {"embedding_shape": [CHANNELS, GRID, GRID], "boxes_shape": ["n", 4], "output_shape": ["n", SIZE, SIZE]}
-    decoder["boxes"] = f"rows x0, y0, x1, y1, float32, in pixels of {SIZE}"
+    decoder |= {"embedding_shape": embedding, "boxes_shape": ["n", 4], "output_shape": ["n", size, size]}
+    decoder["boxes"] = f"rows x0, y0, x1, y1, float32, in pixels of {size}"
     if openvino:
         encoder["openvino"], decoder["openvino"] = (Path(n).with_suffix(".xml").name for n in (ENCODER, DECODER))
     return {
         "kind": KIND,
         "version": VERSION,
         "name": graphs.name,
-        "size": SIZE,
+        "size": size,
         "encoder": encoder,
         "decoder": decoder,
-        "preprocessing": PREPROCESSING,
+        "preprocessing": _preprocessing(size),
         "postprocessing": POSTPROCESSING,
         "weights": dict(graphs.weights),
         "parity": {name: one.note() for name, one in found.items()},
@@ -110,22 +98,39 @@ def _description(
     }
 
 
+def _embedding(graphs: BoxGraphs) -> list[int]:
+    return [graphs.channels, graphs.grid, graphs.grid]
+
+
+def _preprocessing(size: int) -> dict[str, Any]:
+    return {
+        "pixels": "8 bits: red, green and blue, or one grey three times",
+        "longest_side": size,
+        "smaller": "means over areas, rounded to 8 bits",
+        "larger": "linear between the middles of pixels, rounded to 8 bits",
+        "scale": "(x - lowest) / max(highest - lowest, smallest) of the resized image",
+        "smallest": SMALLEST,
+        "pad": "zeros at the right and the bottom, after scaling",
+        "boxes": f"floor(corner * {size} / longest side), upper bounds excluded",
+    }
+
+
 # --- comparing ------------------------------------------------------------------------------------------------------
 
-PICTURES = 3
+PICTURES, DRAWN_IN = 3, 256  # pixels of a side in which their objects are thought out
 
 
-def made_up_pictures() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Always the same pictures (1, 3, 256, 256) float32 in [0, 1], and boxes (2, 4) float32 around what is in them."""
+def made_up_pictures(size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Always the same pictures (1, 3, size, size) float32 in [0, 1], and boxes (2, 4) float32 around their objects."""
     rng = np.random.default_rng(2024)
-    rows, columns = np.mgrid[:SIZE, :SIZE]
+    rows, columns = np.mgrid[:size, :size] * (DRAWN_IN / size)
     made = []
     for _ in range(PICTURES):
-        image, boxes = rng.normal(0.3, 0.05, (SIZE, SIZE)), []
+        image, boxes = rng.normal(0.3, 0.05, (size, size)), []
         for _ in range(2):
             (y, x), (a, b) = rng.integers(60, 196, 2), rng.integers(15, 55, 2)
             image[((rows - y) / a) ** 2 + ((columns - x) / b) ** 2 < 1] += rng.uniform(0.2, 0.5)
-            boxes.append([x - b, y - a, x + b, y + a])
+            boxes.append(np.array([x - b, y - a, x + b, y + a]) * (size / DRAWN_IN))
         grey = np.clip(image, 0, 1).astype(np.float32)
         made.append((np.stack([grey] * 3)[None], np.array(boxes, dtype=np.float32)))
     return made
@@ -137,7 +142,7 @@ def _compared(graphs: BoxGraphs, folder: Path, runtime: str) -> Difference:
     encoder = runtimes.open_session(folder / ENCODER, runtime, 1)
     decoder = runtimes.open_session(folder / DECODER, runtime, 1)
     total, largest = Difference(0.0, 0, 0), 0.0
-    for image, boxes in made_up_pictures():
+    for image, boxes in made_up_pictures(graphs.size):
         with torch.inference_mode():
             expected = graphs.whole(torch.from_numpy(image), torch.from_numpy(boxes)).numpy()
         embedding = encoder.run({"image": image})[0][0]

@@ -82,10 +82,10 @@ def add_int8(folder: Path, pictures: Sequence[CalibrationPicture], tolerance: fl
     description = read_json(folder / DESCRIPTION)
     encoder, decoder = folder / description["encoder"]["file"], folder / description["decoder"]["file"]
     calibrating, measured = pictures[::2], pictures[1::2]
-    target = folder / FILE
+    target, size = folder / FILE, description["size"]
     try:
-        kept, layers = _quantize(encoder, target, [prepare(one.image)[None] for one in calibrating])
-        found = {name: measure(encoder, target, decoder, measured, name) for name in runtimes.installed()}
+        kept, layers = _quantize(encoder, target, [prepare(one.image, size)[None] for one in calibrating])
+        found = {name: measure(encoder, target, decoder, size, measured, name) for name in runtimes.installed()}
         worst = next((item for item in found.items() if not item[1].passes(tolerance)), None)
         if worst is not None:
             raise WeightsError(
@@ -114,13 +114,14 @@ def add_int8(folder: Path, pictures: Sequence[CalibrationPicture], tolerance: fl
 
 
 def measure(
-    encoder: Path, smaller: Path, decoder: Path, pictures: Sequence[CalibrationPicture], runtime: str
+    encoder: Path, smaller: Path, decoder: Path, size: int, pictures: Sequence[CalibrationPicture], runtime: str
 ) -> Measured:
     """Segment pictures with two encoders and compare.
 
     Args:
         encoder, smaller: In float32 and in 8 bits.
         decoder: Of both.
+        size: Pixels of a side of what they see.
         pictures: With boxes, and references or not.
         runtime: Which.
     """
@@ -128,10 +129,10 @@ def measure(
     decoding = runtimes.open_session(decoder, runtime, 1)
     before, after, agreement = [], [], []
     for one in pictures:
-        image, shape = prepare(one.image)[None], one.image.shape[:2]
+        image, shape = prepare(one.image, size)[None], one.image.shape[:2]
         masks = []
         for session in sessions:
-            given = {"embedding": session.run({"image": image})[0][0], "boxes": scaled_boxes(one.boxes, shape)}
+            given = {"embedding": session.run({"image": image})[0][0], "boxes": scaled_boxes(one.boxes, shape, size)}
             masks.append(masks_of_logits(decoding.run(given)[0], shape))
         agreement += map(_dsc, *masks)
         if one.masks is not None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from pydantic import AfterValidator, BaseModel, Field, PositiveInt, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
-from nnkd.boxes.pixels import SIZE, masks_of_logits, prepare, scaled_boxes
+from nnkd.boxes.pixels import masks_of_logits, prepare, scaled_boxes
 from nnkd.boxes.propagation import BoxModel
 from nnkd.errors import FileError, SettingError, WeightsError
 from nnkd.files import read_json, sha256
@@ -25,6 +27,48 @@ CUT = 0.5  # a probability above it is a yes
 Precision = Literal["fp32", "int8"]
 
 
+def _own(name: str) -> str:
+    """The name of a file in the folder itself, and of none elsewhere."""
+    if Path(name).name != name:
+        raise PydanticCustomError("elsewhere", "names a file elsewhere")
+    return name
+
+
+File = Annotated[str, AfterValidator(_own)]
+
+
+class _Encoder(BaseModel):
+    file: File
+    int8: File | None = None
+    input_shape: list[int] = Field(default_factory=list)
+
+
+class _Decoder(BaseModel):
+    file: File
+
+
+class _Description(BaseModel):
+    """What must be in box_model.json; what else is there is for other programs."""
+
+    kind: Literal["box_model"]
+    version: Literal[1]
+    name: str
+    size: PositiveInt
+    weights: dict[str, Any]
+    files: dict[str, str]
+    encoder: _Encoder
+    decoder: _Decoder
+
+    @model_validator(mode="after")
+    def _one_size(self) -> _Description:
+        expected = self.encoder.input_shape[-1:] or [self.size]
+        if expected != [self.size]:
+            raise PydanticCustomError(
+                "size", f"is of a model that sees {self.size} pixels, but {expected[0]} are expected"
+            )
+        return self
+
+
 @dataclass(frozen=True)
 class BoxModelFolder:
     """What lies in an exported box model's folder.
@@ -32,6 +76,7 @@ class BoxModelFolder:
     Attributes:
         folder: Where it is.
         name: What it is called, such as "litemedsam".
+        size: Pixels of a side of what it sees.
         weights: "name", "sha256" and "licence" of the checkpoint that it was made from.
         encoders: File of the image encoder by precision.
         decoder: File of the decoder.
@@ -40,6 +85,7 @@ class BoxModelFolder:
 
     folder: Path
     name: str
+    size: int
     weights: Mapping[str, str]
     encoders: Mapping[str, str]
     decoder: str
@@ -56,20 +102,22 @@ class BoxModelFolder:
             content = read_json(folder / DESCRIPTION)
         except FileError as error:
             raise WeightsError(f"{error} A box model's folder is what nnKD_export writes of one.") from error
-        problem = _problem(content)
-        if problem:
+        try:
+            found = _Description.model_validate(content)
+        except ValidationError as error:
             raise WeightsError(
-                f"{DESCRIPTION} in {folder.absolute().name} {problem}. Export the model again with nnKD_export."
-            )
-        encoder = content["encoder"]
-        encoders = {"fp32": encoder["file"], "int8": encoder.get("int8")}
+                f"{DESCRIPTION} in {folder.absolute().name} {_problem(content, error)}. Export the model again with "
+                f"nnKD_export."
+            ) from error
+        encoders = {"fp32": found.encoder.file, "int8": found.encoder.int8}
         return cls(
             folder=folder,
-            name=content["name"],
-            weights={key: str(content["weights"].get(key, "")) for key in ("name", "sha256", "licence")},
+            name=found.name,
+            size=found.size,
+            weights={key: str(found.weights.get(key, "")) for key in ("name", "sha256", "licence")},
             encoders={precision: file for precision, file in encoders.items() if file},
-            decoder=content["decoder"]["file"],
-            digests=content["files"],
+            decoder=found.decoder.file,
+            digests=found.files,
         )
 
     def encoder(self, precision: str) -> str:
@@ -151,6 +199,7 @@ class ExportedBoxModel:
         """
         encoder = described.checked(described.encoder(precision))
         decoder = described.checked(described.decoder)
+        self._size = described.size
         self._encoder = runtimes.open_session(
             encoder, runtime, threads, cache, inputs=("image",), outputs=("embedding",)
         )
@@ -159,13 +208,13 @@ class ExportedBoxModel:
         )
 
     def encode(self, image: np.ndarray) -> np.ndarray:
-        """Embed one slice, (H, W, 3) uint8 -> (256, 64, 64) float32, the caller's own."""
+        """Embed one slice, (H, W, 3) uint8 -> (channels, grid, grid) float32, the caller's own."""
         image = image[..., 0] if image.strides[-1] == 0 else image  # three times the same grey
-        return self._encoder.run({"image": prepare(image)[None]})[0][0]
+        return self._encoder.run({"image": prepare(image, self._size)[None]})[0][0]
 
     def masks(self, embedding: np.ndarray, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         """Segment boxes (n, 4) in an embedded slice of `shape` (H, W) -> (n, H, W) bool."""
-        corners = scaled_boxes(boxes, shape)
+        corners = scaled_boxes(boxes, shape, self._size)
         found = np.empty((len(boxes), *shape), dtype=bool)
         for first in range(0, len(boxes), AT_ONCE):
             some = slice(first, first + AT_ONCE)
@@ -193,23 +242,11 @@ class TeacherBoxModel:
         return found
 
 
-def _problem(content: Any) -> str:
-    """What is wrong with a description, as half a sentence; empty if nothing is."""
-    if not isinstance(content, dict) or content.get("kind") != KIND:
+def _problem(content: Any, error: ValidationError) -> str:
+    """What is wrong with a description, as half a sentence."""
+    wrong = {".".join(map(str, one["loc"])): one for one in error.errors()}
+    if not isinstance(content, dict) or "kind" in wrong:
         return "describes no box model"
-    if content.get("version") != VERSION:
+    if "version" in wrong:
         return f"is of version {content.get('version')}, but this nnkd reads version {VERSION}"
-    expected = {"name": str, "encoder": dict, "decoder": dict, "weights": dict, "files": dict}
-    missing = [key for key, kind in expected.items() if not isinstance(content.get(key), kind)]
-    missing += [f"{part}.file" for part in ("encoder", "decoder") if not _names_a_file(content.get(part))]
-    if missing:
-        return f"lacks {', '.join(missing)}"
-    if content.get("size") != SIZE:
-        return f"is of a model that sees {content.get('size')} pixels, but {SIZE} are expected"
-    return ""
-
-
-def _names_a_file(part: Any) -> bool:
-    """Whether it names a file in the folder itself, and none elsewhere."""
-    names = [part.get("file"), part.get("int8")] if isinstance(part, dict) else [None]
-    return isinstance(names[0], str) and all(name is None or Path(str(name)).name == name for name in names)
+    return f"lacks {', '.join(wrong)}" if "" not in wrong else wrong[""]["msg"]

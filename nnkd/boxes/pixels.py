@@ -1,4 +1,5 @@
-"""Slices and boxes as LiteMedSAM's 256 pixels, and its logits as masks of the slice again. numpy alone, no torch."""
+"""Slices and boxes in the pixels that a model sees, and its logits as masks of the slice again: LiteMedSAM's steps, for
+a square of any size. numpy alone, no torch."""
 
 from __future__ import annotations
 
@@ -7,33 +8,32 @@ from functools import lru_cache
 
 import numpy as np
 
-SIZE = 256  # pixels of a side of the input
-GRID = 64  # pixels of a side of the embedding
-CHANNELS = 256  # of the embedding
 SMALLEST = 1e-8  # divisor of a slice of one value
 ROWS = 64  # of a mask that are computed at once, so that they stay in the cache: 4096 x 4096 in 17 ms instead of 155
 
 
-def scaled_shape(shape: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) once the longest side has 256 pixels; no side vanishes."""
-    factor = SIZE / max(shape)
+def scaled_shape(shape: tuple[int, int], size: int) -> tuple[int, int]:
+    """(H, W) once the longest side has `size` pixels; no side vanishes."""
+    factor = size / max(shape)
     return max(1, int(shape[0] * factor + 0.5)), max(1, int(shape[1] * factor + 0.5))
 
 
-def prepare(image: np.ndarray) -> np.ndarray:
-    """A slice as the image encoder wants it: longest side 256, its own lowest value 0 and highest 1, zeros behind.
+def prepare(image: np.ndarray, size: int) -> np.ndarray:
+    """A slice as the image encoder wants it: its longest side fills it, its own lowest value 0 and highest 1, zeros
+    behind.
 
     Args:
         image: (H, W, 3) uint8, or (H, W) uint8 for three equal channels, which is faster.
+        size: Pixels of a side of what the encoder sees.
 
     Returns:
-        (3, 256, 256) float32 in [0, 1]; what is right of or below the image is 0.
+        (3, size, size) float32 in [0, 1]; what is right of or below the image is 0.
     """
     image = image[..., None] if image.ndim == 2 else image
-    height, width = scaled_shape(image.shape[:2])
+    height, width = scaled_shape(image.shape[:2], size)
     scaled = resize(image, (height, width)).astype(np.float32)
     low, high = scaled.min(), scaled.max()
-    padded = np.zeros((3, SIZE, SIZE), dtype=np.float32)
+    padded = np.zeros((3, size, size), dtype=np.float32)
     padded[:, :height, :width] = np.moveaxis((scaled - low) / max(high - low, SMALLEST), -1, 0)
     return padded
 
@@ -60,34 +60,35 @@ def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.clip(np.floor(np.stack(planes, axis=-1) + 0.5), 0, 255).astype(np.uint8)
 
 
-def scaled_boxes(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def scaled_boxes(boxes: np.ndarray, shape: tuple[int, int], size: int) -> np.ndarray:
     """Boxes in pixels of the slice -> corners as the model was trained on.
 
     Args:
         boxes: (n, 4) int, rows (y0, x0, y1, x1), upper bounds excluded.
         shape: (H, W) of the slice.
+        size: Pixels of a side of what the encoder sees.
 
     Returns:
-        (n, 4) float32, rows (x0, y0, x1, y1) in whole pixels of the 256.
+        (n, 4) float32, rows (x0, y0, x1, y1) in whole pixels of what the encoder sees.
     """
     y0, x0, y1, x1 = np.asarray(boxes, dtype=np.int64).T
     # Upper bounds stay excluded: with the last row and column inside instead, small slices, which are enlarged, lost
     # up to a pixel of their own at two sides (aorta in a CT of 122 x 101 pixels: DSC .84 instead of .95).
     corners = np.stack([x0, y0, x1, y1], axis=1)
-    return np.floor(corners * (SIZE / max(shape))).astype(np.float32)
+    return np.floor(corners * (size / max(shape))).astype(np.float32)
 
 
 def probabilities_of_logits(logits: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Logits of the padded 256 pixels -> probabilities on the slice; interpolated first, as LiteMedSAM does it.
+    """Logits of the padded square -> probabilities on the slice; interpolated first, as LiteMedSAM does it.
 
     Args:
-        logits: (n, 256, 256) float32.
+        logits: (n, size, size) float32.
         shape: (H, W) of the slice.
 
     Returns:
         (n, H, W) float32 in [0, 1].
     """
-    height, width = scaled_shape(shape)
+    height, width = scaled_shape(shape, logits.shape[-1])
     rows, columns = _neighbours(height, shape[0]), _neighbours(width, shape[1])
     found = np.empty((len(logits), *shape), dtype=np.float32)
     for one, cropped in zip(found, logits[:, :height, :width], strict=True):
@@ -98,16 +99,16 @@ def probabilities_of_logits(logits: np.ndarray, shape: tuple[int, int]) -> np.nd
 
 
 def masks_of_logits(logits: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Logits of the padded 256 pixels -> masks on the slice: where the probability is above one half.
+    """Logits of the padded square -> masks on the slice: where the probability is above one half.
 
     Args:
-        logits: (n, 256, 256) float32.
+        logits: (n, size, size) float32.
         shape: (H, W) of the slice.
 
     Returns:
         (n, H, W) bool.
     """
-    height, width = scaled_shape(shape)
+    height, width = scaled_shape(shape, logits.shape[-1])
     rows, columns = _neighbours(height, shape[0]), _neighbours(width, shape[1])
     found = np.zeros((len(logits), *shape), dtype=bool)
     for mask, cropped in zip(found, logits[:, :height, :width], strict=True):

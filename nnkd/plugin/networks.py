@@ -10,10 +10,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-if TYPE_CHECKING:
-    from torch import nn
-
-
 @dataclass(frozen=True)
 class Paper:
     """What a paper says about a network, and how it counted.
@@ -89,10 +85,13 @@ class BoxGraphs:
     Attributes:
         name: What it is called, such as "litemedsam".
         encoder_name: Which image encoder it has, such as "tinyvit".
-        encoder: (1, 3, 256, 256) -> (1, 256, 64, 64), made ready for inference.
-        decoder: (256, 64, 64) and (n, 4) -> (n, 256, 256) logits, likewise; n may be any.
-        whole: An image (1, 3, 256, 256) and (n, 4) -> (n, 256, 256) logits as in training, to be compared with.
+        encoder: (1, 3, size, size) -> (1, channels, grid, grid), made ready for inference.
+        decoder: (channels, grid, grid) and (n, 4) -> (n, size, size) logits, likewise; n may be any.
+        whole: An image (1, 3, size, size) and (n, 4) -> (n, size, size) logits as in training, to be compared with.
         weights: "name", "sha256" and "licence" of the checkpoint.
+        size: Pixels of a side of the input.
+        grid: Pixels of a side of the embedding.
+        channels: Of the embedding.
     """
 
     name: str
@@ -101,3 +100,6 @@ class BoxGraphs:
     decoder: nn.Module
     whole: nn.Module
     weights: Mapping[str, str]
+    size: int
+    grid: int
+    channels: int

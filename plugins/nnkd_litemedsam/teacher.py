@@ -21,6 +21,7 @@ from nnkd_litemedsam.networks.architectures import architectures
 from nnkd_litemedsam.networks.encoders import ENCODERS
 from nnkd_litemedsam.networks.graphs import graphs_of
 from nnkd_litemedsam.networks.model import LiteMedSAM
+from nnkd_litemedsam.sizes import SIZE
 
 
 class LiteMedSAMTeacher(SliceTeacher):
@@ -104,11 +105,11 @@ class LiteMedSAMTeacher(SliceTeacher):
 
     def _encode(self, images: Sequence[np.ndarray]) -> Tensor:
         """(B, 256, 64, 64) float32."""
-        prepared = torch.from_numpy(np.stack([prepare(image) for image in images]))
+        prepared = torch.from_numpy(np.stack([prepare(image, SIZE) for image in images]))
         return self.network.image_encoder(prepared.to(self.context.device, self.dtype)).float()
 
     def _decode(self, embedding: Tensor, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-        corners = torch.from_numpy(scaled_boxes(boxes, shape)).to(self.context.device)
+        corners = torch.from_numpy(scaled_boxes(boxes, shape, SIZE)).to(self.context.device)
         return probabilities_of_logits(self.network.decode(embedding, corners).cpu().numpy(), shape)
 
 

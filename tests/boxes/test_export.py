@@ -57,6 +57,17 @@ def test_it_is_read_again_and_segments_any_number_of_boxes(written, runtime):
     assert not found[3][outside].any()
 
 
+def test_a_model_says_itself_what_it_sees(tmp_path):
+    write_box_model(graphs(size=128, channels=8), tmp_path)
+    content = json.loads((tmp_path / "box_model.json").read_text())
+    assert (content["size"], content["preprocessing"]["longest_side"]) == (128, 128)
+    assert content["decoder"]["embedding_shape"] == [8, 32, 32]
+    model = ExportedBoxModel(BoxModelFolder.read(tmp_path), next(iter(runtimes.installed())))
+    embedding = model.encode(np.zeros((50, 70, 3), dtype=np.uint8))
+    assert embedding.shape == (8, 32, 32)
+    assert model.masks(embedding, np.array([[0, 0, 9, 9]]), (50, 70)).shape == (1, 50, 70)
+
+
 def test_a_network_that_answers_otherwise_is_not_left_behind(tmp_path):
     (tmp_path / "box_model.json").write_text("{}")
     other = replace(graphs(), whole=Whole(Encoder(), Decoder()))
@@ -73,7 +84,7 @@ def test_without_a_runtime_nothing_is_written(tmp_path, monkeypatch):
 
 
 def test_the_pictures_are_always_the_same_and_their_boxes_hold_something():
-    for (image, boxes), (again, _) in zip(made_up_pictures(), made_up_pictures(), strict=True):
+    for (image, boxes), (again, _) in zip(made_up_pictures(256), made_up_pictures(256), strict=True):
         np.testing.assert_array_equal(image, again)
         assert (image.shape, image.dtype, boxes.shape) == ((1, 3, 256, 256), np.float32, (2, 4))
         assert 0 <= image.min() < image.max() <= 1

@@ -77,7 +77,8 @@ def test_what_the_folder_says(folder):
         ({"version": 2}, "is of version 2, but this nnkd reads version 1"),
         ({"weights": None, "decoder": {}}, r"lacks weights, decoder\.file"),
         ({"encoder": {"file": "../encoder.onnx"}}, r"lacks encoder\.file"),
-        ({"encoder": {"file": "encoder.onnx", "int8": "/tmp/encoder.onnx"}}, r"lacks encoder\.file"),
+        ({"encoder": {"file": "encoder.onnx", "int8": "/tmp/encoder.onnx"}}, r"lacks encoder\.int8"),
+        ({"size": 0}, "lacks size"),
         ({"size": 1024}, "of a model that sees 1024 pixels, but 256 are expected"),
     ],
 )

@@ -24,7 +24,7 @@ def hills(number: int, seed: int) -> np.ndarray:
 def theirs(logits: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """The same as torch computes it."""
     torch = pytest.importorskip("torch")
-    height, width = scaled_shape(shape)
+    height, width = scaled_shape(shape, 256)
     cropped = torch.from_numpy(logits)[:, None, :height, :width]
     return torch.nn.functional.interpolate(cropped, shape, mode="bilinear", align_corners=False)[:, 0].numpy()
 
@@ -35,8 +35,8 @@ def theirs(logits: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 )
 def test_the_longest_side_becomes_256(shape, scaled):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    prepared = prepare(image)
-    assert scaled_shape(shape) == scaled
+    prepared = prepare(image, 256)
+    assert scaled_shape(shape, 256) == scaled
     assert (prepared.shape, prepared.dtype) == ((3, 256, 256), np.float32)
     inside = prepared[:, : scaled[0], : scaled[1]]
     assert (inside.min(), inside.max()) == (0, 1)
@@ -44,15 +44,25 @@ def test_the_longest_side_becomes_256(shape, scaled):
     assert not prepared[:, :, scaled[1] :].any()
 
 
+def test_other_models_see_other_sizes():
+    image = np.random.default_rng(0).integers(0, 256, (30, 60, 3), dtype=np.uint8)
+    assert (scaled_shape((30, 60), 1024), prepare(image, 120).shape) == ((512, 1024), (3, 120, 120))
+    assert scaled_boxes(np.array([[5, 10, 20, 60]]), (30, 60), 120).tolist() == [[20, 10, 120, 40]]
+    logits = np.full((1, 120, 120), -1, dtype=np.float32)
+    logits[0, 10:40, 20:] = 1
+    masks = masks_of_logits(logits, (30, 60))
+    assert (masks[0, 5:20, 10:].all(), masks.sum()) == (True, 15 * 50)
+
+
 @pytest.mark.parametrize("value", [0, 7, 255])
 def test_a_slice_of_one_value_is_black(value):
-    assert not prepare(np.full((30, 40, 3), value, dtype=np.uint8)).any()
+    assert not prepare(np.full((30, 40, 3), value, dtype=np.uint8), 256).any()
 
 
 def test_colours_share_one_lowest_and_highest_value():
     image = np.zeros((256, 256, 3), dtype=np.uint8)
     image[..., 0], image[..., 1], image[0, 0, 2] = 100, 50, 200
-    assert prepare(image)[:, 5, 5] == pytest.approx([0.5, 0.25, 0])
+    assert prepare(image, 256)[:, 5, 5] == pytest.approx([0.5, 0.25, 0])
 
 
 def test_shrinking_takes_means_over_areas():
@@ -72,7 +82,7 @@ def test_enlarging_is_linear_between_the_centres_of_pixels():
 @pytest.mark.parametrize("shape", [(35, 50), (50, 35), (7, 5)])
 def test_enlarging_is_torchs(shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    wanted = scaled_shape(shape)
+    wanted = scaled_shape(shape, 256)
     torch = pytest.importorskip("torch")
     batch = torch.from_numpy(np.moveaxis(image, -1, 0)[None].astype(np.float32))
     theirs = torch.nn.functional.interpolate(batch, wanted, mode="bilinear", align_corners=False)[0].numpy()
@@ -83,7 +93,7 @@ def test_enlarging_is_torchs(shape):
 def test_one_channel_gives_what_three_equal_ones_do(shape):
     """Sums ran in another order, so that one pixel at exactly one half came out one lower."""
     grey = np.random.default_rng(0).integers(0, 256, (*shape, 1), dtype=np.uint8)
-    wanted = scaled_shape(shape)
+    wanted = scaled_shape(shape, 256)
     np.testing.assert_array_equal(resize(grey, wanted), resize(np.repeat(grey, 3, -1), wanted)[..., :1])
 
 
@@ -91,7 +101,7 @@ def test_one_channel_gives_what_three_equal_ones_do(shape):
 def test_shrinking_is_opencvs(shape):
     cv2 = pytest.importorskip("cv2", reason="needs opencv-python-headless to compare with")
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    wanted = scaled_shape(shape)
+    wanted = scaled_shape(shape, 256)
     theirs = cv2.resize(image, wanted[::-1], interpolation=cv2.INTER_AREA)
     assert np.abs(theirs.astype(int) - resize(image, wanted)).max() <= 1  # they count in 11 bits
 
@@ -105,7 +115,7 @@ def test_shrinking_is_opencvs(shape):
     ],
 )
 def test_boxes_are_scaled_to_whole_pixels(box, shape, expected):
-    found = scaled_boxes(np.array([box]), shape)
+    found = scaled_boxes(np.array([box]), shape, 256)
     assert found.dtype == np.float32
     assert found.tolist() == [list(expected)]
 
@@ -175,8 +185,8 @@ def test_huge_logits_do_not_overflow():
 @pytest.mark.parametrize("shape", [(256, 256), (35, 50), (600, 400)])
 def test_a_grey_picture_stands_for_three_equal_channels(shape):
     grey = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    colour = prepare(np.repeat(grey[..., None], 3, axis=2))
-    assert np.abs(prepare(grey) - colour).max() <= 1.01 / 200  # sums in another order may round the other way
+    colour = prepare(np.repeat(grey[..., None], 3, axis=2), 256)
+    assert np.abs(prepare(grey, 256) - colour).max() <= 1.01 / 200  # sums in another order may round the other way
 
 
 def test_torch_is_not_imported():

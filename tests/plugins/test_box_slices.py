@@ -39,8 +39,8 @@ def test_a_slice_is_what_the_teacher_sees(scans):
     grey = to_uint8(volume.data[0, 2], grey_scale(volume.data, "CT"))
     picture, _ = slices.read("toy_000", 2)
     assert picture.shape == (256, 171, 3)
-    assert np.array_equal(prepare(picture), prepare(np.repeat(grey[..., None], 3, axis=-1)))
-    assert np.array_equal(picture[..., 0], resize(grey[..., None], scaled_shape(grey.shape))[..., 0])
+    assert np.array_equal(prepare(picture, 256), prepare(np.repeat(grey[..., None], 3, axis=-1), 256))
+    assert np.array_equal(picture[..., 0], resize(grey[..., None], scaled_shape(grey.shape, 256))[..., 0])
 
 
 def test_masks_are_the_label_maps_enlarged(scans):
@@ -104,7 +104,7 @@ def test_pictures_in_colour(tmp_path, monkeypatch, ending):
     write_dataset_json(folder, ["red", "green", "blue"], {"background": 0, "cell": 1}, ending, 1)
     slices = made(RawDataset(folder))
     assert slices.colour
-    assert np.array_equal(prepare(slices.read("a", 0)[0]), prepare(image))
+    assert np.array_equal(prepare(slices.read("a", 0)[0], 256), prepare(image, 256))
     assert slices.index.cases["a"].pixels == {"cell": [(0, 400)]}
 
 

@@ -517,12 +517,12 @@ def test_the_encoder_and_the_masks_are_the_packages(real, theirs):
     grey = (60 + 120 * disc + np.random.default_rng(0).normal(0, 5, disc.shape)).astype(np.uint8)
     image = np.repeat(grey[..., None], 3, axis=2)
     with torch.inference_mode():
-        expected = theirs.image_encoder(torch.from_numpy(prepare(image))[None])
+        expected = theirs.image_encoder(torch.from_numpy(prepare(image, 256))[None])
         found = torch.from_numpy(real.encode(image))
         assert (found - expected[0]).abs().max() < 1e-5
         box = np.array([[50, 80, 130, 160]])
-        logits = theirs(torch.from_numpy(prepare(image))[None], scaled_boxes(box, (200, 256)))
-        mask = theirs.postprocess_masks(logits, scaled_shape((200, 256)), (200, 256)).sigmoid()[0, 0].numpy()
+        logits = theirs(torch.from_numpy(prepare(image, 256))[None], scaled_boxes(box, (200, 256), 256))
+        mask = theirs.postprocess_masks(logits, scaled_shape((200, 256), 256), (200, 256)).sigmoid()[0, 0].numpy()
     probabilities = real.decode(found.numpy(), box, (200, 256))[0]
     assert np.abs(probabilities - mask).max() < 1e-4
     assert 2 * ((probabilities > 0.5) & disc).sum() / ((probabilities > 0.5).sum() + disc.sum()) > 0.95

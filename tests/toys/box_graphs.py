@@ -9,17 +9,21 @@ from nnkd.plugin.networks import BoxGraphs
 
 
 class Encoder(nn.Module):
-    def __init__(self):
+    def __init__(self, channels=256):
         super().__init__()
-        self.conv = nn.Conv2d(3, 256, 4, stride=4)
+        self.conv = nn.Conv2d(3, channels, 4, stride=4)
 
     def forward(self, image):
         return self.conv(image)
 
 
 class Decoder(nn.Module):
+    def __init__(self, size=256):
+        super().__init__()
+        self.size = size
+
     def forward(self, embedding, boxes):
-        grid = torch.arange(256.0)
+        grid = torch.arange(float(self.size))
         rows = (grid[:, None] >= boxes[:, 1, None, None]) & (grid[:, None] < boxes[:, 3, None, None])
         columns = (grid >= boxes[:, 0, None, None]) & (grid < boxes[:, 2, None, None])
         mean = embedding.mean(0).repeat_interleave(4, 0).repeat_interleave(4, 1)
@@ -35,8 +39,9 @@ class Whole(nn.Module):
         return self.decoder(self.encoder(image)[0], boxes)
 
 
-def graphs() -> BoxGraphs:
+def graphs(size: int = 256, channels: int = 256) -> BoxGraphs:
     torch.manual_seed(0)
-    encoder, decoder = Encoder(), Decoder()
+    encoder, decoder = Encoder(channels), Decoder(size)
     weights = {"name": "toy.pth", "sha256": "ab" * 32, "licence": "MIT"}
-    return BoxGraphs("toy", "conv", encoder, decoder, Whole(encoder, decoder), weights)
+    whole = Whole(encoder, decoder)
+    return BoxGraphs("toy", "conv", encoder, decoder, whole, weights, size=size, grid=size // 4, channels=channels)

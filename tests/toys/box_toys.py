@@ -88,7 +88,9 @@ def toy_box_model(folder: Path, int8: bool = False) -> Path:
     save("decoder.onnx", nodes, inputs, {"logits": ["n", 256, 256]}, constants)
     described = {
         "kind": "box_model", "version": 1, "name": "toy", "size": 256, "weights": WEIGHTS,
-        "encoder": {"file": "encoder.onnx", "int8": "encoder_int8.onnx" if int8 else None},
+        "encoder": {
+            "file": "encoder.onnx", "int8": "encoder_int8.onnx" if int8 else None, "input_shape": [1, 3, 256, 256],
+        },
         "decoder": {"file": "decoder.onnx"}, "files": {name: sha256(folder / name) for name in names},
     }  # fmt: skip
     (folder / DESCRIPTION).write_text(json.dumps(described), encoding="utf-8")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from nnkd.boxes.pixels import SIZE
 from nnkd.plugin.networks import Architecture, Paper
 from nnkd_litemedsam.networks.encoders import ENCODERS, build_encoder
 from nnkd_litemedsam.networks.model import LiteMedSAM
+from nnkd_litemedsam.sizes import SIZE
 
 IMAGE, BOX = (1, 3, SIZE, SIZE), (1, 4)
 UNSEEN = "its linear layers are functions, which thop does not see"

@@ -14,6 +14,7 @@ from nnkd_litemedsam.networks.folded_decoder import FoldedDecoder
 from nnkd_litemedsam.networks.model import LiteMedSAM
 from nnkd_litemedsam.networks.repvit import Block, Excite, RepViT
 from nnkd_litemedsam.networks.tiny_vit import ChannelNorm, Downsample, MBConv, TinyViT
+from nnkd_litemedsam.sizes import CHANNELS, GRID, SIZE
 
 
 class RepViTGraph(nn.Module):
@@ -104,4 +105,4 @@ def graphs_of(network: LiteMedSAM, encoder: str, weights: Mapping[str, str]) -> 
     whole = network.eval().requires_grad_(False)
     ready = copy.deepcopy(whole).fuse()
     turned = GRAPHS.get(type(ready.image_encoder), lambda as_it_is: as_it_is)(ready.image_encoder)
-    return BoxGraphs("litemedsam", encoder, turned, DecoderGraph(ready), whole, weights)
+    return BoxGraphs("litemedsam", encoder, turned, DecoderGraph(ready), whole, weights, SIZE, GRID, CHANNELS)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nnkd.boxes.pixels import CHANNELS, GRID, SIZE
 from nnkd.errors import BrokenPluginError
 from nnkd_litemedsam.networks.folded_decoder import FoldedDecoder
 from nnkd_litemedsam.networks.tiny_vit import TinyViT
+from nnkd_litemedsam.sizes import CHANNELS, GRID, SIZE
 
 
 class LiteMedSAM(nn.Module):

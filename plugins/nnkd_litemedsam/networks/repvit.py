@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnkd.boxes.pixels import CHANNELS
 from nnkd_litemedsam.networks.fused_layers import linear
 from nnkd_litemedsam.networks.tiny_vit import ChannelNorm, ConvNorm
+from nnkd_litemedsam.sizes import CHANNELS
 
 # Width of each block, and whether its channels are weighted (squeeze and excite)
 M0_6 = (

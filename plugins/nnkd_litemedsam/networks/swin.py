@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnkd.boxes.pixels import SIZE
 from nnkd_litemedsam.networks.fused_layers import ROWS, in_strips, linear
+from nnkd_litemedsam.sizes import SIZE
 
 APART = -100.0  # added to the attention between tokens that are no neighbours, in logits
 SPREAD = 0.02  # standard deviation of weights at the start

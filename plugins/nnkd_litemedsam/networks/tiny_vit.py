@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnkd.boxes.pixels import CHANNELS
 from nnkd_litemedsam.networks.fused_layers import ROWS, by_rows, in_strips, linear
+from nnkd_litemedsam.sizes import CHANNELS
 
 
 class ConvNorm(nn.Module):

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from nnkd.boxes.pixels import SIZE, prepare
+from nnkd.boxes.pixels import prepare
 from nnkd.errors import DatasetError
 from nnkd.files import sha256_text
 from nnkd.training.loader import Draw
+from nnkd_litemedsam.sizes import SIZE
 from nnkd_litemedsam.slices.store import SMALLEST, Slices, StoredCase
 from nnkd_litemedsam.trainers.embedding_files import EmbeddingFiles
 
@@ -115,7 +116,7 @@ class Reader:
         picture = np.ascontiguousarray(picture)
         shape = picture.shape[:2]
         file = self.files.file(slices.name, picture) if self.files is not None else None
-        sample = Sample(key, prepare(picture), (shape[0], shape[1]), label, file=file)
+        sample = Sample(key, prepare(picture, SIZE), (shape[0], shape[1]), label, file=file)
         if mask is not None and self.targets is not None:
             smallest = SMALLEST * mask.size / (record.shape[0] * record.shape[1])
             if self.targets.box == "component":

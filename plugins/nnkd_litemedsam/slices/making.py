@@ -24,6 +24,7 @@ from nnkd.errors import DatasetError, NnkdError, UnknownNameError
 from nnkd.files import atomic, remove_leftovers, sha256, sha256_text
 from nnkd.processes import run_all
 from nnkd.votes import consensus
+from nnkd_litemedsam.sizes import SIZE
 from nnkd_litemedsam.slices.store import SliceIndex, Slices, StoredCase, read_index
 
 SECONDS_BETWEEN_RECORDS = 10.0  # the index grows with the cohort; what a kill loses is made again
@@ -265,7 +266,7 @@ def _label_map(dataset: RawDataset, case: str, orientation: Orientation, shape: 
 
 def _one(data: np.ndarray, scales: Sequence[GreyScale], ranks: np.ndarray) -> np.ndarray:
     """A slice (c, H, W) and its label map (H, W) -> all its grey scales and the label map, (planes + 1, h, w) uint8."""
-    shape = scaled_shape(ranks.shape)
+    shape = scaled_shape(ranks.shape, SIZE)
     planes = np.concatenate([to_uint8(data, scale) for scale in scales])
     scaled = np.moveaxis(resize(np.moveaxis(planes, 0, -1), shape), -1, 0)
     return np.concatenate([scaled, nearest(ranks, shape)[None]])

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nnkd.boxes.pixels import SIZE
 from nnkd.data.dataset import DatasetSpec, ImageFolder, RawDataset
 from nnkd.data.participants import CASES_FILE, PARTICIPANTS_FILE
 from nnkd.data.predictions import Lineage
@@ -16,6 +15,7 @@ from nnkd.errors import DatasetError, FolderError, RecipeError
 from nnkd.files import atomic, read_json, write_json
 from nnkd.paths import room
 from nnkd.votes import consensus
+from nnkd_litemedsam.sizes import SIZE
 from nnkd_litemedsam.slices.store import FOLDER, read_index
 
 PLANS = "LiteMedSAMPlans"

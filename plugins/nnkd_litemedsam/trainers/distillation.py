@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nnkd.boxes.pixels import CHANNELS
 from nnkd.errors import RecipeError
 from nnkd.plugin.options import parse_options
 from nnkd.plugin.teachers import BoxTeacher
 from nnkd.types import TeacherContext
 from nnkd_litemedsam.networks.model import LiteMedSAM
+from nnkd_litemedsam.sizes import CHANNELS
 from nnkd_litemedsam.slices.loader import Reader, Targets
 from nnkd_litemedsam.slices.options import DistillOptions
 from nnkd_litemedsam.trainers import embedding_teachers

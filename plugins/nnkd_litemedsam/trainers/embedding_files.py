@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nnkd.boxes.pixels import CHANNELS, GRID
 from nnkd.errors import NnkdError
 from nnkd.files import atomic
+from nnkd_litemedsam.sizes import CHANNELS, GRID
 
 GIB = 2**30
 PREFIX = "embeddings_"

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnkd.boxes.pixels import CHANNELS, GRID, SIZE
 from nnkd.errors import RecipeError
 from nnkd.files import sha256
 from nnkd.plugin.teachers import BoxTeacher
 from nnkd_litemedsam import model_files, weights
 from nnkd_litemedsam.networks.model import LiteMedSAM
+from nnkd_litemedsam.sizes import CHANNELS, GRID, SIZE
 
 SHAPE = (CHANNELS, GRID, GRID)
 OWN = "litemedsam"

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnkd.boxes.pixels import SIZE, prepare
+from nnkd.boxes.pixels import prepare
+from nnkd_litemedsam.sizes import SIZE
 from nnkd_litemedsam.slices.loader import Reader, box_around
 
 
@@ -63,7 +64,7 @@ def looks(reader: Reader, key: str, z: int, device: torch.device) -> list[Boxed]
         truth = np.zeros((len(masks), SIZE, SIZE), dtype=bool)
         for place, mask in enumerate(masks):
             truth[place, : mask.shape[0], : mask.shape[1]] = mask
-        image = torch.from_numpy(prepare(picture))[None].to(device)
+        image = torch.from_numpy(prepare(picture, SIZE))[None].to(device)
         height, width = stored.shape
         found.append(
             Boxed(

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnkd.boxes.pixels import GRID, SIZE
 from nnkd_litemedsam.networks.model import LiteMedSAM
+from nnkd_litemedsam.sizes import GRID, SIZE
 
 SMOOTH = 1e-5
 
