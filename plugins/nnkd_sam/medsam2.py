@@ -15,9 +15,9 @@ from nnkd.plugin.networks import Paper
 from nnkd.teachers.slice_teacher import BoxedSlice, boxed_slices, picture
 from nnkd.types import Prompt, TeacherContext, Volume
 from nnkd_sam.checkpoints import AS_SAM21, DOUBTFUL
-from nnkd_sam.sam import TABLE, Cache
 from nnkd_sam.sam2 import Model, SAM2Teacher, Version
 from nnkd_sam.sam2_video import Film, build_video, key_boxes
+from nnkd_sam.shared import TABLE, Cache
 
 
 class MedSAM2Teacher(SAM2Teacher):

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from nnkd.data.intensities import Windows
 from nnkd.errors import BrokenPluginError
 from nnkd.plugin.networks import Architecture, Paper
-from nnkd.teachers.slice_teacher import SliceTeacher
 from nnkd.types import TeacherContext
 from nnkd_sam.checkpoints import load_weights
+from nnkd_sam.shared import AT_ONCE, SIZE, TABLE, Cache, CheckpointTeacher, corners
 
-SIZE = 1024  # pixels of a side of what the image encoder sees
-AT_ONCE = 16  # boxes that are decoded together
 SMALLEST = 1e-8  # divisor of a slice of one value
 Model = Literal["vit_b", "vit_l", "vit_h"]
-Cache = Annotated[int, Field(ge=0)]  # MiB
-TABLE = "paper 1, Table 4,"
-ONE_BOX = "one slice is encoded and one box in it decoded"
 
 
 def build(model: Model) -> nn.Module:
@@ -72,20 +65,14 @@ def one_box(network: nn.Module, image: Tensor, boxes: Tensor) -> Tensor:
     return decode(network, network.image_encoder(image)[0], boxes)
 
 
-def corners(boxes: np.ndarray) -> np.ndarray:
-    """(n, 4) int rows (y0, x0, y1, x1), upper bounds excluded -> float64 rows (x0, y0, x1, y1), the same edges."""
-    return np.asarray(boxes, dtype=np.float64)[:, [1, 0, 3, 2]]
-
-
-class SAMTeacher(SliceTeacher):
+class SAMTeacher(CheckpointTeacher):
     """Segment Anything: the longest side becomes 1024 pixels, zeros fill the rest; masks are logits above 0.
 
     Source: Kirillov et al., ICCV 2023; preprocessing and answers are those of segment-anything's SamPredictor.
     """
 
     name: ClassVar[str] = "sam"
-    costs_only = frozenset({"cache", "licence"})
-    says: ClassVar[str] = "SAM"  # what its checkpoints are of
+    says: ClassVar[str] = "SAM"
     papers: ClassVar[Mapping[str, Paper]] = {
         "vit_h": Paper(TABLE, "635.63 M", "2736.62 G", remark="635.637 M is meant")
     }
@@ -137,25 +124,7 @@ class SAMTeacher(SliceTeacher):
     @classmethod
     def architectures(cls) -> Sequence[Architecture]:
         """Each size on one slice with one box."""
-        return [
-            Architecture(
-                variant=model,
-                build=partial(build, model),
-                inputs=((1, 3, SIZE, SIZE), (1, 4)),
-                run=one_box,
-                graph=ONE_BOX,
-                paper=cls.papers.get(model),
-            )
-            for model in cls.variants
-        ]
-
-    def weights(self) -> Sequence[Mapping[str, str]]:
-        """Name, sha256 and licence of the checkpoint."""
-        return self._weights
-
-    def notes(self) -> Mapping[str, object]:
-        """Those of every teacher of slices; and where it is in doubt whose weights these are."""
-        return {**super().notes(), **self._doubt}
+        return cls._architectures(build, one_box)
 
     def _encode(self, images: Sequence[np.ndarray]) -> Tensor:
         prepared = [self._prepare(image) for image in images]

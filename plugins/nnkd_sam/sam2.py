@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,10 +14,9 @@ from torch import Tensor, nn
 from nnkd.data.intensities import Windows
 from nnkd.errors import BrokenPluginError
 from nnkd.plugin.networks import Architecture, Paper
-from nnkd.teachers.slice_teacher import SliceTeacher
 from nnkd.types import TeacherContext
 from nnkd_sam.checkpoints import load_weights
-from nnkd_sam.sam import AT_ONCE, ONE_BOX, SIZE, TABLE, Cache, corners
+from nnkd_sam.shared import AT_ONCE, TABLE, Cache, CheckpointTeacher, corners
 
 Model = Literal["hiera_t", "hiera_s", "hiera_b+", "hiera_l"]
 Version = Literal["2.0", "2.1"]
@@ -100,7 +98,7 @@ def one_box(network: nn.Module, image: Tensor, boxes: Tensor) -> Tensor:
     return decode(network, features(network, image), boxes)
 
 
-class SAM2Teacher(SliceTeacher):
+class SAM2Teacher(CheckpointTeacher):
     """SAM 2 in image mode: slices are squashed to 1024 x 1024; masks are logits above 0.
 
     Source: Ravi et al., ICLR 2025; preprocessing and answers are those of sam2's SAM2ImagePredictor, without its
@@ -108,7 +106,6 @@ class SAM2Teacher(SliceTeacher):
     """
 
     name: ClassVar[str] = "sam2"
-    costs_only = frozenset({"cache", "licence"})
     says: ClassVar[str] = "SAM"
     doubt: str = ""  # what to say of weights whose tensors have the names of another model's
     papers: ClassVar[Mapping[str, Paper]] = {
@@ -168,25 +165,7 @@ class SAM2Teacher(SliceTeacher):
     @classmethod
     def architectures(cls) -> Sequence[Architecture]:
         """Each size on one slice with one box; the memory that videos need is there, but not run."""
-        return [
-            Architecture(
-                variant=model,
-                build=partial(build, model),
-                inputs=((1, 3, SIZE, SIZE), (1, 4)),
-                run=one_box,
-                graph=ONE_BOX,
-                paper=cls.papers.get(model),
-            )
-            for model in cls.variants
-        ]
-
-    def weights(self) -> Sequence[Mapping[str, str]]:
-        """Name, sha256 and licence of the checkpoint."""
-        return self._weights
-
-    def notes(self) -> Mapping[str, object]:
-        """Those of every teacher of slices; and where it is in doubt whose weights these are."""
-        return {**super().notes(), **self._doubt}
+        return cls._architectures(build, one_box)
 
     def _encode(self, images: Sequence[np.ndarray]) -> Tensor:
         prepared = torch.stack([self._transforms(image) for image in images])

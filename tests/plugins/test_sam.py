@@ -24,7 +24,8 @@ HAS_THOP = importlib.util.find_spec("thop") is not None
 needs_thop = pytest.mark.skipif(not HAS_THOP, reason='needs thop: pip install "nnkd[profile]"')
 
 from nnkd_sam import checkpoints, sam  # noqa: E402
-from nnkd_sam.sam import SIZE, MedSAMTeacher, SAMTeacher, build  # noqa: E402
+from nnkd_sam.sam import MedSAMTeacher, SAMTeacher, build  # noqa: E402
+from nnkd_sam.shared import SIZE  # noqa: E402
 
 SHAPES = [(60, 40), (400, 1100), (9, 5)]
 
