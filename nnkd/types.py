@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,6 +107,30 @@ class SliceBoxes:
 Prompt = TextPrompt | SliceBoxes
 
 
+class DatasetWords(Protocol):
+    """What dataset.json says, as far as teachers ask (`nnkd.data.dataset.DatasetSpec`)."""
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """In file order."""
+
+    @property
+    def labels(self) -> Mapping[str, tuple[int, ...]]:
+        """The foreground labels' integers, by name."""
+
+
+class TeacherDataset(Protocol):
+    """A raw dataset, as far as teachers ask (`nnkd.data.dataset.RawDataset`)."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+
+    @property
+    def spec(self) -> DatasetWords:
+        """Its dataset.json."""
+
+
 @dataclass(frozen=True)
 class TeacherContext:
     """What a teacher may know beside the case: handed to its constructor.
@@ -114,13 +138,13 @@ class TeacherContext:
     Attributes:
         labels: Names of the foreground labels the dataset asks for, in the order of their integers.
         device: "cuda", "cpu" or "mps".
-        dataset: The raw dataset (`nnkd.data.dataset.RawDataset`), or None where a folder of images is predicted.
+        dataset: The raw dataset, or None where there is none.
         workers: How many processes or threads the teacher may use.
     """
 
     labels: tuple[str, ...]
     device: str = "cpu"
-    dataset: object | None = None
+    dataset: TeacherDataset | None = None
     workers: int = 1
 
 

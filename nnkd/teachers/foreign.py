@@ -67,8 +67,8 @@ def read_parts(given: Map | Path | None, context: TeacherContext, owner: str) ->
     """
     parts = read_map(given, context.labels, owner)
     if parts is None:
-        spec = getattr(context.dataset, "spec", None)
-        return {label: list(spec.labels[label]) if spec else [label] for label in context.labels}
+        dataset = context.dataset
+        return {label: [label] if dataset is None else list(dataset.spec.labels[label]) for label in context.labels}
     if {type(part) for values in parts.values() for part in values} == {int, str}:
         raise SettingError(f"The {owner} teacher's map mixes values and names of files; use one kind throughout.")
     return parts

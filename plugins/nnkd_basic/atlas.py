@@ -99,9 +99,12 @@ class AtlasTeacher(Teacher):
         super().__init__(context)
         if number < 1 or seed < 0 or (spacing is not None and spacing <= 0):
             raise SettingError("The atlas teacher's number and spacing must be positive, and its seed not negative.")
-        if dataset is None and context.dataset is None:
+        if dataset is not None:
+            self.source = RawDataset.open(dataset)
+        elif context.dataset is not None:
+            self.source = RawDataset(context.dataset.folder)
+        else:
             raise SettingError("The atlas teacher has no dataset to take atlases from. Set its option dataset=ID.")
-        self.source = context.dataset if dataset is None else RawDataset.open(dataset)
         self.number, self.choice, self.fusion = number, choice, fusion
         self.registration, self.method, self.spacing, self.seed = registration, method, spacing, seed
         self.candidates = _candidates(self.source, cases)

@@ -82,10 +82,9 @@ class NnUNetTeacher(Teacher):
         self.parts = _values(read_map(map, context.labels, "nnunet"), context.labels, self.spec, folder.name)
         self._map_file = map if isinstance(map, Path) else None
         self._wanted, self._licence = inputs, licence
-        dataset = getattr(context.dataset, "spec", None)
-        if dataset is not None:
-            self._channels(dataset.channel_names)  # fails before the networks are loaded
-            self._warn(dataset.channel_names)
+        if context.dataset is not None:
+            self._channels(context.dataset.spec.channel_names)  # fails before the networks are loaded
+            self._warn(context.dataset.spec.channel_names)
         self._predictor = load_predictor(self.model, context.device, step_size=tile_step, mirroring=mirroring)
         _refuse_second_stage(self._predictor, folder.name)
 

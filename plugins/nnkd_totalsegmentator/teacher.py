@@ -65,7 +65,7 @@ class TotalSegmentatorTeacher(ExternalTeacher):
             NnkdError: If TotalSegmentator or its weights are not there, the task cannot be, or it knows no label.
         """
         super().__init__(context, Program("TotalSegmentator", timeout, inherit=("PYTHONPATH",)))
-        channels = getattr(getattr(context.dataset, "spec", None), "channel_names", ())
+        channels = () if context.dataset is None else context.dataset.spec.channel_names
         self.task = Task.find(_task(channels) if task == "auto" else task, speed, roi_subset)
         self.kind = {name: kind for kind, name in TASKS.items()}.get(self.task.name, "") if task == "auto" else ""
         self.structures = structures_of(
