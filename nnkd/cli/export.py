@@ -99,11 +99,13 @@ def _trained(arguments: argparse.Namespace) -> TrainedModel | partial[BoxTeacher
 def _box_teacher(trainer: str) -> str:
     """The teacher that a trainer's checkpoints are weights of; empty for ordinary students."""
     from nnkd.plugin import registry
+    from nnkd.plugin.students import Student
 
     plugins = registry.installed()
     if trainer not in plugins.names("student"):
         return ""
-    return getattr(plugins.load("student", trainer), "box_teacher", "")
+    student = plugins.load("student", trainer)
+    return student.box_teacher if issubclass(student, Student) else ""
 
 
 def _teacher_of(arguments: argparse.Namespace) -> partial[BoxTeacher]:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from nnkd.cli import command
-from nnkd.types import StepReport
+from nnkd.types import Kind, StepReport
+
+if TYPE_CHECKING:
+    from nnkd.plugin.registry import Registry
+    from nnkd.training.recipe_flags import Chosen
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,83 +86,44 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> StepReport:
-    from nnkd.errors import SettingError
+    from nnkd import paths
     from nnkd.plugin import registry
-    from nnkd.plugin.options import options_of, parse_options, split_settings
+    from nnkd.plugin.options import sort_settings
 
     plugins = registry.installed()
-    settings = split_settings(arguments.set)
-    flags = {"options": settings.pop("", {}), "teachers": arguments.t, "name": arguments.n}
-    made: dict[str, object] = {"aggregator": None, "sampler": None}
-    for kind, given, default in (("aggregator", arguments.a, "staple"), ("sampler", arguments.s, "uniform")):
-        name = given or default
-        options = settings.pop(name, {})
-        if kind == "aggregator" and name == arguments.s:  # such as "weighted", which both have
-            mine = options_of(plugins.load(kind, name))
-            settings[name] = {key: value for key, value in options.items() if key not in mine}
-            options = {key: value for key, value in options.items() if key in mine}
-        flags[kind] = None
-        if given or options:
-            plugin = plugins.load(kind, name)
-            checked = parse_options(plugin, options, name)
-            made[kind] = plugin(**checked)
-            flags[kind] = (name, {key: checked[key] for key in options})
-    flags["scheduler"], made["scheduler"] = _scheduler(arguments, settings, plugins)
-    if settings:
-        raise SettingError(
-            f"--set names '{next(iter(settings))}', but options belong to the training itself (epochs=200), to the "
-            f"aggregator {arguments.a or 'staple'}, to the sampler {arguments.s or 'uniform'} or to the auxiliary "
-            f"scheduler {arguments.scheduler or '(-as)'}."
-        )
-    return _train(arguments, {**flags, "made": made}, plugins)
+    named = {"aggregator": arguments.a, "sampler": arguments.s, "auxiliary_scheduler": arguments.scheduler}
+    for kind, name in named.items():
+        if name is not None:
+            plugins.find(kind, name)
+    usual = {"aggregator": "staple", "sampler": "uniform", "auxiliary_scheduler": None}
+    owners = {kind: named[kind] or usual[kind] for kind in usual}
+    own, taken = sort_settings(arguments.set, owners, plugins.load)
 
+    from nnkd.steps.train import train
+    from nnkd.training.recipe_flags import RecipeFlags, Request
 
-def _scheduler(arguments: argparse.Namespace, settings: dict, plugins: object) -> tuple:
-    """-as as name and given options, and its class; its options are taken out of the settings."""
-    from nnkd.plugin.options import parse_options
-
-    name = arguments.scheduler
-    if name is None:
-        return None, None
-    plugin, options = plugins.load("auxiliary_scheduler", name), settings.pop(name, {})
-    checked = parse_options(plugin, options, name)
-    if arguments.auxiliaries:
-        plugin(arguments.auxiliaries, **checked)  # refuses values that it cannot choose with
-    return (name, {key: checked[key] for key in options}), plugin
-
-
-def _train(arguments: argparse.Namespace, flags: dict, plugins: object) -> StepReport:
-    from nnkd import paths
-    from nnkd.data.recipes import Choice
-    from nnkd.steps.train import RecipeFlags, Request, train
-
+    chosen = {kind: _chosen(plugins, kind, owners[kind], taken[kind], arguments.auxiliaries)
+              for kind in usual if named[kind] is not None or taken[kind]}  # fmt: skip
+    flags = RecipeFlags(
+        teachers=arguments.t,
+        options=own,
+        name=arguments.n,
+        datasets=arguments.datasets,
+        auxiliaries=arguments.auxiliaries,
+        **chosen,
+    )
     for dataset in (arguments.dataset_name_or_id, *arguments.datasets):
         paths.dataset_name(dataset)  # before torch is imported
-    is_student = arguments.tr in plugins.names("student")
-    trainer = plugins.load("student", arguments.tr) if is_student else _nnunet_trainer(arguments.tr, plugins)
-    choices = {kind: Choice(*flags[kind]) if flags[kind] else None for kind in ("aggregator", "sampler", "scheduler")}
+    known = arguments.tr in plugins.names("student")
     return train(
         Request(
             dataset=arguments.dataset_name_or_id,
             configuration=arguments.configuration,
             fold=arguments.fold,
             trainer_name=arguments.tr,
-            trainer=trainer,
-            is_student=is_student and hasattr(trainer, "options_class"),
+            trainer=plugins.load("student", arguments.tr) if known else _nnunet_trainer(arguments.tr, plugins),
             plans=arguments.p,
-            flags=RecipeFlags(
-                flags["teachers"],
-                choices["aggregator"],
-                choices["sampler"],
-                flags["options"],
-                flags["name"],
-                flags["made"]["aggregator"],
-                flags["made"]["sampler"],
-                arguments.datasets,
-                arguments.auxiliaries,
-                choices["scheduler"],
-                flags["made"]["scheduler"],
-            ),
+            flags=flags,
             pretrained_weights=arguments.pretrained_weights,
             num_gpus=arguments.num_gpus,
             save_probabilities=arguments.npz,
@@ -172,7 +138,23 @@ def _train(arguments: argparse.Namespace, flags: dict, plugins: object) -> StepR
     )
 
 
-def _nnunet_trainer(name: str, plugins: object) -> type:
+def _chosen(plugins: Registry, kind: Kind, name: str, options: Mapping[str, str], auxiliaries: Sequence[str]) -> Chosen:
+    """What a flag names, made with the options given for it; an auxiliary scheduler stays a class."""
+    from nnkd.data.recipes import Choice
+    from nnkd.plugin.options import parse_options
+    from nnkd.training.recipe_flags import Chosen
+
+    plugin = plugins.load(kind, name)
+    checked = parse_options(plugin, options, name)
+    choice = Choice(name, {option: checked[option] for option in options})
+    if kind != "auxiliary_scheduler":
+        return Chosen(choice, plugin(**checked))
+    if auxiliaries:
+        plugin(auxiliaries, **checked)  # refuses values that it cannot choose with
+    return Chosen(choice, plugin)
+
+
+def _nnunet_trainer(name: str, plugins: Registry) -> type:
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
     try:

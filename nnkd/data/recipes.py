@@ -126,18 +126,18 @@ def usual_aggregator(teachers: Sequence[str], students_own: str | None = None) -
     return Choice("staple" if len(teachers) >= 3 else "mean")
 
 
-def plans_of(preprocessed: Path, recipe: Recipe, name: str | None = None) -> dict[str, Any]:
+def plans_of(preprocessed: Path, base: Mapping[str, Any], recipe: Recipe, name: str | None = None) -> dict[str, Any]:
     """The plans that a recipe makes of its base.
 
     Args:
         preprocessed: nnUNet_preprocessed/DATASET.
+        base: The base plans.
         recipe: What to write.
         name: The part after BASE_; None: `Recipe.slug`.
 
     Raises:
         RecipeError: If another recipe has that name, or the base is a recipe itself.
     """
-    base = read_plans(preprocessed, recipe.base)
     if KEY in base:
         raise RecipeError(
             f"'{recipe.base}' is itself a recipe (of {base[KEY]['base']}). Give recipe flags with -p "
@@ -156,11 +156,14 @@ def plans_of(preprocessed: Path, recipe: Recipe, name: str | None = None) -> dic
     return plans
 
 
-def write_recipe(preprocessed: Path, recipe: Recipe, name: str | None = None) -> str:
+def write_recipe(
+    preprocessed: Path, recipe: Recipe, name: str | None = None, base: Mapping[str, Any] | None = None
+) -> str:
     """Write a recipe's plans file, or find the same one again.
 
     Args:
         preprocessed, recipe, name: See `plans_of`.
+        base: The base plans, where they are read already.
 
     Returns:
         The plans name, for -p.
@@ -168,7 +171,8 @@ def write_recipe(preprocessed: Path, recipe: Recipe, name: str | None = None) ->
     Raises:
         RecipeError: As `plans_of`.
     """
-    plans = plans_of(preprocessed, recipe, name)
+    base = read_plans(preprocessed, recipe.base) if base is None else base
+    plans = plans_of(preprocessed, base, recipe, name)
     write_json(preprocessed / f"{plans['plans_name']}.json", plans)
     return plans["plans_name"]
 

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from nnkd.data.plans import KEY
 from nnkd.data.recipes import Recipe
 from nnkd.errors import SettingError
-from nnkd.plugin.networks import Architecture, PaperGraph
+from nnkd.plugin.networks import Architecture
 from nnkd.plugin.options import parse_options
+from nnkd.plugin.students import Student
 
 if TYPE_CHECKING:
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
     from torch import nn
 
 PLANS = "nnUNetPlans"
@@ -21,7 +23,12 @@ FEATURES, MOST_FEATURES, CONVOLUTIONS, SMALLEST_EDGE = 32, {2: 512, 3: 320}, 2, 
 
 
 def architectures(
-    trainer: type, name: str, size: Sequence[int], channels: int = 1, labels: int = 1, options: Mapping[str, str] = {}
+    trainer: type[nnUNetTrainer],
+    name: str,
+    size: Sequence[int],
+    channels: int = 1,
+    labels: int = 1,
+    options: Mapping[str, str] = {},
 ) -> list[Architecture]:
     """What nnKD_train would train, and the networks and graphs that papers counted.
 
@@ -40,27 +47,27 @@ def architectures(
         SettingError: If an option does not exist or cannot take the value, the trainer has no options, or its network
             is counted elsewhere.
     """
-    if elsewhere := getattr(trainer, "no_network", ""):
-        raise SettingError(elsewhere)
     shape = ((1, channels, *_seen(trainer, size)),)
-    known = getattr(trainer, "options_class", None)
-    if options and known is None:
-        raise SettingError(f"{name} is not one of nnkd's students and has no options; leave --set out.")
-    checked = parse_options(known, options, name) if options else {}
+    if not issubclass(trainer, Student):
+        if options:
+            raise SettingError(f"{name} is not one of nnkd's students and has no options; leave --set out.")
+        return [Architecture("default", _build(trainer, size, channels, labels, {}), shape)]
+    if trainer.no_network:
+        raise SettingError(trainer.no_network)
+    checked = parse_options(trainer.options_class, options, name) if options else {}
     given = {option: checked[option] for option in options}
     made = [Architecture("as set" if given else "default", _build(trainer, size, channels, labels, given), shape)]
-    graphs: Sequence[PaperGraph] = getattr(trainer, "paper_graphs", ())
-    for graph in graphs:
+    for graph in trainer.paper_graphs:
         build = _build(trainer, size, channels, labels, graph.options)
         made.append(Architecture(graph.variant, build, shape, run=graph.run, graph=graph.graph, paper=graph.paper))
     return made
 
 
-def _seen(trainer: type, size: Sequence[int]) -> tuple[int, ...]:
+def _seen(trainer: type[nnUNetTrainer], size: Sequence[int]) -> tuple[int, ...]:
     """What a network sees of an image: nnU-Net's own wants sides that can be halved as often as was planned."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-    if getattr(trainer, "build_network_architecture", None) is not nnUNetTrainer.build_network_architecture:
+    if trainer.build_network_architecture is not nnUNetTrainer.build_network_architecture:
         return tuple(size)
     return tuple(int(side) for side in _topology(size)[3])
 
@@ -72,21 +79,21 @@ def _topology(size: Sequence[int]) -> tuple[Any, ...]:
     return get_pool_and_conv_props([1.0] * len(size), list(size), SMALLEST_EDGE, 999999)
 
 
-def _build(trainer: type, size: Sequence[int], channels: int, labels: int, options: Mapping[str, Any]) -> Any:
+def _build(
+    trainer: type[nnUNetTrainer], size: Sequence[int], channels: int, labels: int, options: Mapping[str, Any]
+) -> Any:
     return partial(build_network, trainer, tuple(size), channels, labels, dict(options))
 
 
 def build_network(
-    trainer: type, size: Sequence[int], channels: int, labels: int, options: Mapping[str, Any]
+    trainer: type[nnUNetTrainer], size: Sequence[int], channels: int, labels: int, options: Mapping[str, Any]
 ) -> nn.Module:
     """A student's network with random weights, built as nnU-Net builds it for prediction."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     plans = PlansManager(made_up_plans(size, channels, options))
     configuration = plans.get_configuration(_configuration(size))
-    return trainer.build_network_architecture(  # type: ignore[attr-defined]
-        plans, configuration, channels, labels + 1, enable_deep_supervision=False
-    )
+    return trainer.build_network_architecture(plans, configuration, channels, labels + 1, enable_deep_supervision=False)
 
 
 def made_up_plans(size: Sequence[int], channels: int, options: Mapping[str, Any]) -> dict[str, Any]:

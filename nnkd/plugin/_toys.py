@@ -1,9 +1,10 @@
-"""Toy cases on which plugins are tried: a volume, prompts, vote counts and participants. All made here."""
+"""Toys on which plugins are tried: a volume, prompts, vote counts, participants and plans. All made here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -101,4 +102,58 @@ def toy_participants() -> dict[str, Participant]:
             identifier=f"sub-{i:02d}", sex="FM"[i % 2], age=25.0 + 5 * i, bmi=19.0 + 5 * (i % 4)
         )
         for i in range(12)
+    }
+
+
+def toy_plans(dimensions: int) -> dict[str, Any]:
+    """nnU-Net's plans with one configuration, 2d or 3d_fullres: patches of (32,) 64, 64, and a U-Net of three levels.
+
+    Args:
+        dimensions: 2 or 3.
+    """
+    patch = [32, 64, 64][-dimensions:]
+    network = {
+        "n_stages": 3,
+        "features_per_stage": [4, 4, 4],
+        "conv_op": f"torch.nn.modules.conv.Conv{dimensions}d",
+        "kernel_sizes": [[3] * dimensions] * 3,
+        "strides": [[1] * dimensions, [2] * dimensions, [2] * dimensions],
+        "n_conv_per_stage": [1, 1, 1],
+        "n_conv_per_stage_decoder": [1, 1],
+        "conv_bias": True,
+        "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dimensions}d",
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "dropout_op": None,
+        "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
+    }
+    configuration = {
+        "data_identifier": "toy",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
+        "patch_size": patch,
+        "median_image_size_in_voxels": patch,
+        "spacing": [1.0] * dimensions,
+        "normalization_schemes": ["ZScoreNormalization"],
+        "use_mask_for_norm": [False],
+        "batch_dice": False,
+        "architecture": {
+            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+            "arch_kwargs": network,
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        },
+    }
+    return {
+        "dataset_name": "Dataset000_Toy",
+        "plans_name": "nnUNetPlans",
+        "original_median_spacing_after_transp": [1.0, 1.0, 1.0],
+        "original_median_shape_after_transp": [32, 64, 64],
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "configurations": {"2d" if dimensions == 2 else "3d_fullres": configuration},
+        "experiment_planner_used": "ExperimentPlanner",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {"0": {}},
     }

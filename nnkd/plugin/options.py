@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from nnkd.errors import BrokenPluginError, SettingError
+from nnkd.types import Kind
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,41 @@ def split_settings(settings: Iterable[str]) -> dict[str, dict[str, str]]:
             raise SettingError(f"--set got '{key.strip()}' twice; leave one of them out.")
         mine[name] = value.strip()
     return result
+
+
+def sort_settings(
+    settings: Iterable[str], owners: Mapping[Kind, str | None], class_of: Callable[[Kind, str], type]
+) -> tuple[dict[str, str], dict[Kind, dict[str, str]]]:
+    """Which of a training's settings belong to whom. Owners of one name share its settings: each takes the options that
+    it has, and the last one the rest.
+
+    Args:
+        settings: As after --set: "option=value" of the training itself, "NAME.option=value" of others.
+        owners: Names of the others by kind; None where there is none of that kind.
+        class_of: Loads a class; asked only for names that two owners have.
+
+    Returns:
+        The training's own options, and those of each owner by kind.
+
+    Raises:
+        SettingError: If one belongs to nobody, or as `split_settings`.
+    """
+    given = split_settings(settings)
+    own, names, taken = given.pop("", {}), list(owners.values()), {}
+    for place, (kind, name) in enumerate(owners.items()):
+        mine = given.pop(name, {}) if name is not None else {}
+        if mine and name in names[place + 1 :]:
+            known = options_of(class_of(kind, name))
+            given[name] = {option: value for option, value in mine.items() if option not in known}
+            mine = {option: value for option, value in mine.items() if option in known}
+        taken[kind] = mine
+    if given:
+        others = [f"to the {kind.replace('_', ' ')} {name or '(-as)'}" for kind, name in owners.items()]
+        raise SettingError(
+            f"--set names '{next(iter(given))}', but options belong to the training itself (epochs=200), "
+            f"{', '.join(others[:-1])} or {others[-1]}."
+        )
+    return own, taken
 
 
 def parse_options(target: Callable[..., object], given: Mapping[str, object], owner: str) -> dict[str, Any]:

@@ -225,10 +225,10 @@ def _class_problem(kind: Kind, entry: Entry, target: object) -> str:
         if not issubclass(target, nnUNetTrainer):
             return "is not derived from nnUNetTrainer"
         own = target.__name__
-        return "" if own == entry.name else f"is the class {own}; nnU-Net wants both names equal"
-    interface = INTERFACES[kind]
-    if not issubclass(target, interface):
-        return f"is not derived from nnkd.{interface.__name__}"
+        if own != entry.name:
+            return f"is the class {own}; nnU-Net wants both names equal"
+    elif not issubclass(target, INTERFACES[kind]):
+        return f"is not derived from nnkd.{INTERFACES[kind].__name__}"
     missing = sorted(getattr(target, "__abstractmethods__", ()))
     return f"does not implement {', '.join(missing)}" if missing else ""
 

@@ -13,9 +13,11 @@ from typing import Any, Literal
 import numpy as np
 
 from nnkd.errors import BrokenPluginError, NnkdError, SettingError
+from nnkd.plugin import _student_checks as students
 from nnkd.plugin._toys import LABELS, toy_ballots, toy_counts, toy_participants, toy_prompts, toy_volume
 from nnkd.plugin.aggregators import Aggregator, JointAggregator
 from nnkd.plugin.options import options_of, parse_options
+from nnkd.plugin.students import Student
 from nnkd.plugin.teachers import BoxTeacher, Teacher
 from nnkd.types import Entry, Kind, TeacherContext, Volume
 
@@ -79,7 +81,7 @@ def check(candidate: Candidate) -> list[Check]:
     ]
     if candidate.target is None:
         return checks
-    if candidate.kind != "student":  # a student's options are the recipe's
+    if candidate.kind != "student":  # a student's constructor is nnU-Net's
         problem = _options_problem(candidate.target, entry.name)
         checks.append(_verdict(subject, "options", problem))
         if problem:
@@ -355,11 +357,26 @@ def _turn(scheduler: Any, loss: float, cosine: float) -> str:
 def _check_student(candidate: Candidate) -> Iterator[Check]:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-    cls = candidate.target
+    subject, cls = candidate.subject, candidate.target
     mine, stock = (list(inspect.signature(c.__init__).parameters) for c in (cls, nnUNetTrainer))
     problem = "" if mine == stock else f"has {mine}, but nnU-Net's own {stock} are expected (others crash in nnU-Net)"
-    yield _verdict(candidate.subject, "constructor", problem)
-    yield _guarded(candidate.subject, "pickle", lambda: _pickle_problem(cls))
+    yield _verdict(subject, "constructor", problem)
+    yield _guarded(subject, "pickle", lambda: _pickle_problem(cls))
+    if not issubclass(cls, Student):
+        yield Check(subject, "recipes", OK, "read by nnkd's students alone; this one trains as in nnU-Net")
+        return
+    problem = students.members_problem(cls)
+    yield _verdict(subject, "members", problem)
+    if problem:
+        return
+    problem = _options_problem(cls.options_class, candidate.entry.name)
+    yield _verdict(subject, "options", problem)
+    if problem:
+        return
+    yield _guarded(subject, "plan values", lambda: students.options_problem(cls))
+    if not cls.no_network:
+        for what, dimensions in (("2D network", 2), ("3D network", 3)):
+            yield _guarded(subject, what, lambda n=dimensions: students.network_problem(cls, n))
 
 
 def _pickle_problem(cls: type) -> str:

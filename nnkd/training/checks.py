@@ -1,18 +1,107 @@
-"""What can be amiss with a training before it starts: folds, results of earlier stages, batches that obey a sampler."""
+"""What can be amiss with a training before it starts: flags, folds, results of earlier stages, batches that obey a
+sampler, votes."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnkd import paths
 from nnkd.data.participants import participants_of_cases
-from nnkd.errors import RecipeError
+from nnkd.errors import NnkdError, RecipeError, SettingError
 from nnkd.files import read_json
 from nnkd.plugin.samplers import Sampler
+from nnkd.preprocessing.folders import listed_cases
+from nnkd.training.along import checks as auxiliary_checks
+from nnkd.training.recipe_flags import Request, TrainingPlan
+from nnkd.weights import pretrained
 
 log = logging.getLogger("nnkd")
+OF_VOTES = ("target", "iou", "iou_over", "voxel_weight", "manual")  # options that do nothing without teachers
+
+
+def check(plan: TrainingPlan) -> None:
+    """All that can be seen before a training starts and before its recipe is written.
+
+    Raises:
+        NnkdError: If something is amiss.
+    """
+    request, values, folder = plan.request, plan.values, plan.folder
+    if not (folder / values["data_identifier"]).is_dir():
+        raise RecipeError(
+            f"{folder.name} is not preprocessed for {request.configuration}. "
+            f"Run nnKD_plan_and_preprocess -d {folder.name} -c {request.configuration}."
+        )
+    _check_flags(request)
+    if request.pretrained_weights:
+        weights = Path(request.pretrained_weights)
+        pretrained.check(weights, request.trainer, plan.plans, request.configuration, plan.dataset_json)
+    own = request.has_own_data
+    cases = request.trainer.cases_of(folder) if own else listed_cases(folder / values["data_identifier"])
+    check_fold(folder, request.fold, request.configuration, cases)
+    needed = {"--val": "checkpoint_final.pth"} if request.only_validate else {}
+    if request.only_validate and request.validate_best:
+        needed["--val_best"] = "checkpoint_best.pth"
+    model = paths.room("nnUNet_results") / folder.name / f"{request.trainer_name}__{plan.plans['plans_name']}"
+    stage = None if request.only_validate else values.get("previous_stage")
+    check_results(model, request.fold, request.configuration, stage, needed)
+    if request.flags.sampler:
+        sampler = request.flags.sampler.plugin
+        check_draws(folder, request.fold, cases, values["batch_size"], sampler, request.dry_run)
+    if plan.recipe is not None:
+        _check_recipe(plan)
+
+
+def _check_flags(request: Request) -> None:
+    if request.fold != "all" and not request.fold.isdigit():
+        raise NnkdError(f"The fold is '{request.fold}', but expects a number or 'all'; say 0 for the first one.")
+    if request.continue_training and (request.only_validate or request.pretrained_weights):
+        raise NnkdError("--c continues a training; it goes neither with --val nor with -pretrained_weights.")
+    if request.validate_best and request.disable_checkpointing:
+        raise NnkdError("--val_best needs checkpoints; leave --disable_checkpointing out.")
+    if request.pretrained_weights and not Path(request.pretrained_weights).is_file():
+        raise NnkdError(f"-pretrained_weights names '{request.pretrained_weights}', but there is no such file.")
+    if request.device != "cuda" and request.num_gpus > 1:
+        raise NnkdError(f"-num_gpus {request.num_gpus} needs -device cuda, not {request.device}.")
+    if request.num_gpus > 1 and request.is_student and request.trainer.one_gpu:
+        raise NnkdError(f"-num_gpus is {request.num_gpus}, but {request.trainer_name} trains on one GPU. Leave it out.")
+
+
+def _check_recipe(plan: TrainingPlan) -> None:
+    request, recipe, trainer = plan.request, plan.recipe, plan.request.trainer
+    if not request.only_validate:
+        auxiliary_checks.check(plan.target, plan.tasks, recipe, trainer, request.fold)
+    if not (request.continue_training or request.only_validate):
+        trainer.check_options(plan.options, plan.values["patch_size"])
+        if request.has_own_data:
+            trainer.check_datasets(plan.options, recipe.datasets or (plan.folder.name,))
+    if recipe.teachers:
+        _check_votes(plan)
+        return
+    useless = [name for name in OF_VOTES if name in recipe.options]
+    if useless:
+        raise SettingError(
+            f"'{useless[0]}' says how to learn from votes, but the recipe has no teachers. Leave it out, or name "
+            f"teachers with -t."
+        )
+
+
+def _check_votes(plan: TrainingPlan) -> None:
+    recipe, votes = plan.recipe, plan.votes
+    votes.bits(recipe.teachers)
+    plan.request.trainer.check_recipe(recipe, votes)
+    answers = (record.answers.get(t, ()) for record in votes.index.cases.values() for t in recipe.teachers)
+    from_manual = votes.index.manual and plan.options.get("manual") != "ignore"
+    if recipe.label and not from_manual and not any(recipe.label in answer for answer in answers):
+        raise RecipeError(
+            f"No teacher of the recipe answers for '{recipe.label}' in any case. Leave that label out of --per_label, "
+            f"or ask a teacher for it."
+        )
+    raw = os.environ.get("nnUNet_raw")
+    if raw and (Path(raw) / plan.folder.name).is_dir():  # a cluster often has no raw folder
+        votes.check_fresh(Path(raw) / plan.folder.name / "teachersTr")
 
 
 def check_fold(folder: Path, fold: str, configuration: str, cases: Sequence[str]) -> None:
@@ -104,8 +193,3 @@ def check_results(
             f"{configuration} starts from the predictions of {previous_stage}, but {before.parent.parent.name} has "
             f"none. Train {previous_stage} with the same -tr and -p first (all folds, so that each case has one)."
         )
-
-
-def dataset_names(first: str, more: Sequence[str]) -> tuple[str, ...]:
-    """Full names of the datasets of a training, each once, the first one first; errors as `paths.dataset_name`."""
-    return tuple(dict.fromkeys(paths.dataset_name(dataset) for dataset in (first, *more)))

@@ -18,7 +18,7 @@ from nnkd.files import atomic, write_json
 from nnkd.weights.checkpoints import load_checkpoint
 
 
-class CarefulTrainer(nnUNetTrainer):
+class FileSafeTrainer(nnUNetTrainer):
     """nnU-Net's training, other files. The constructor is nnU-Net's, untouched."""
 
     def on_train_start(self) -> None:

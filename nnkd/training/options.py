@@ -8,9 +8,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from nnkd.data.recipes import Recipe
-from nnkd.plugin.options import parse_options
-
 AtLeastOne = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -77,13 +74,3 @@ class TrainingOptions:
         upright = dimensions == 2 and plans["original_median_shape_after_transp"][0] > 1
         mirroring = not upright if self.mirroring is None else self.mirroring
         return mirroring, 15.0 if self.rotation is None and upright else self.rotation
-
-
-def training_options(trainer: type, recipe: Recipe) -> Any:
-    """A trainer's options, those of the recipe filled in.
-
-    Raises:
-        SettingError: If the recipe has an option that this trainer does not.
-    """
-    kind = getattr(trainer, "options_class", TrainingOptions)
-    return kind(**parse_options(kind, recipe.options, trainer.__name__))

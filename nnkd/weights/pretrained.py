@@ -1,4 +1,4 @@
-"""-pretrained_weights from files that nnU-Net did not write, for students that can read them (`foreign_weights`)."""
+"""-pretrained_weights from files that nnU-Net did not write, for students that take them (`foreign_weights`)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from nnkd.data.plans import read_plans
-from nnkd.files import read_json, sha256
+from nnkd.files import sha256
+from nnkd.plugin.students import Student
 from nnkd.weights.checkpoints import load_checkpoint, new_network
 
 if TYPE_CHECKING:
@@ -20,25 +20,26 @@ log = logging.getLogger("nnkd")
 OF_NNUNET = "network_weights"
 
 
-def check(file: Path, trainer: type, preprocessed: Path, plans: Mapping[str, Any], configuration: str) -> None:
+def check(
+    file: Path, trainer: type, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
+) -> None:
     """Refuse a file that is not whole, holds more than weights, or is a foreign one that does not fit.
 
     Args:
-        file, trainer, preprocessed, configuration: As `as_nnunets`.
-        plans: A recipe's or others.
+        file, trainer, plans, configuration, dataset_json: As `as_nnunets`.
 
     Raises:
         WeightsError: If it is so, or no checkpoint of nnU-Net's, which others than such students need.
     """
     if _is_foreign(file, trainer):
-        _filled_up(file, trainer, preprocessed, plans, configuration)
+        _filled_up(file, trainer, plans, configuration, dataset_json)
     else:
         load_checkpoint(file)  # nnU-Net would run whatever its pickle holds
 
 
 @contextmanager
 def as_nnunets(
-    file: str | None, trainer: type, preprocessed: Path, plans: str, configuration: str
+    file: str | None, trainer: type, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
 ) -> Iterator[str | None]:
     """The file as nnU-Net takes it: itself, or for as long as the training lasts one that was made of it.
 
@@ -46,10 +47,10 @@ def as_nnunets(
 
     Args:
         file: -pretrained_weights; None: there is none.
-        trainer: The student; its `foreign_weights(file, tensors)` returns, by the network's names, what the file has.
-        preprocessed: nnUNet_preprocessed/DATASET.
-        plans: Their name, of a recipe's or others.
+        trainer: The student, or another trainer of nnU-Net's.
+        plans: A recipe's or others.
         configuration: Of the plans.
+        dataset_json: Of the dataset that is trained on.
 
     Raises:
         WeightsError: If the file does not fit the network.
@@ -59,7 +60,7 @@ def as_nnunets(
         return
     import torch
 
-    tensors, found = _filled_up(Path(file), trainer, preprocessed, read_plans(preprocessed, plans), configuration)
+    tensors, found = _filled_up(Path(file), trainer, plans, configuration, dataset_json)
     log.info(
         "%d of the network's %d tensors start from %s, sha256 %s; the others at random",
         found, len(tensors), Path(file).name, sha256(Path(file)),
@@ -71,22 +72,21 @@ def as_nnunets(
 
 
 def _filled_up(
-    file: Path, trainer: type, preprocessed: Path, plans: Mapping[str, Any], configuration: str
+    file: Path, trainer: type[Student], plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], int]:
     """The tensors of a new network with those of a foreign file in their place, and how many these are."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     manager = PlansManager(dict(plans))
-    dataset_json = read_json(preprocessed / "dataset.json")
-    network = new_network(trainer, manager, manager.get_configuration(configuration), dataset_json)
+    network = new_network(trainer, manager, manager.get_configuration(configuration), dict(dataset_json))
     tensors = network.state_dict()
-    found = trainer.foreign_weights(file, tensors)  # type: ignore[attr-defined]
+    found = trainer.foreign_weights(file, tensors)
     return {**tensors, **found}, len(found)
 
 
 def _is_foreign(file: Path, trainer: type) -> bool:
     """Whether the student can read such files and this is one, and no checkpoint of nnU-Net's."""
-    if not hasattr(trainer, "foreign_weights"):
+    if not (issubclass(trainer, Student) and trainer.takes_foreign_weights):
         return False
     from nnkd.weights import published
 

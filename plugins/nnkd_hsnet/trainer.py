@@ -8,20 +8,18 @@ from typing import Annotated, Any, Literal
 
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from nnkd.data.recipes import Recipe
 from nnkd.errors import RecipeError
 from nnkd.plugin.networks import Paper, PaperGraph
-from nnkd.plugin.options import parse_options
 from nnkd.training.options import Positive, TrainingOptions
 from nnkd.training.trainer import nnUNetTrainerKD
 from nnkd_hsnet import weights
 from nnkd_hsnet.network import HSNet
 
-OF_THE_NETWORK = ("paper_exact", "enlarge", "drop_path")  # options that say how it is built
 OUTPUTS = 4
 
 
@@ -86,6 +84,7 @@ class nnUNetTrainerHSNet(nnUNetTrainerKD):
     """
 
     options_class = HSNetOptions
+    of_the_network = ("paper_exact", "enlarge", "drop_path")
     paper_graphs = (
         PaperGraph(
             "paper",
@@ -116,7 +115,7 @@ class nnUNetTrainerHSNet(nnUNetTrainerKD):
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any], patch_size: Sequence[int]) -> None:
-        """See nnUNetTrainerKD.
+        """See Student.
 
         Raises:
             RecipeError: If the configuration is 3D.
@@ -126,8 +125,9 @@ class nnUNetTrainerHSNet(nnUNetTrainerKD):
         if options.get("pretrained") is not None:
             weights.checked(weights.find(options["pretrained"]), options.get("pretrained_sha256"))
 
-    @staticmethod
+    @classmethod
     def build_network_architecture(
+        cls,
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
         num_input_channels: int,
@@ -142,14 +142,11 @@ class nnUNetTrainerHSNet(nnUNetTrainerKD):
             BrokenPluginError: If timm is not installed.
         """
         _refuse_volumes(configuration_manager.patch_size)
-        recipe = Recipe.of_plans(plans_manager.plans)
-        known = {key: value for key, value in recipe.options.items() if key in OF_THE_NETWORK}
-        options = parse_options(HSNetOptions, known, "nnUNetTrainerHSNet")
         return HSNet(
             num_input_channels,
             num_output_channels,
-            one_logit=num_output_channels == 2 and not recipe.has_regions,
-            **{key: options[key] for key in OF_THE_NETWORK},
+            one_logit=cls.one_logit(plans_manager.plans, num_output_channels),
+            **cls.network_options(plans_manager.plans),
         )
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
@@ -173,6 +170,10 @@ class nnUNetTrainerHSNet(nnUNetTrainerKD):
 
     def _build_loss(self) -> nn.Module:
         return SumOverOutputs(super()._build_loss())
+
+    def auxiliary_loss(self, label_manager: LabelManager) -> nn.Module:
+        """nnU-Net's, summed over the outputs."""
+        return SumOverOutputs(super().auxiliary_loss(label_manager))
 
     def configure_optimizers(self) -> tuple[Any, Any]:
         """AdamW with nnU-Net's polynomial decay."""

@@ -11,15 +11,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from pydantic import Field
 from torch import nn
 
-from nnkd.data.recipes import Recipe
-from nnkd.plugin.options import parse_options
 from nnkd.training.options import AtLeastOne, Positive, TrainingOptions
 from nnkd.training.trainer import nnUNetTrainerKD
 from nnkd_networks.mamba_unet import MambaUNet
 from nnkd_networks.state_space import Scan
 
-# options that say how the network is built
-OF_THE_NETWORK = ("embed", "depths", "state", "drop_path", "checkpointing", "scan")
 NEVER_DECAY = ("decay_log", "skip")  # parameters that would lose what they mean at zero
 
 
@@ -56,10 +52,12 @@ class nnUNetTrainerMambaUNet(nnUNetTrainerKD):
     """
 
     options_class = MambaUNetOptions
+    of_the_network = ("embed", "depths", "state", "drop_path", "checkpointing", "scan")
     supervises_deeply = False
 
-    @staticmethod
+    @classmethod
     def build_network_architecture(
+        cls,
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
         num_input_channels: int,
@@ -67,15 +65,12 @@ class nnUNetTrainerMambaUNet(nnUNetTrainerKD):
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
         """Mamba-UNet for a configuration; `enable_deep_supervision` has no effect on a network of one output."""
-        recipe = Recipe.of_plans(plans_manager.plans)
-        known = {key: value for key, value in recipe.options.items() if key in OF_THE_NETWORK}
-        options = parse_options(MambaUNetOptions, known, "nnUNetTrainerMambaUNet")
         return MambaUNet(
             num_input_channels,
             num_output_channels,
             dim=len(configuration_manager.patch_size),
-            one_logit=num_output_channels == 2 and not recipe.has_regions,
-            **{key: options[key] for key in OF_THE_NETWORK},
+            one_logit=cls.one_logit(plans_manager.plans, num_output_channels),
+            **cls.network_options(plans_manager.plans),
         )
 
     def configure_optimizers(self) -> tuple[Any, Any]:

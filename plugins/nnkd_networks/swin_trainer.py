@@ -13,14 +13,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from pydantic import Field
 from torch import Tensor, nn
 
-from nnkd.data.recipes import Recipe
-from nnkd.plugin.options import parse_options
 from nnkd.training.options import Positive, TrainingOptions
 from nnkd.training.trainer import nnUNetTrainerKD
 from nnkd_networks import swin_weights
 from nnkd_networks.swin_unetr import SwinUNETR
-
-OF_THE_NETWORK = ("feature_size", "drop_path", "checkpointing")  # options that say how it is built
 
 
 @dataclass(kw_only=True)
@@ -49,10 +45,13 @@ class nnUNetTrainerSwinUNETR(nnUNetTrainerKD):
     """
 
     options_class = SwinUNETROptions
+    of_the_network = ("feature_size", "drop_path", "checkpointing")
+    takes_foreign_weights = True
     supervises_deeply = False
 
-    @staticmethod
+    @classmethod
     def build_network_architecture(
+        cls,
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
         num_input_channels: int,
@@ -64,15 +63,12 @@ class nnUNetTrainerSwinUNETR(nnUNetTrainerKD):
         Raises:
             BrokenPluginError: If monai is not installed.
         """
-        recipe = Recipe.of_plans(plans_manager.plans)
-        known = {key: value for key, value in recipe.options.items() if key in OF_THE_NETWORK}
-        options = parse_options(SwinUNETROptions, known, "nnUNetTrainerSwinUNETR")
         return SwinUNETR(
             num_input_channels,
             num_output_channels,
             dim=len(configuration_manager.patch_size),
-            one_logit=num_output_channels == 2 and not recipe.has_regions,
-            **{key: options[key] for key in OF_THE_NETWORK},
+            one_logit=cls.one_logit(plans_manager.plans, num_output_channels),
+            **cls.network_options(plans_manager.plans),
         )
 
     @staticmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -19,7 +18,6 @@ from torch import distributed, nn
 from nnkd.data.plans import KEY
 from nnkd.data.recipes import Recipe
 from nnkd.errors import RecipeError, SettingError
-from nnkd.plugin.options import parse_options
 from nnkd.training.options import AtLeastOne, Positive, TrainingOptions
 from nnkd.training.trainer import nnUNetTrainerKD
 from nnkd.votes.bits import NO_VOTE
@@ -30,7 +28,6 @@ from nnkd_unet.punet_network import PUNet
 from nnkd_unet.unet import Norm
 
 NotNegative = Annotated[float, Field(ge=0)]
-OF_THE_NETWORK = ("norm", "latent", "samples")
 CURVES = ("reconstruction", "kl", "kl_per_dimension")
 DEAD_BELOW, DEAD_FOR = 0.01, 10  # nats in every dimension, epochs
 OF_A_STEP = ("loss", "reconstruction", "kl_per_dimension")
@@ -69,6 +66,7 @@ class nnUNetTrainerPUNet(nnUNetTrainerKD):
     """
 
     options_class = PUNetOptions
+    of_the_network = ("norm", "latent", "samples")
     supervises_deeply = False
     paper_graphs = PAPER_GRAPHS
     usual_aggregator = "random_teacher"
@@ -116,8 +114,9 @@ class nnUNetTrainerPUNet(nnUNetTrainerKD):
 
     # --- network ------------------------------------------------------------------------------------------------
 
-    @staticmethod
+    @classmethod
     def build_network_architecture(
+        cls,
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
         num_input_channels: int,
@@ -125,13 +124,11 @@ class nnUNetTrainerPUNet(nnUNetTrainerKD):
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
         """The network for a configuration; `enable_deep_supervision` has no effect on a network of one output."""
-        recipe = Recipe.of_plans(plans_manager.plans)
-        known = {key: value for key, value in recipe.options.items() if key in OF_THE_NETWORK}
-        options = parse_options(PUNetOptions, known, "nnUNetTrainerPUNet")
+        options = cls.network_options(plans_manager.plans)
         return PUNet(
             num_input_channels,
             num_output_channels,
-            regions=recipe.has_regions,
+            regions=Recipe.of_plans(plans_manager.plans).has_regions,
             dim=len(configuration_manager.patch_size),
             norm=options["norm"],
             latent=options["latent"],
@@ -157,13 +154,9 @@ class nnUNetTrainerPUNet(nnUNetTrainerKD):
 
     # --- steps --------------------------------------------------------------------------------------------------
 
-    def _precision(self) -> AbstractContextManager:
-        return torch.autocast("cuda") if self.device.type == "cuda" else self._autocast()
-
     def _on_device(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Images, targets (B, L [+ weight], *S), and the masks (B, L, *S) that the posterior sees."""
-        data = batch["data"].to(self.device, non_blocking=True)
-        target = batch["target"].to(self.device, non_blocking=True)
+        data, target = self.on_device(batch)
         target = target if self.distils else self._of_label_maps(target)
         return data, target, target[:, : len(self._labels())].clamp(0, 1)
 
@@ -189,17 +182,14 @@ class nnUNetTrainerPUNet(nnUNetTrainerKD):
     def target_loss(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss per voxel, with the masks going into the network too."""
         data, target, masks = self._on_device(batch)
-        terms = self.loss(self.network(data, masks), target)
+        with self.precision():
+            terms = self.loss(self.network(data, masks), target)
         return terms.loss / self._voxels(), dict(zip(OF_A_STEP, terms, strict=True))
-
-    def auxiliary_loss(self) -> nn.Module:
-        """nnU-Net's, of the samples' mean: masks of an auxiliary task are not those that the posterior knows."""
-        return nnUNetTrainerKD._build_loss(self)
 
     def validation_step(self, batch: dict) -> dict:
         """The loss with latents from the posterior; the pseudo Dice of the answer, which has latents from the prior."""
         data, target, masks = self._on_device(batch)
-        with self._precision():
+        with self.precision():
             terms, output = self.loss(self.network(data, masks), target), self.network(data)
         return {"loss": _numbers(terms)["loss"], **self._hard_counts(output, target)}
 

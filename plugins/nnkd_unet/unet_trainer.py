@@ -11,14 +11,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from pydantic import Field
 from torch import nn
 
-from nnkd.data.recipes import Recipe
 from nnkd.plugin.networks import Paper, PaperGraph
-from nnkd.plugin.options import parse_options
 from nnkd.training.options import AtLeastOne, Positive, TrainingOptions
 from nnkd.training.trainer import nnUNetTrainerKD
 from nnkd_unet.unet import Norm, UNet
-
-OF_THE_NETWORK = ("norm", "widths")  # options that say how it is built
 
 
 @dataclass(kw_only=True)
@@ -43,6 +39,7 @@ class nnUNetTrainerUNet(nnUNetTrainerKD):
     """
 
     options_class = UNetOptions
+    of_the_network = ("norm", "widths")
     supervises_deeply = False
     paper_graphs = (
         PaperGraph(
@@ -52,8 +49,9 @@ class nnUNetTrainerUNet(nnUNetTrainerKD):
         ),
     )
 
-    @staticmethod
+    @classmethod
     def build_network_architecture(
+        cls,
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
         num_input_channels: int,
@@ -61,16 +59,12 @@ class nnUNetTrainerUNet(nnUNetTrainerKD):
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
         """The UNet for a configuration; `enable_deep_supervision` has no effect on a network of one output."""
-        recipe = Recipe.of_plans(plans_manager.plans)
-        known = {key: value for key, value in recipe.options.items() if key in OF_THE_NETWORK}
-        options = parse_options(UNetOptions, known, "nnUNetTrainerUNet")
         return UNet(
             num_input_channels,
             num_output_channels,
             dim=len(configuration_manager.patch_size),
-            norm=options["norm"],
-            widths=options["widths"],
-            one_logit=num_output_channels == 2 and not recipe.has_regions,
+            one_logit=cls.one_logit(plans_manager.plans, num_output_channels),
+            **cls.network_options(plans_manager.plans),
         )
 
     def configure_optimizers(self) -> tuple[Any, Any]:

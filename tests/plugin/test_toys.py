@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nnkd import SliceBoxes, TextPrompt
-from nnkd.plugin._toys import toy_counts, toy_participants, toy_prompts, toy_volume
+from nnkd.plugin._toys import toy_counts, toy_participants, toy_plans, toy_prompts, toy_volume
 
 
 def test_the_volume_shows_both_organs_in_3d_and_2d():
@@ -41,3 +41,12 @@ def test_the_participants_differ_in_everything():
     assert len({person.identifier for person in people.values()}) == len(people) == 12
     assert {person.sex for person in people.values()} == {"F", "M"}
     assert len({person.age for person in people.values()}) == 12
+
+
+def test_nnunet_reads_the_plans():
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    for dimensions, name in ((2, "2d"), (3, "3d_fullres")):
+        configuration = PlansManager(toy_plans(dimensions)).get_configuration(name)
+        assert configuration.patch_size == [32, 64, 64][-dimensions:]
+        assert len(configuration.pool_op_kernel_sizes) == 3

@@ -373,7 +373,111 @@ def test_students():
             """One argument more."""
 
     assert failures("student", nnUNetTrainer) == {}
+    assert "2D network" not in outcomes("student", nnUNetTrainer)  # one of nnU-Net's alone is asked for nothing
     assert set(failures("student", Longer)) == {"constructor", "pickle"}
+
+
+def student(**members) -> type:
+    """A student with these members."""
+    from nnkd.training.trainer import nnUNetTrainerKD
+
+    return type("Other", (nnUNetTrainerKD,), members)
+
+
+def found_in(**members) -> dict[str, str]:
+    """What fails of a student with these members, but for `pickle`: it stands in no module."""
+    return {what: detail for what, detail in failures("student", student(**members)).items() if what != "pickle"}
+
+
+def test_a_good_student_passes():
+    from nnkd.training.trainer import nnUNetTrainerKD
+
+    found = outcomes("student", nnUNetTrainerKD)
+    assert {outcome for outcome, _ in found.values()} == {"ok"}
+    assert {"members", "options", "plan values", "2D network", "3D network"} <= set(found)
+    assert found_in() == {}
+
+
+class Undefaulted:
+    """Options of which one has no default."""
+
+    def __init__(self, *, epochs: int):
+        """None."""
+
+
+@pytest.mark.parametrize(
+    ("members", "what", "reason"),
+    [
+        ({"one_gpu": "yes"}, "members", "one_gpu is 'yes', but bool is expected"),
+        ({"usual_aggregator": 3}, "members", "usual_aggregator is 3, but str or None is expected"),
+        ({"paper_graphs": ("a",)}, "members", "paper_graphs holds 'a'"),
+        ({"takes_foreign_weights": True}, "members", "has no foreign_weights of its own"),
+        ({"plan_values": lambda self, options: {}}, "members", "plan_values(options) cannot be called on the class"),
+        ({"check_options": classmethod(lambda cls, options: None)}, "members", "check_options(options, patch_size)"),
+        ({"options_class": Undefaulted}, "options", "epochs has no default"),
+        ({"plan_values": classmethod(lambda cls, options: 3)}, "plan values", "returned int, but a mapping"),
+    ],
+)
+def test_what_is_wrong_with_a_student_is_found(members, what, reason):
+    assert reason in found_in(**members)[what]
+
+
+def test_networks_are_tried():
+    import torch
+    from torch import nn
+
+    from nnkd.errors import RecipeError
+
+    class Half(nn.Module):
+        def forward(self, x):
+            return x[..., ::2].repeat(1, 3, 1, *[1] * (x.ndim - 3))
+
+    class Two(nn.Module):
+        def forward(self, x):
+            return [x, x]
+
+    class Endless(nn.Module):
+        def forward(self, x):
+            return torch.full((1, 3, *x.shape[2:]), torch.inf)
+
+    def refuses(plans_manager, configuration_manager, *_, **__):
+        if len(configuration_manager.patch_size) == 3:
+            raise RecipeError("It is for slices.")
+        return Endless()
+
+    for network, reason in (
+        (lambda *_, **__: Half(), "with shape (1, 3, 64, 32), but (1, 3, 64, 64) is expected"),
+        (lambda *_, **__: Two(), "with list, but"),
+        (refuses, "not finite"),
+        (lambda *_, **__: 1 / 0, "ZeroDivisionError"),
+    ):
+        assert reason in found_in(build_network_architecture=staticmethod(network))["2D network"]
+    found = outcomes("student", student(build_network_architecture=staticmethod(refuses)))
+    assert found["3D network"] == ("not tried", "It is for slices.")
+    assert "2D network" not in outcomes("student", student(no_network="Elsewhere."))
+
+
+def test_students_with_data_of_their_own():
+    from nnkd.plugin.registry import _class_problem
+    from nnkd.plugin.students import OwnData
+    from nnkd.training.recipe_trainer import RecipeTrainer
+
+    class Incomplete(OwnData, RecipeTrainer):
+        @classmethod
+        def write_plans(cls, names):
+            return "plans"
+
+    entry = Entry("Incomplete", "a:Incomplete", "s", licence="MIT")
+    assert _class_problem("student", entry, Incomplete) == "does not implement cases_of, lineage"
+    members = {
+        "cases_of": classmethod(lambda cls, folder: []),
+        "lineage": classmethod(lambda cls, options: []),
+        "no_network": "Elsewhere.",
+    }
+    wrong = type("Wrong", (Incomplete,), members)
+    assert "lineage(options, names) cannot be called" in failures("student", wrong)["members"]
+    right = type("Right", (wrong,), {"lineage": classmethod(lambda cls, options, names: [])})
+    assert set(failures("student", right)) == {"pickle"}
 
 
 def test_the_step_sums_up():

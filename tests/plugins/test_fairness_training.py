@@ -20,7 +20,8 @@ from nnkd.data.plans import read_plans
 from nnkd.data.recipes import Choice, Recipe, write_recipe
 from nnkd.errors import ParticipantsError
 from nnkd.training.loader import Draw
-from nnkd.training.trainer import SAMPLER_STATE, nnUNetTrainerKD
+from nnkd.training.recipe_trainer import SAMPLER_STATE
+from nnkd.training.trainer import nnUNetTrainerKD
 from nnkd.weights.checkpoints import load_checkpoint
 
 

@@ -6,16 +6,8 @@ import json
 
 import pytest
 
-from nnkd.errors import RecipeError, UnknownNameError
+from nnkd.errors import RecipeError
 from nnkd.training import checks
-
-
-def test_datasets_are_named_once_and_the_first_stays_first(nnunet_folders):
-    for name in ("Dataset702_B", "Dataset701_A"):
-        (nnunet_folders / "nnUNet_raw" / name).mkdir()
-    assert checks.dataset_names("702", ["701", "Dataset702_B"]) == ("Dataset702_B", "Dataset701_A")
-    with pytest.raises(UnknownNameError, match="799"):
-        checks.dataset_names("702", ["799"])
 
 
 @pytest.mark.parametrize(

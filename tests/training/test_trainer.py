@@ -16,7 +16,7 @@ from toy import toy_dataset, toy_teacher, write_image
 from nnkd.data.plans import read_plans
 from nnkd.data.recipes import Choice, Recipe, write_recipe
 from nnkd.errors import RecipeError, SettingError, VotesError, WeightsError
-from nnkd.training.file_safety import CarefulTrainer
+from nnkd.training.file_safety import FileSafeTrainer
 from nnkd.training.trainer import nnUNetTrainerKD
 from nnkd.votes.bits import NO_VOTE
 from nnkd.votes.folder import VotesFolder
@@ -74,7 +74,7 @@ def batch_of(trainer):
 def test_a_training_announces_terms_that_a_teacher_hands_on(voted, monkeypatch, weights_licence):
     lineage = ({"name": "t0", "licence": "Apache-2.0", "weights_licence": weights_licence},)
     trainer = trainer_of(voted, replace(recipe_of("t0", "t1"), lineage=lineage))
-    monkeypatch.setattr(CarefulTrainer, "on_train_start", lambda self: None)
+    monkeypatch.setattr(FileSafeTrainer, "on_train_start", lambda self: None)
     trainer.on_train_start()
     log = Path(trainer.log_file).read_text()
     assert f"licence of t0: Apache-2.0, weights {weights_licence}" in log

@@ -12,6 +12,7 @@ from torch import nn
 
 from nnkd.errors import WeightsError
 from nnkd.networks.students import made_up_plans
+from nnkd.plugin.students import Student
 from nnkd.weights import pretrained
 
 
@@ -25,8 +26,10 @@ class Network(nn.Module):
         self.decoder.seg_layers = nn.ModuleList([nn.Conv2d(2, 2, 1)])
 
 
-class Student:
+class Reader(Student):
     """Reads files in which the first layer has another name."""
+
+    takes_foreign_weights = True
 
     @staticmethod
     def build_network_architecture(plans_manager, configuration_manager, channels, heads, enable_deep_supervision=True):
@@ -54,21 +57,26 @@ def preprocessed(tmp_path) -> Path:
     return folder
 
 
+def of(folder):
+    """Plans, configuration, dataset.json."""
+    plans, dataset_json = (json.loads((folder / f"{n}.json").read_text()) for n in ("nnUNetPlans_profile", "dataset"))
+    return plans, "2d", dataset_json
+
+
 def taken(file, trainer, folder):
-    return pretrained.as_nnunets(file, trainer, folder, "nnUNetPlans_profile", "2d")
+    return pretrained.as_nnunets(file, trainer, *of(folder))
 
 
 def checked(file, trainer, folder):
-    plans = json.loads((folder / "nnUNetPlans_profile.json").read_text())
-    pretrained.check(file, trainer, folder, plans, "2d")
+    pretrained.check(file, trainer, *of(folder))
 
 
 def test_a_foreign_file_is_taken_for_as_long_as_the_training_lasts(preprocessed, tmp_path):
     file, network = tmp_path / "theirs.pt", Network()
     torch.save({"theirs": torch.full((2, 1, 1, 1), 7.0)}, file)
-    checked(file, Student, preprocessed)
+    checked(file, Reader, preprocessed)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    with taken(str(file), Student, preprocessed) as made:
+    with taken(str(file), Reader, preprocessed) as made:
         load_pretrained_weights(network, made)
     assert not Path(made).exists()
     assert torch.equal(network.first.weight, torch.full((2, 1, 1, 1), 7.0))
@@ -80,25 +88,28 @@ def test_a_foreign_file_is_taken_for_as_long_as_the_training_lasts(preprocessed,
 def test_nnunets_own_checkpoints_stay_what_they_are(preprocessed, tmp_path):
     file = tmp_path / "checkpoint_final.pth"
     torch.save({"network_weights": Network().state_dict()}, file)
-    for trainer in (Student, nn.Module):
+    for trainer in (Reader, Student, nn.Module):
         checked(file, trainer, preprocessed)
         with taken(str(file), trainer, preprocessed) as made:
             assert made == str(file)
-    with taken(None, Student, preprocessed) as made:
+    with taken(None, Reader, preprocessed) as made:
         assert made is None
 
 
 def test_others_need_nnunets_checkpoints(preprocessed, tmp_path):
     torch.save({"theirs": torch.zeros(1)}, tmp_path / "theirs.pt")
-    with pytest.raises(WeightsError, match="no nnU-Net checkpoint"):
-        checked(tmp_path / "theirs.pt", nn.Module, preprocessed)
+    for trainer in (Student, nn.Module):
+        with pytest.raises(WeightsError, match="no nnU-Net checkpoint"):
+            checked(tmp_path / "theirs.pt", trainer, preprocessed)
+    with pytest.raises(WeightsError, match=r"'theirs\.pt' was not written by nnU-Net"):
+        Student.foreign_weights(tmp_path / "theirs.pt", {})
 
 
 def test_broken_and_other_files_get_one_sentence(preprocessed, tmp_path):
     file = tmp_path / "theirs.pt"
     file.write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="cannot be loaded as weights"):
-        checked(file, Student, preprocessed)
+        checked(file, Reader, preprocessed)
     torch.save({"others": torch.zeros(1)}, file)
     with pytest.raises(WeightsError, match="is of another network"):  # before a recipe is written
-        checked(file, Student, preprocessed)
+        checked(file, Reader, preprocessed)

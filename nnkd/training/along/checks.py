@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from nnkd.auxiliary.tasks import OPTIONS, Target
+from nnkd.auxiliary.tasks import OPTIONS, Prepared, Target
 from nnkd.data.recipes import Recipe
 from nnkd.errors import RecipeError, SettingError
 from nnkd.files import read_json
+from nnkd.plugin.students import OwnData, Student
 from nnkd.preprocessing.folders import listed_cases
 
 log = logging.getLogger("nnkd")
 
 
-def check(target: Target, recipe: Recipe, options: Mapping[str, Any], trainer: type, fold: str) -> None:
+def check(
+    target: Target,
+    tasks: Sequence[Prepared],
+    recipe: Recipe,
+    trainer: type[Student],
+    fold: str,
+) -> None:
     """Whether a recipe's auxiliary tasks can train along.
 
     Args:
         target: What is adapted to.
+        tasks: The recipe's auxiliaries.
         recipe: Of the training.
-        options: The trainer's, defaults filled in.
         trainer: The student.
         fold: A number or "all".
 
     Raises:
         SettingError: If an option is of auxiliaries, but there are none.
-        RecipeError: If the student or the configuration takes none, one is not preprocessed, or the target has no
-            label to learn.
+        RecipeError: If the student or the configuration takes none, or the target has no label to learn.
     """
     if recipe.auxiliary_scheduler is None:
         useless = [name for name in OPTIONS if name in recipe.options]
@@ -39,30 +44,30 @@ def check(target: Target, recipe: Recipe, options: Mapping[str, Any], trainer: t
                 f"-as and --auxiliaries."
             )
         return
-    check_student(trainer, True)
+    check_student(trainer)
     if target.values.get("previous_stage"):
         raise RecipeError(
             f"{target.configuration} is a cascade's second stage, which looks at predictions of the first; auxiliary "
             f"cases have none. Choose another configuration, or leave -as and --auxiliaries out."
         )
-    tasks = target.prepare(recipe.auxiliaries, options["max_aux_cases"])
     if len(tasks) == 1:
         log.info("There is one auxiliary, %s: nothing to choose, it trains along in every turn.", tasks[0].task.name)
     if not recipe.teachers:
         _check_labels(target, fold)
 
 
-def check_student(trainer: type, wanted: object) -> None:
-    """Whether a student takes auxiliaries, if any are wanted.
+def check_student(trainer: type[Student]) -> None:
+    """Whether a student takes auxiliaries.
 
     Raises:
-        RecipeError: If it does not, because it makes its training data itself.
+        RecipeError: If it does not.
     """
-    if wanted and (hasattr(trainer, "write_plans") or not hasattr(trainer, "auxiliary_loss")):
-        raise RecipeError(
-            f"{trainer.__name__} makes its training data itself and takes no auxiliaries. Leave -as and --auxiliaries "
-            f"out, or choose another student."
-        )
+    if trainer.takes_auxiliaries:
+        return
+    why = "makes its training data itself and " if issubclass(trainer, OwnData) else ""
+    raise RecipeError(
+        f"{trainer.__name__} {why}takes no auxiliaries. Leave -as and --auxiliaries out, or choose another student."
+    )
 
 
 def _check_labels(target: Target, fold: str) -> None:

@@ -2,55 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch import Tensor, nn
 
 from nnkd.auxiliary import record
 from nnkd.auxiliary.tasks import SCHEDULER, Prepared, Target
 from nnkd.data.plans import configuration_of
-from nnkd.data.recipes import Recipe
 from nnkd.errors import RecipeError
-from nnkd.plugin import options as settings
+from nnkd.plugin.options import parse_options
 from nnkd.training.along.gradients import SecondPass, binary_heads
 from nnkd.training.along.loader import FOREGROUND, IGNORED, AuxiliaryBatches, AuxiliaryCases, AuxiliaryLoader
-from nnkd.training.along.turns import Along
-from nnkd.training.file_safety import CarefulTrainer
+from nnkd.training.along.turns import Turns
+from nnkd.training.recipe_trainer import RecipeTrainer
 
 STATE = "nnkd_auxiliaries"  # in a checkpoint's log: the one part of nnU-Net's checkpoint that takes more
 
 
-class AuxiliaryTraining(CarefulTrainer):
-    """The part of nnUNetTrainerKD that trains with auxiliary tasks, if its recipe has any; nothing changes otherwise.
+class TrainsAlong(RecipeTrainer):
+    """A RecipeTrainer that trains with auxiliary tasks, if its recipe has any; nothing changes otherwise.
 
     Departs: paper 3 does not say whose statistics batch normalisation keeps for prediction; here the target's alone.
     """
 
-    recipe: Recipe
-    options: Any
-    installed: Callable[..., tuple[Any, Any]]
-    auxiliaries: Along | None = None
-    heard_scale: ClassVar[float] = 1.0
+    takes_auxiliaries: ClassVar[bool] = True
+    auxiliaries: Turns | None = None
 
-    # --- what students may override -------------------------------------------------------------------------------
+    def auxiliary_loss(self, label_manager: LabelManager) -> nn.Module:
+        """The loss of an auxiliary task: nnU-Net's own, as the student's network takes it. Students with another kind
+        of outputs override this.
 
-    def target_loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch of the target, and what a step hands to the log, "loss" among it. Students whose network
-        or loss takes more than images and targets override this instead of `train_step`."""
-        data, target = self.on_device(batch)
-        loss = self.loss(self.network(data), target)
-        return loss, {"loss": loss}
-
-    def auxiliary_loss(self) -> nn.Module:
-        """The loss of an auxiliary task: what the student would learn it by with supervision. It is built while
-        `label_manager` is that of one foreground label, and the recipe has no teachers."""
-        return self._build_loss()
+        Args:
+            label_manager: nnU-Net's, of one foreground label, learned with supervision; and of an ignore label, if a
+                task has one.
+        """
+        of_the_task = copy(self)  # nnU-Net builds its loss for the labels that it finds in a trainer
+        of_the_task.label_manager = label_manager
+        return nnUNetTrainer._build_loss(of_the_task)
 
     # --- nnU-Net's training ---------------------------------------------------------------------------------------
 
@@ -61,7 +55,7 @@ class AuxiliaryTraining(CarefulTrainer):
         if choice is None:
             return
         kind, _ = self.installed(SCHEDULER, choice.name)
-        scheduler = kind(self.recipe.auxiliaries, **settings.parse_options(kind, choice.options, choice.name))
+        scheduler = kind(self.recipe.auxiliaries, **parse_options(kind, choice.options, choice.name))
         if scheduler.trains_on == "none":
             return
         network = self.network.module if self.is_ddp else self.network
@@ -70,7 +64,7 @@ class AuxiliaryTraining(CarefulTrainer):
             heads = binary_heads(getattr(network, "_orig_mod", network), 1 if self.label_manager.has_regions else 2)
             self.optimizer.add_param_group({"params": list(heads.parameters())})
         second = SecondPass(network, heads, self.is_ddp)
-        self.auxiliaries = Along(scheduler, second, self.options.turn == "epoch")
+        self.auxiliaries = Turns(scheduler, second, self.options.turn == "epoch")
         if self.local_rank == 0:
             self.auxiliaries.record = Path(self.output_folder) / record.RECORD
 
@@ -80,44 +74,23 @@ class AuxiliaryTraining(CarefulTrainer):
         return len(manager.foreground_regions if manager.has_regions else manager.foreground_labels) == 1
 
     def train_step(self, batch: dict) -> dict:
-        """nnU-Net's; with auxiliaries, with a backward pass over one of them before the step."""
-        if self.auxiliaries is None and type(self).target_loss is AuxiliaryTraining.target_loss:
-            return super().train_step(batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        with self.on_gpu_in_half():
-            loss, numbers = self.target_loss(batch)
-        (loss if self.grad_scaler is None else self.grad_scaler.scale(loss)).backward()
-        if self.auxiliaries is not None:
-            self.auxiliaries.backward(1.0 if self.grad_scaler is None else self.grad_scaler.get_scale())
-        self._descend()
-        said = {name: value.detach().float().cpu().numpy() for name, value in numbers.items()}
+        """RecipeTrainer's; ends the turn if it is an iteration."""
+        said = super().train_step(batch)
         if self.auxiliaries is not None:
             self.auxiliaries.end_iteration(float(said["loss"]), self.current_epoch)
         return said
 
-    def _descend(self) -> None:
-        """nnU-Net's clipping and step."""
-        heads = None if self.auxiliaries is None else self.auxiliaries.second.heads
-        parameters = [*self.network.parameters(), *(heads.parameters() if heads is not None else ())]
-        if self.grad_scaler is None:
-            nn.utils.clip_grad_norm_(parameters, 12)
-            self.optimizer.step()
-            return
-        self.grad_scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(parameters, 12)
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
+    def backward(self, loss: Tensor) -> None:
+        """RecipeTrainer's; with auxiliaries, then a second pass over one of them."""
+        super().backward(loss)
+        if self.auxiliaries is not None:
+            self.auxiliaries.backward(1.0 if self.grad_scaler is None else self.grad_scaler.get_scale())
 
-    def on_device(self, batch: Mapping[str, Any]) -> tuple[Tensor, Any]:
-        """A batch's images and targets, where the network is."""
-        data, target = batch["data"].to(self.device, non_blocking=True), batch["target"]
-        if isinstance(target, list):
-            return data, [t.to(self.device, non_blocking=True) for t in target]
-        return data, target.to(self.device, non_blocking=True)
-
-    def on_gpu_in_half(self) -> AbstractContextManager:
-        """nnU-Net's autocast."""
-        return torch.autocast("cuda") if self.device.type == "cuda" else nullcontext()
+    def trained_parameters(self) -> Iterator[nn.Parameter]:
+        """Those of the heads of auxiliary tasks too."""
+        yield from super().trained_parameters()
+        if self.auxiliaries is not None and self.auxiliaries.second.heads is not None:
+            yield from self.auxiliaries.second.heads.parameters()
 
     # --- from start to end ----------------------------------------------------------------------------------------
 
@@ -127,31 +100,23 @@ class AuxiliaryTraining(CarefulTrainer):
         if self.auxiliaries is None:
             return
         tasks = self._prepared_tasks()
-        with self._of_one_foreground(any(task.index.ignore_label is not None for task in tasks)):
-            loss = self.auxiliary_loss().to(self.device)
-            batches = self._auxiliary_batches(tasks)
+        labels = self._one_foreground(any(task.index.ignore_label is not None for task in tasks))
+        loss = self.auxiliary_loss(labels).to(self.device)
 
         def loss_of(batch: Mapping[str, Any]) -> Tensor:
             data, target = self.on_device(batch)
-            with self.on_gpu_in_half():
+            with self.precision():
                 return loss(self.auxiliaries.second(data), target)
 
-        self.auxiliaries.begin(batches, loss_of)
+        self.auxiliaries.begin(self._auxiliary_batches(tasks, labels), loss_of)
 
-    @contextmanager
-    def _of_one_foreground(self, ignores: bool) -> Iterator[None]:
-        """As if the dataset had one label, learned with supervision, and an ignore label if a task has one."""
-        recipe, manager = self.recipe, self.label_manager
-        regions = manager.has_regions
+    def _one_foreground(self, ignores: bool) -> LabelManager:
+        """Labels of a dataset with one label, and with an ignore label if a task has one."""
+        regions = self.label_manager.has_regions
         labels: dict[str, Any] = {"background": 0, "foreground": [FOREGROUND] * 2 if regions else FOREGROUND}
         labels |= {"ignore": IGNORED} if ignores else {}
         made = {"labels": labels, **({"regions_class_order": [FOREGROUND]} if regions else {})}
-        self.label_manager = self.plans_manager.get_label_manager(made)
-        self.recipe = replace(recipe, teachers=())
-        try:
-            yield
-        finally:
-            self.recipe, self.label_manager = recipe, manager
+        return self.plans_manager.get_label_manager(made)
 
     def _prepared_tasks(self) -> list[Prepared]:
         folder, plans = Path(self.preprocessed_dataset_folder_base), self.plans_manager.plans
@@ -165,9 +130,8 @@ class AuxiliaryTraining(CarefulTrainer):
         )
         return target.prepare(self.recipe.auxiliaries, self.options.max_aux_cases)
 
-    def _auxiliary_batches(self, tasks: Sequence[Prepared]) -> AuxiliaryBatches:
+    def _auxiliary_batches(self, tasks: Sequence[Prepared], labels: LabelManager) -> AuxiliaryBatches:
         """Loaders with the target's patches, batch size and augmentation."""
-        manager = self.label_manager
         for task in tasks:
             self.print_to_log_file(f"Auxiliary {task.task.name}: {len(task.cases)} case(s), {task.index.channels}")
         masked = [any(flags) for flags in zip(*(task.index.use_mask for task in tasks), strict=True)]
@@ -181,9 +145,9 @@ class AuxiliaryTraining(CarefulTrainer):
             dummy_2d,
             use_mask_for_norm=masked,
             is_cascaded=False,
-            foreground_labels=manager.foreground_labels,
-            regions=manager.foreground_regions if manager.has_regions else None,
-            ignore_label=manager.ignore_label,
+            foreground_labels=labels.foreground_labels,
+            regions=labels.foreground_regions if labels.has_regions else None,
+            ignore_label=labels.ignore_label,
         )
         without_ignore = self.plans_manager.get_label_manager({"labels": {"background": 0, "foreground": FOREGROUND}})
         loader = AuxiliaryLoader(

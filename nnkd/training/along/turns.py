@@ -17,7 +17,7 @@ from nnkd.training.along.loader import AuxiliaryBatches
 Step = tuple[float, float]  # auxiliary loss and cosine
 
 
-class Along:
+class Turns:
     """The turns of a training with auxiliary tasks.
 
     Departs: where a turn is an epoch, its loss is the mean over its iterations and its cosine the mean of theirs; the

@@ -35,22 +35,22 @@ class nnUNetTrainerLiteMedSAM(SliceTrainer):
     curves = {"val_dice": "DSC of validation slices"}  # noqa: RUF012 - as SliceTrainer has it
 
     @classmethod
-    def lineage(cls, options: Mapping[str, Any], datasets: Sequence[str] = ()) -> list[dict[str, str]]:
+    def lineage(cls, options: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, str]]:
         """The weights that the training starts from, and the teachers whose consensus is in labelsTr."""
         found: list[dict[str, str]] = []
-        if options.get("weights") is not None:
+        if options["weights"] is not None:
             file = _file(options["weights"])
             found = embedding_teachers.lineage_of_file(file.name, file)
-        return [*found, *(model for model in plans.inherited(datasets)[0] if model not in found)]
+        return [*found, *(model for model in plans.inherited(names)[0] if model not in found)]
 
     @classmethod
-    def told_of_truth(cls, datasets: Sequence[str]) -> bool:
+    def told_of_truth(cls, names: Sequence[str]) -> bool:
         """Whether a teacher whose consensus is in labelsTr was told of reference labels."""
-        return plans.inherited(datasets)[1]
+        return plans.inherited(names)[1]
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any], patch_size: Sequence[int]) -> None:
-        """See nnUNetTrainerKD.
+        """See Student.
 
         Raises:
             WeightsError: If the weights are missing, or of another encoder.
@@ -124,7 +124,7 @@ class nnUNetTrainerLiteMedSAM(SliceTrainer):
         """Masks of one box an image."""
         images = batch["data"].to(self.device, non_blocking=True)
         boxes = batch["boxes"].to(self.device, non_blocking=True)
-        with self._precision():
+        with self.precision():
             embeddings = self.network.image_encoder(images)
         # in float32: half precision would move boxes by a fraction of a pixel, and the decoder costs little
         answer = decode(self.network, embeddings.float(), boxes)
@@ -142,7 +142,7 @@ class nnUNetTrainerLiteMedSAM(SliceTrainer):
         found: list[Row] = []
         for key, z in pairs:
             for boxed in looks(reader, key, z, self.device):
-                with self._precision():
+                with self.precision():
                     embedding = self.network.image_encoder(boxed.image)[0].float()
                 found += rows(boxed, {"student": self.network.decode(embedding, boxed.boxes) > 0})
         return summary_of(found, len(pairs), {"smallest_target": SMALLEST})

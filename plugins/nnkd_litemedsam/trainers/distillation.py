@@ -45,9 +45,9 @@ class nnUNetTrainerRepViTDistill(SliceTrainer):
     # --- before a training --------------------------------------------------------------------------------------
 
     @classmethod
-    def lineage(cls, options: Mapping[str, Any], datasets: Sequence[str] = ()) -> list[dict[str, str]]:
+    def lineage(cls, options: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, str]]:
         """The teacher, and what it learned from; label maps are not looked at."""
-        name = options.get("teacher", OWN)
+        name = options["teacher"]
         file = embedding_teachers.model_file(name)
         if file is not None:
             return embedding_teachers.lineage_of_file(OWN if name == OWN else file.name, file)
@@ -56,7 +56,7 @@ class nnUNetTrainerRepViTDistill(SliceTrainer):
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any], patch_size: Sequence[int]) -> None:
-        """See nnUNetTrainerKD.
+        """See Student.
 
         Raises:
             UnknownPluginError: If no such teacher is installed.
@@ -191,7 +191,7 @@ class nnUNetTrainerRepViTDistill(SliceTrainer):
         """Embeddings, and the teacher's with what of them is no padding."""
         images = batch["data"].to(self.device, non_blocking=True)
         taught = self.taught(batch, images)
-        with self._precision():
+        with self.precision():
             embeddings = self.network.image_encoder(images)
         return embeddings.float(), (taught, batch["shapes"].to(self.device))
 
@@ -210,7 +210,7 @@ class nnUNetTrainerRepViTDistill(SliceTrainer):
         errors: list[tuple[float, float]] = []
         for key, z in pairs:
             for boxed in looks(labelled, key, z, self.device):
-                with self._precision():
+                with self.precision():
                     student = self.network.image_encoder(boxed.image).float()
                 teacher = self.teacher.embed(boxed.image)
                 shapes = torch.tensor([boxed.shape], device=self.device)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from time import time
@@ -25,10 +23,9 @@ from nnkd.data.participants import participants_of_cases
 from nnkd.errors import RecipeError, UnknownNameError
 from nnkd.files import read_json, write_json
 from nnkd.paths import room
-from nnkd.training.case_losses import weighing
-from nnkd.training.trainer import nnUNetTrainerKD
+from nnkd.plugin.students import OwnData
+from nnkd.training.recipe_trainer import RecipeTrainer
 from nnkd.types import Participant
-from nnkd.weights.licences import announcement
 from nnkd_litemedsam.networks.encoders import build_encoder
 from nnkd_litemedsam.networks.model import LiteMedSAM
 from nnkd_litemedsam.slices import making
@@ -39,12 +36,11 @@ from nnkd_litemedsam.slices.store import FOLDER, Slices, read_index
 from nnkd_litemedsam.trainers.plateau import Plateau
 from nnkd_litemedsam.trainers.progress import plot
 
-CLIP = 12  # nnU-Net's
 SHARE_OF_ALL = 0.05  # of slices validates where all cases train; Source: Yang et al. 2024, section 3.3
 NOT_HERE = ("mean_fg_dice", "ema_fg_dice", "dice_per_class_or_region")  # nnU-Net's curves, which have no meaning here
 
 
-class SliceTrainer(nnUNetTrainerKD):
+class SliceTrainer(OwnData, RecipeTrainer):
     """AdamW, a learning rate that falls when the validation loss stays, and the best checkpoint by that loss.
 
     Source: Yang et al. 2024, section 3. Departs: a batch's cases are drawn by a sampler, and then one slice of each, so
@@ -55,9 +51,9 @@ class SliceTrainer(nnUNetTrainerKD):
     options_class = SliceOptions
     options: Any  # None is replaced by the preset's in `options_class`
     supervises_deeply = False
-    one_gpu: ClassVar[bool] = True
-    box_teacher: ClassVar[str] = "litemedsam"  # whose weights its checkpoints are, for nnKD_export
-    no_network: ClassVar[str] = "Its networks are those of a teacher: nnKD_profile --teacher litemedsam counts them."
+    one_gpu = True
+    box_teacher = "litemedsam"
+    no_network = "Its networks are those of a teacher: nnKD_profile --teacher litemedsam counts them."
     labelled: ClassVar[bool] = True  # whether slices without a target are of no use
     curves: ClassVar[Mapping[str, str]] = {}  # names in the log, and what the plot calls them
 
@@ -80,19 +76,21 @@ class SliceTrainer(nnUNetTrainerKD):
 
     # --- before a training --------------------------------------------------------------------------------------
 
-    write_plans = staticmethod(slice_plans.write_plans)
-    cases_of = staticmethod(slice_plans.cases_of)
+    @classmethod
+    def write_plans(cls, names: Sequence[str]) -> str:
+        """See `slice_plans.write_plans`."""
+        return slice_plans.write_plans(names)
+
+    @classmethod
+    def cases_of(cls, folder: Path) -> Sequence[str]:
+        """See `slice_plans.cases_of`."""
+        return slice_plans.cases_of(folder)
 
     @classmethod
     def plan_values(cls, options: Mapping[str, Any]) -> dict[str, Any]:
         """What the preset changes in the plans."""
         size = PRESETS[options["preset"]].batch_size
         return {} if size == slice_plans.BATCH else {"batch_size": size}
-
-    @classmethod
-    def lineage(cls, options: Mapping[str, Any], datasets: Sequence[str] = ()) -> list[dict[str, str]]:
-        """Models that the training starts from or learns from, with their licences; errors as loading them."""
-        return []
 
     @classmethod
     def check_datasets(cls, options: Mapping[str, Any], names: Sequence[str]) -> None:
@@ -149,9 +147,9 @@ class SliceTrainer(nnUNetTrainerKD):
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """There is none."""
 
-    def trained_parameters(self) -> list[nn.Parameter]:
+    def trained_parameters(self) -> Iterator[nn.Parameter]:
         """What the optimiser changes."""
-        return [p for p in self.network.parameters() if p.requires_grad]
+        return (p for p in self.network.parameters() if p.requires_grad)
 
     def configure_optimizers(self) -> tuple[Any, Any]:
         """AdamW; the learning rate falls by a tenth when the validation loss did not for five epochs."""
@@ -287,16 +285,14 @@ class SliceTrainer(nnUNetTrainerKD):
 
     # --- a training ---------------------------------------------------------------------------------------------
 
+    def log_recipe(self) -> None:
+        """Options, and the licences of what is learned from."""
+        super().log_recipe()
+        self.log_licences(no_weights="unknown")
+
     def on_train_start(self) -> None:
         """nnU-Net's, without what its preprocessing leaves behind."""
-        self.print_to_log_file(f"Options: {asdict(self.options)}")
-        for model in self.recipe.lineage:
-            self.print_to_log_file(
-                f"  licence of {model['name']}: {model.get('licence') or 'unknown'}, weights "
-                f"{model.get('weights_licence') or 'unknown'}"
-            )
-        if bound := announcement(self.recipe.lineage, "this student"):
-            self.print_to_log_file(bound)
+        self.log_recipe()
         if not self.was_initialized:
             self.initialize()
         self.dataloader_train, self.dataloader_val = self.get_dataloaders()
@@ -316,9 +312,6 @@ class SliceTrainer(nnUNetTrainerKD):
         self.print_to_log_file(f"Current learning rate: {rate:.3g}")
         self.logger.log("lrs", rate, self.current_epoch)
 
-    def _precision(self) -> AbstractContextManager:
-        return torch.autocast("cuda") if self.device.type == "cuda" else self._autocast()
-
     def outputs(self, batch: dict) -> tuple[Any, Any]:
         """What the network says of a batch, and the target, as `loss` wants both."""
         raise NotImplementedError
@@ -327,23 +320,11 @@ class SliceTrainer(nnUNetTrainerKD):
         """For each curve, a value for each image of a validation batch."""
         raise NotImplementedError
 
-    def train_step(self, batch: dict) -> dict:
-        """One step; losses are computed in float32."""
-        self.optimizer.zero_grad(set_to_none=True)
-        with weighing(self, self.draw, batch["keys"]):
-            output, target = self.outputs(batch)
-            loss = self.loss(output, target)
-        scaler = self.grad_scaler
-        (loss if scaler is None else scaler.scale(loss)).backward()
-        if scaler is not None:
-            scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.trained_parameters(), CLIP)
-        if scaler is None:
-            self.optimizer.step()
-        else:
-            scaler.step(self.optimizer)
-            scaler.update()
-        return {"loss": loss.detach().cpu().numpy()}
+    def target_loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Computed in float32."""
+        output, target = self.outputs(batch)
+        loss = self.loss(output, target)
+        return loss, {"loss": loss}
 
     def validation_step(self, batch: dict) -> dict:
         """The loss and the curves' measures; the last batch of a round may be smaller and counts for less."""

@@ -22,7 +22,7 @@ from nnkd.data.plans import read_plans
 from nnkd.data.recipes import Choice, Recipe, write_recipe
 from nnkd.errors import DatasetError, RecipeError
 from nnkd.training.along.loader import AuxiliaryBatches, AuxiliaryCases
-from nnkd.training.file_safety import CarefulTrainer
+from nnkd.training.file_safety import FileSafeTrainer
 from nnkd.training.trainer import nnUNetTrainerKD
 from nnkd.weights.checkpoints import load_checkpoint
 
@@ -67,7 +67,7 @@ def started(trainer):
     trainer.dataloader_train, trainer.dataloader_val = trainer.get_dataloaders()
     Path(trainer.output_folder).mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CarefulTrainer, "on_train_start", lambda self: None)
+        patch.setattr(FileSafeTrainer, "on_train_start", lambda self: None)
         trainer.on_train_start()
     return trainer
 
