@@ -89,6 +89,11 @@ class RecipeTrainer(FileSafeTrainer, Student):
         """Whether one logit says all that a softmax over so many outputs does: one label, and no region."""
         return outputs == 2 and not Recipe.of_plans(plans).has_regions
 
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """nnU-Net's; networks of one output have nothing to switch."""
+        if self.supervises_deeply:
+            super().set_deep_supervision_enabled(enabled)
+
     # --- data ---------------------------------------------------------------------------------------------------
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, Any]:

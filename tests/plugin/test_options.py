@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from nnkd.errors import BrokenPluginError, SettingError
-from nnkd.plugin.options import options_of, parse_options, split_settings
+from nnkd.plugin.options import options_of, parse_options, sort_settings, split_settings
 
 
 class Example:
@@ -152,3 +152,55 @@ def test_what_was_written_as_text_comes_back(number, share, quiet, plain):
     given_as_text = {"number": str(number), "share": repr(share), "quiet": str(quiet), "plain": str(plain)}
     result = parse_options(Example, given_as_text, "example")
     assert (result["number"], result["share"], result["quiet"], result["plain"]) == (number, share, quiet, plain)
+
+
+class Weights:
+    """An aggregator."""
+
+    def __init__(self, *, weights: dict | None = None):
+        """One option."""
+
+
+class Groups:
+    """A sampler."""
+
+    def __init__(self, *, group: str = "sex"):
+        """Another."""
+
+
+CLASSES = {("aggregator", "weighted"): Weights, ("sampler", "weighted"): Groups}
+
+
+def sort(settings, aggregator="staple", sampler="uniform", scheduler=None):
+    """The command's owners."""
+    owners = {"aggregator": aggregator, "sampler": sampler, "auxiliary_scheduler": scheduler}
+    return sort_settings(settings, owners, lambda kind, name: CLASSES[kind, name])
+
+
+def test_settings_are_sorted_by_who_they_belong_to():
+    own, taken = sort(["epochs=3", "staple.rounds=2", "ucb.c=.2"], scheduler="ucb")
+    assert own == {"epochs": "3"}
+    assert taken == {"aggregator": {"rounds": "2"}, "sampler": {}, "auxiliary_scheduler": {"c": ".2"}}
+    assert sort([]) == ({}, {"aggregator": {}, "sampler": {}, "auxiliary_scheduler": {}})
+
+
+def test_two_owners_of_one_name_share_its_settings():
+    settings = ["weighted.weights={}", "weighted.group=age", "weighted.unknown=1"]
+    _, taken = sort(settings, "weighted", "weighted")
+    assert taken["aggregator"] == {"weights": "{}"}
+    assert taken["sampler"] == {"group": "age", "unknown": "1"}  # which the last one refuses
+    assert sort(settings[1:], "weighted")[1]["aggregator"] == {"group": "age", "unknown": "1"}
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "sentence"),
+    [
+        (None, "to the aggregator staple, to the sampler uniform or to the auxiliary scheduler (-as)."),
+        ("gms", "to the aggregator staple, to the sampler uniform or to the auxiliary scheduler gms."),
+    ],
+)
+def test_settings_that_belong_to_nobody(scheduler, sentence):
+    with pytest.raises(SettingError) as error:
+        sort(["median.ties=no"], scheduler=scheduler)
+    begin = "--set names 'median', but options belong to the training itself (epochs=200), "
+    assert str(error.value) == begin + sentence

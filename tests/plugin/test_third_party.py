@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -13,9 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from planned import configuration, make_plans, preprocess, preprocessed_folder
+from toy import toy_teacher
+
+from nnkd.paths import room
+from nnkd.weights.checkpoints import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 THIRD_PARTY = ROOT / "tests" / "third_party"
+STUDENT = ROOT / "tests" / "third_party_student"
 
 
 def nnkd_plugins(*arguments: str, path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -35,11 +42,9 @@ def command(name: str, *arguments: str, path: Path, **environment: str) -> subpr
     )
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
-    """A folder with the example plugin, installed by pip from a copy of its sources."""
-    folder = tmp_path_factory.mktemp("third_party")
-    source = shutil.copytree(THIRD_PARTY, folder / "source", ignore=shutil.ignore_patterns("__pycache__"))
+def installed(source: Path, folder: Path) -> Path:
+    """A folder with a distribution, installed by pip from a copy of its sources."""
+    copy = shutil.copytree(source, folder / "source", ignore=shutil.ignore_patterns("__pycache__"))
     install = [
         sys.executable,
         "-m",
@@ -50,10 +55,22 @@ def site(tmp_path_factory) -> Path:
         "--disable-pip-version-check",
     ]
     run = subprocess.run(
-        [*install, "--target", str(folder / "site"), str(source)], check=False, capture_output=True, text=True
+        [*install, "--target", str(folder / "site"), str(copy)], check=False, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
     return folder / "site"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The example plugin."""
+    return installed(THIRD_PARTY, tmp_path_factory.mktemp("third_party"))
+
+
+@pytest.fixture(scope="module")
+def site_of_student(tmp_path_factory) -> Path:
+    """The example student."""
+    return installed(STUDENT, tmp_path_factory.mktemp("third_party_student"))
 
 
 def test_it_is_listed(site):
@@ -149,6 +166,58 @@ def test_the_pages_show_the_plugin_as_it_is_tested(page, file):
     if page == "README.md" and not any("nnkd_register_" in block for block in blocks):
         pytest.skip("README.md shows no plugin yet")
     assert (THIRD_PARTY / file).read_text(encoding="utf-8") in blocks
+
+
+@pytest.mark.parametrize("file", ["nnkd_dilated/__init__.py", "nnkd_dilated/trainer.py", "pyproject.toml"])
+def test_the_page_shows_the_student_as_it_is_tested(file):
+    assert (STUDENT / file).read_text(encoding="utf-8") in code_blocks(ROOT / "docs" / "plugins.md")
+
+
+def test_the_page_names_every_member_of_a_student():
+    from nnkd.plugin._student_checks import ATTRIBUTES, METHODS, OF_OWN_DATA
+    from nnkd.plugin.students import OwnData, Student
+
+    rows = re.findall(r"^\| `(\w+)(?:\((.*?)\))?` \|", (ROOT / "docs" / "plugins.md").read_text(), flags=re.MULTILINE)
+    page = dict(rows)
+    for name in ATTRIBUTES:
+        assert page[name] == ""
+    for interface, names in ((Student, METHODS), (OwnData, OF_OWN_DATA)):
+        for name in names:
+            assert page[name] == ", ".join(inspect.signature(getattr(interface, name)).parameters)
+        own = {name for name in vars(interface) if not name.startswith("_")}
+        assert own - {"takes_auxiliaries"} <= {*ATTRIBUTES, *METHODS, *OF_OWN_DATA}
+
+
+def test_a_student_of_others_is_valid(site_of_student):
+    run = nnkd_plugins("validate", "nnkd-dilated", path=site_of_student)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "0 failed, 0 not tried" in run.stdout.splitlines()[-1]
+    assert re.search(r"ok +student nnUNetTrainerDilated +3D network", run.stdout)
+
+
+def test_a_student_of_others_trains_for_an_epoch(site_of_student, dataset):
+    for case in dataset.images().cases():
+        if not dataset.label_file(case).is_file():
+            dataset.label_file(case).write_bytes(dataset.label_file("toy_000").read_bytes())
+    for number in range(2):
+        toy_teacher(dataset, f"t{number}", shift=number, seed=number)
+    preprocess(dataset, make_plans(dataset, {"2d": configuration("2d", (16, 16), (1.0, 1.0))}), "2d")
+    splits = [{"train": ["toy_000", "toy_001"], "val": ["toy_003"]}]
+    (preprocessed_folder(dataset) / "splits_final.json").write_text(json.dumps(splits))
+    flags = ["701", "2d", "0", "-tr", "nnUNetTrainerDilated", "-device", "cpu", "-n", "theirs", "--set"]
+    short = ["epochs=1", "iterations=1", "val_iterations=1", "width=4"]
+    run = command("train", *flags, *short, path=site_of_student, nnUNet_n_proc_DA="0")
+    assert run.returncode == 0, run.stdout + run.stderr
+    recipe = json.loads((preprocessed_folder(dataset) / "nnUNetPlans_theirs.json").read_text())["nnkd"]
+    assert recipe["options"]["width"] == 4
+    assert recipe["aggregator"]["name"] == "mean"
+    model = room("nnUNet_results") / dataset.name / "nnUNetTrainerDilated__nnUNetPlans_theirs__2d"
+    assert (
+        load_checkpoint(model / "fold_0" / "checkpoint_final.pth")["network_weights"]["layers.0.weight"].shape[0] == 4
+    )
+    run = command("train", *flags, *short, "patch_size=8,8", path=site_of_student)
+    assert run.returncode == 1
+    assert "looks 16 voxels far, but patches have [8, 8]" in run.stderr
 
 
 BROKEN = {

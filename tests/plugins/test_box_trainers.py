@@ -414,7 +414,7 @@ def test_any_teacher_of_the_right_shape(shrunk, others):
     batch = {"data": torch.full((1, 3, 256, 256), 0.2), "shapes": torch.tensor([[256, 256]]), "keys": ["x"]}
     assert trainer.taught(batch, batch["data"]).mean().item() == pytest.approx(51)
     assert trainer.kept is None  # it does not say which weights it has
-    (entry,) = nnUNetTrainerRepViTDistill.lineage({"teacher": "constant"})
+    (entry,) = nnUNetTrainerRepViTDistill.lineage({"teacher": "constant"}, ("Dataset701_Toy",))
     assert entry["licence"] == "CC-BY-NC-4.0"
 
 

@@ -144,9 +144,6 @@ class SliceTrainer(OwnData, RecipeTrainer):
     def _do_i_compile(self) -> bool:
         return False  # a step waits for embeddings and slices more than for the network
 
-    def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        """There is none."""
-
     def trained_parameters(self) -> Iterator[nn.Parameter]:
         """What the optimiser changes."""
         return (p for p in self.network.parameters() if p.requires_grad)

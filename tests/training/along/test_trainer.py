@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,20 @@ def test_all_in_mixed_batches(target):
     loader = trainer.auxiliaries.batches._loader
     tasks = {key[0] for _ in range(20) for key in loader.batch((0, 1))["keys"]}
     assert tasks == {"0", "1"}
+
+
+@pytest.mark.parametrize("teachers", [(), ("t0",)])
+def test_its_loss_is_nnunets_for_the_labels_it_is_given(target, teachers):
+    trainer = trainer_of(target)
+    trainer.recipe = replace(trainer.recipe, teachers=teachers)
+    recipe, labels = trainer.recipe, trainer.label_manager
+    one = trainer._one_foreground(ignores=True)
+    loss = trainer.auxiliary_loss(one)
+    assert loss.loss.ce.ignore_index == one.ignore_label == 2
+    assert (trainer.recipe, trainer.label_manager) == (recipe, labels)
+    assert labels.ignore_label is None
+    punet = nnUNetTrainerPUNet.auxiliary_loss(trainer_of(target, kind=nnUNetTrainerPUNet), one)
+    assert type(punet) is type(loss.loss)  # of one output
 
 
 def test_none_is_plain_training(target):
