@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from nnkd.plugin.registry import Registry
     from nnkd.training.recipe_flags import Chosen
 
+USUAL: dict[Kind, str | None] = {"aggregator": "staple", "sampler": "uniform", "auxiliary_scheduler": None}
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = command.parser(
@@ -91,19 +93,25 @@ def _run(arguments: argparse.Namespace) -> StepReport:
     from nnkd.plugin.options import sort_settings
 
     plugins = registry.installed()
-    named = {"aggregator": arguments.a, "sampler": arguments.s, "auxiliary_scheduler": arguments.scheduler}
+    named: dict[Kind, str] = {
+        "aggregator": arguments.a,
+        "sampler": arguments.s,
+        "auxiliary_scheduler": arguments.scheduler,
+    }
+    named = {kind: name for kind, name in named.items() if name is not None}
     for kind, name in named.items():
-        if name is not None:
-            plugins.find(kind, name)
-    usual = {"aggregator": "staple", "sampler": "uniform", "auxiliary_scheduler": None}
-    owners = {kind: named[kind] or usual[kind] for kind in usual}
+        plugins.find(kind, name)
+    owners = {**USUAL, **named}
     own, taken = sort_settings(arguments.set, owners, plugins.load)
 
     from nnkd.steps.train import train
     from nnkd.training.recipe_flags import RecipeFlags, Request
 
-    chosen = {kind: _chosen(plugins, kind, owners[kind], taken[kind], arguments.auxiliaries)
-              for kind in usual if named[kind] is not None or taken[kind]}  # fmt: skip
+    chosen = {
+        kind: _chosen(plugins, kind, name, taken[kind], arguments.auxiliaries)
+        for kind, name in owners.items()
+        if kind in named or taken[kind]
+    }
     flags = RecipeFlags(
         teachers=arguments.t,
         options=own,

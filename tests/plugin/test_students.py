@@ -27,7 +27,7 @@ def test_everything_has_a_default(tmp_path):
 
     assert Beside.plan_values({}) == {}
     assert Beside.check_options({}, (8, 8)) is Beside.check_recipe(None, None) is None
-    assert not (Beside.takes_auxiliaries or Beside.takes_foreign_weights or Beside.one_gpu)
+    assert not any((Beside.takes_auxiliaries, Beside.takes_foreign_weights, Beside.one_gpu))
     with pytest.raises(WeightsError, match="reads no other weights"):
         Beside.foreign_weights(tmp_path / "file.pt", {})
     assert Beside.__init__ is nnUNetTrainer.__init__

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from planned import configuration, make_plans, preprocess, preprocessed_folder
-from toy import toy_dataset
 from torch import nn
+from toy import toy_dataset
 
 from nnkd.data.plans import read_plans
 from nnkd.data.recipes import Recipe, write_recipe
