@@ -162,7 +162,9 @@ def box_model_into(target: Path) -> None:
     """Export a toy box model: those that exist are too large to be kept."""
     encoder, decoder = Encoder(), Decoder()
     weights = {"name": "toy.pth", "sha256": "ab" * 32, "licence": "CC0-1.0"}
-    write_box_model(BoxGraphs("toy", "conv", encoder, decoder, Whole(encoder, decoder), weights), target)
+    whole = Whole(encoder, decoder)
+    graphs = BoxGraphs("toy", "conv", encoder, decoder, whole, weights, size=256, grid=64, channels=256)
+    write_box_model(graphs, target)
 
 
 def parameters(folder: Path, plans: str) -> dict[str, list[int]]:
