@@ -204,8 +204,8 @@ def test_a_student_of_others_trains_for_an_epoch(site_of_student, dataset):
     preprocess(dataset, make_plans(dataset, {"2d": configuration("2d", (16, 16), (1.0, 1.0))}), "2d")
     splits = [{"train": ["toy_000", "toy_001"], "val": ["toy_003"]}]
     (preprocessed_folder(dataset) / "splits_final.json").write_text(json.dumps(splits))
-    flags = ["701", "2d", "0", "-tr", "nnUNetTrainerDilated", "-device", "cpu", "-n", "theirs", "--set"]
-    short = ["epochs=1", "iterations=1", "val_iterations=1", "width=4"]
+    flags = ["701", "2d", "0", "-tr", "nnUNetTrainerDilated", "-device", "cpu"]
+    short = ["-n", "theirs", "--set", "epochs=1", "iterations=1", "val_iterations=1", "width=4"]
     run = command("train", *flags, *short, path=site_of_student, nnUNet_n_proc_DA="0")
     assert run.returncode == 0, run.stdout + run.stderr
     recipe = json.loads((preprocessed_folder(dataset) / "nnUNetPlans_theirs.json").read_text())["nnkd"]
@@ -215,7 +215,7 @@ def test_a_student_of_others_trains_for_an_epoch(site_of_student, dataset):
     assert (
         load_checkpoint(model / "fold_0" / "checkpoint_final.pth")["network_weights"]["layers.0.weight"].shape[0] == 4
     )
-    run = command("train", *flags, *short, "patch_size=8,8", path=site_of_student)
+    run = command("train", *flags, "--set", "patch_size=8,8", path=site_of_student)
     assert run.returncode == 1
     assert "looks 16 voxels far, but patches have [8, 8]" in run.stderr
 
