@@ -30,6 +30,8 @@ TRAINING = (
     ("plugins/nnkd_litemedsam/slices/options.py", "BoxOptions"),
     ("plugins/nnkd_litemedsam/slices/options.py", "DistillOptions"),
 )
+THIRD_PARTY = (ROOT / "tests" / "third_party", ROOT / "tests" / "third_party_student")
+EXAMPLE = ("tests/third_party_student/nnkd_dilated/trainer.py", "DilatedOptions")
 PLAN_VALUES = {"batch_size", "patch_size"}  # --set takes these too; they go into the plans
 NNUNETS = {"nnUNetTrainer"}  # students that are nnU-Net's own
 
@@ -107,12 +109,13 @@ def test_a_wrong_command_line_would_be_seen(line, stopped):
 
 @pytest.fixture(scope="module")
 def plugins() -> registry.Registry:
-    """nnkd's own plugins, and the example that the pages show."""
+    """nnkd's own plugins, and the examples that the pages show."""
     found = registry.Registry()
     ours = ("basic", "fairness", "hsnet", "litemedsam", "networks", "sam", "sat", "totalsegmentator", "ucb", "unet")
-    for module in (*(f"nnkd_{name}" for name in ours), "nnkd_example"):
+    for module in (*(f"nnkd_{name}" for name in ours), "nnkd_example", "nnkd_dilated"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.syspath_prepend(ROOT / "tests" / "third_party")
+            for folder in THIRD_PARTY:
+                patch.syspath_prepend(folder)
             found.add(module, importlib.import_module(module))
     return found
 
@@ -140,7 +143,7 @@ def test_names_in_command_lines_exist(plugins):
 
 
 def test_options_in_command_lines_exist(plugins):
-    known = {*PLAN_VALUES, *(name for file, cls in TRAINING for name in defaults(file, cls))}
+    known = {*PLAN_VALUES, *(name for file, cls in (*TRAINING, EXAMPLE) for name in defaults(file, cls))}
     for page, line in LINES:
         words = shlex.split(line, comments=True)
         aliases = dict(word.split("=") if "=" in word else (word, word) for word in values(words, "-t"))
@@ -240,7 +243,7 @@ def test_every_page_is_linked_from_the_readme():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_are_named_exist(page):
     """Paths such as `nnkd/data/dataset.py`, from the repository's root or, for plugins, from theirs."""
-    roots = (ROOT, ROOT / "plugins")
+    roots = (ROOT, ROOT / "plugins", *THIRD_PARTY)
     named = re.findall(
         r"(?<![\w/])(?:nnkd\w*|plugins|tests|benchmarks|dataset_conversion)/[\w/]+\.py",
         page.read_text(encoding="utf-8"),

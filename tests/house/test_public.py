@@ -14,7 +14,11 @@ import pytest
 import nnkd
 
 ROOT = Path(__file__).parents[2]
-PLUGINS = [*(ROOT / "plugins").rglob("*.py"), *(ROOT / "tests" / "third_party").rglob("*.py")]
+PLUGINS = [
+    file
+    for folder in ("plugins", "tests/third_party", "tests/third_party_student")
+    for file in (ROOT / folder).rglob("*.py")
+]
 
 
 def public() -> set[str]:
