@@ -132,8 +132,9 @@ def _groups(arguments: argparse.Namespace) -> GroupOptions | None:
 
 def _evaluate(arguments: argparse.Namespace) -> StepReport:
     from nnkd.errors import SettingError
+    from nnkd.evaluation.inputs import Request
     from nnkd.evaluation.intervals import Bootstrap
-    from nnkd.steps.evaluate import Request, evaluate
+    from nnkd.steps.evaluate import evaluate
 
     if len(arguments.ref) > 2:
         raise SettingError(f"-ref was given {len(arguments.ref)} times, but only two references can be compared.")

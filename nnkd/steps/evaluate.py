@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 from nnkd.auxiliary.section import section_of_folders
@@ -12,9 +11,9 @@ from nnkd.data.participants import participants_of_cases
 from nnkd.errors import FolderError, PredictionError
 from nnkd.evaluation.comparisons import Files, Settings, compare_cases
 from nnkd.evaluation.groups.cohort import EvaluatedPeople, read_people
-from nnkd.evaluation.groups.partitions import GroupOptions
 from nnkd.evaluation.groups.report import fairness_part
 from nnkd.evaluation.inputs import (
+    Request,
     check_values,
     find_dataset_json,
     image_folders,
@@ -22,7 +21,6 @@ from nnkd.evaluation.inputs import (
     read_folders,
     shared_cases,
 )
-from nnkd.evaluation.intervals import Bootstrap
 from nnkd.evaluation.part import Part, Plain
 from nnkd.evaluation.ranking import check_ranking, modalities_of_cases, ranking_part
 from nnkd.evaluation.raters import raters_part
@@ -34,55 +32,6 @@ from nnkd.files import remove_leftovers
 from nnkd.types import Failure, StepReport
 
 CACHE = ".cache"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is evaluated, and how.
-
-    Attributes:
-        predictions: Folders of label maps, with or without manifest.
-        reference: Folder of reference label maps.
-        second_reference: Another one of the same cases, for the agreement between raters; None: there is none.
-        dataset: Id or name, to find dataset.json (and participants) with; None: beside the reference.
-        dataset_json: dataset.json itself; wins over `dataset`.
-        output: Folder to write to; None: "evaluation" beside the only prediction folder.
-        names: Of the folders in tables; None: what their manifests or the folders are called.
-        labels: Those to evaluate; None: all.
-        tolerance: Of the NSD, in mm.
-        tolerances: The same for single labels, where it differs.
-        definition: Of surfaces, a name of `nnkd.evaluation.surfaces.DEFINITIONS`.
-        bootstrap: Resamples and seed.
-        participants: Folder with participants.tsv or cases.tsv, or participants.tsv itself; None: dataset.json's.
-        groups: How participants are put into groups, to compare them; None: not at all.
-        images: Folder of images for the overlays; None: the dataset's.
-        rank: Metrics to rank the folders by, modality by modality; None: no ranking.
-        modality: Column of participants.tsv to rank within; None: see `nnkd.evaluation.ranking.modalities_of_cases`.
-        common_cases: Evaluate only cases that every folder has, instead of counting missing ones as empty.
-        workers: Processes; None: one for small sets, else up to eight.
-        overwrite: Compute anew what an earlier run left.
-    """
-
-    predictions: Sequence[Path]
-    reference: Path
-    dataset: str | None = None
-    dataset_json: Path | None = None
-    output: Path | None = None
-    names: Sequence[str] | None = None
-    labels: Sequence[str] | None = None
-    tolerance: float = 2.0
-    tolerances: Mapping[str, float] = field(default_factory=dict)
-    definition: str = "monai"
-    bootstrap: Bootstrap = field(default_factory=Bootstrap)
-    participants: Path | None = None
-    groups: GroupOptions | None = None
-    images: Path | None = None
-    second_reference: Path | None = None
-    rank: Sequence[str] | None = None
-    modality: str | None = None
-    common_cases: bool = False
-    workers: int | None = None
-    overwrite: bool = False
 
 
 def evaluate(request: Request) -> StepReport:

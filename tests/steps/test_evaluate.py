@@ -24,12 +24,13 @@ from nnkd.data.dataset import RawDataset
 from nnkd.data.predictions import PredictionFolder
 from nnkd.errors import FolderError, NnkdError, PredictionError, SettingError, UnknownNameError
 from nnkd.evaluation import comparisons
+from nnkd.evaluation.inputs import Request
 from nnkd.evaluation.intervals import Bootstrap
 from nnkd.evaluation.metrics import EMPTY_MASKS, METRICS, RANKED
 from nnkd.evaluation.surfaces import DEFINITIONS
 from nnkd.files import read_json
 from nnkd.inference.uncertainty import MAPS, UncertaintyFolder
-from nnkd.steps.evaluate import Request, evaluate
+from nnkd.steps.evaluate import evaluate
 from nnkd.weights.checkpoints import TrainedModel
 
 
