@@ -13,6 +13,7 @@ from nnkd.plugin.hooks import hookimpl
 from nnkd.plugin.networks import Architecture, BoxGraphs, PaperGraph
 from nnkd.plugin.samplers import Sampler, WeighingSampler
 from nnkd.plugin.schedulers import AuxiliaryScheduler
+from nnkd.plugin.students import OwnData, Student
 from nnkd.plugin.teachers import BoxTeacher, Teacher
 from nnkd.types import Entry, Participant, Prompt, SliceBoxes, TeacherContext, TextPrompt, Volume
 
@@ -36,6 +37,7 @@ __all__ = [
     "ExternalTeacher",
     "JointAggregator",
     "NnkdError",
+    "OwnData",
     "PaperGraph",
     "Participant",
     "ProbabilisticNetwork",
@@ -44,6 +46,7 @@ __all__ = [
     "Sampler",
     "SliceBoxes",
     "SliceTeacher",
+    "Student",
     "Teacher",
     "TeacherContext",
     "TextPrompt",
