@@ -222,7 +222,8 @@ def test_its_trainer_trains_and_validates_and_starts_from_a_checkpoint(nnunet_fo
     trainer.on_train_start()
     more_labels = MambaUNet(1, 5, dim=2, **SMALL)
     torch.save({"network_weights": more_labels.state_dict()}, tmp_path / "checkpoint_final.pth")
-    with pretrained.as_nnunets(str(tmp_path / "checkpoint_final.pth"), type(trainer), folder, name, "2d") as file:
+    checkpoint = str(tmp_path / "checkpoint_final.pth")
+    with pretrained.as_nnunets(checkpoint, type(trainer), plans, "2d", dataset.spec.json) as file:
         load_pretrained_weights(trainer.network, file)
     weight = "encoder.stages.0.blocks.0.space.project"
     assert torch.equal(trainer.network.state_dict()[weight], more_labels.state_dict()[weight])

@@ -225,7 +225,7 @@ class Evil:
 def test_nothing_that_a_pickle_holds_is_run(tmp_path, capsys):
     torch.save({"state_dict": Evil()}, tmp_path / "weights.pt")
     with pytest.raises(WeightsError, match="holds more than tensors"):
-        pretrained.check(tmp_path / "weights.pt", nnUNetTrainerSwinUNETR, tmp_path, {}, "2d")
+        pretrained.check(tmp_path / "weights.pt", nnUNetTrainerSwinUNETR, {}, "2d", {})
     assert capsys.readouterr().out == ""
 
 
@@ -248,7 +248,8 @@ def test_its_trainer_trains_and_validates_and_starts_from_a_file(nnunet_folders,
     trainer = nnUNetTrainerSwinUNETR(plans, "2d", "all", dict(dataset.spec.json), torch.device("cpu"))
     trainer.on_train_start()
     torch.save(FILES["model_swinvit.pt"](slices), tmp_path / "model_swinvit.pt")
-    with pretrained.as_nnunets(str(tmp_path / "model_swinvit.pt"), type(trainer), folder, name, "2d") as made:
+    file = str(tmp_path / "model_swinvit.pt")
+    with pretrained.as_nnunets(file, type(trainer), plans, "2d", dataset.spec.json) as made:
         load_pretrained_weights(trainer.network, made)
     weight = "body.swinViT.layers1.0.blocks.0.mlp.linear1.weight"
     assert torch.equal(trainer.network.state_dict()[weight], slices.state_dict()[weight])
