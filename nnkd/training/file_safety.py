@@ -13,7 +13,7 @@ from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMu
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnkd import paths
-from nnkd.errors import WeightsError
+from nnkd.errors import WeightsError, in_one_line
 from nnkd.files import atomic, write_json
 from nnkd.weights.checkpoints import load_checkpoint
 
@@ -52,7 +52,7 @@ class FileSafeTrainer(nnUNetTrainer):
         except (OSError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "writ" not in str(error) and "inline_container" not in str(error):
                 raise  # not torch's way of saying that the disk is full
-            why = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            why = getattr(error, "strerror", None) or in_one_line(error)
             raise WeightsError(
                 f"'{Path(filename).name}' could not be written ({why}). Nothing half-written remains; make room and "
                 f"continue with --c."
