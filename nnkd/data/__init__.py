@@ -2,6 +2,6 @@
 
 Begin with `dataset` (a raw dataset) and `predictions` (a prediction folder and its manifest). `readers`, `nifti`,
 `geometry` and `intensities` are images; `participants`, `groups`, `splits` and `split_record` are people and folds;
-`boxes` are what a user gives as prompts; `plans` and `recipes` say how a student is trained. `phantoms` makes the
-quickstart's cohort.
+`boxes` are what a user gives as prompts; `plans` and `recipes` say how a student is trained. `overlays` draws label
+maps on images, `phantoms` makes the quickstart's cohort.
 """
