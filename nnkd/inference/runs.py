@@ -172,6 +172,8 @@ class Run:
             try:
                 data, properties = prepared.result()
                 answer = self._answer(data)
+            except BrokenProcessPool:  # a RuntimeError too
+                raise
             except (NnkdError, RuntimeError, ValueError, AssertionError) as error:
                 self.fail(case, _sentence(error))
                 progress.update()
@@ -198,6 +200,8 @@ class Run:
     def _collect(self, case: str, inputs: dict[str, str], export: Future) -> None:
         try:
             export.result()
+        except BrokenProcessPool:
+            raise
         except OSError as error:  # no other case would fare better
             raise PredictionError(
                 f"The label map of '{case}' could not be written ({error.strerror or error}). Nothing half-written "
