@@ -169,7 +169,10 @@ class TrainingPlan:
         else:
             recipe = Recipe.of_plans(base)
             options = parse_options(request.trainer.options_class, recipe.options, request.trainer_name)
-            tasks = [] if request.only_validate else _tasks(target, recipe.auxiliaries, options)
+            names = () if request.only_validate else recipe.auxiliaries
+            if names:
+                check_student(request.trainer)
+            tasks = _tasks(target, names, options)
         return cls(request, folder, base, recipe, is_new, flags.name, options, spec, votes, target, tasks)
 
     @cached_property
@@ -284,7 +287,7 @@ def _teachers(request: Request, votes: VotesFolder) -> list[str]:
     else:
         votes.bits(flags.teachers)
         teachers = [teacher for teacher in votes.index.teachers if teacher in flags.teachers]
-    if flags.aggregator:
+    if teachers and flags.aggregator:
         _check_rule(flags.aggregator.plugin, flags.aggregator.choice.name, teachers, votes.index.labels)
     return teachers
 

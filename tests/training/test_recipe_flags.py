@@ -12,7 +12,7 @@ from toy import toy_dataset, toy_teacher
 
 from nnkd.cli import train
 from nnkd.data.plans import read_plans
-from nnkd.data.recipes import Choice, write_recipe
+from nnkd.data.recipes import Choice, Recipe, write_recipe
 from nnkd.errors import RecipeError, UnknownNameError
 from nnkd.plugin.students import Student
 from nnkd.training import recipe_flags
@@ -100,6 +100,10 @@ def test_a_student_says_whether_it_takes_auxiliaries(voted):
 
     with pytest.raises(RecipeError, match=r"^Plain takes no auxiliaries\."):
         TrainingPlan.of(request(Plain, auxiliaries=["801"]))
+    others = Recipe("nnUNetPlans", auxiliaries=("Dataset801_Other",), auxiliary_scheduler=Choice("ucb"))
+    write_recipe(voted, others, "others")
+    with pytest.raises(RecipeError, match=r"^Plain takes no auxiliaries\."):
+        TrainingPlan.of(request(Plain, "nnUNetPlans_others"))
 
 
 def test_datasets_are_named_once_and_the_first_stays_first(nnunet_folders):
