@@ -54,18 +54,20 @@ class TorchModel:
     def encode(self, image: np.ndarray) -> object:
         """Embed a slice."""
         import torch
+        from nnkd_litemedsam.sizes import SIZE
 
         from nnkd.boxes.pixels import prepare
 
-        return self.network.image_encoder(torch.from_numpy(prepare(image, 256))[None])[0]
+        return self.network.image_encoder(torch.from_numpy(prepare(image, SIZE))[None])[0]
 
     def masks(self, embedding: object, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         """Segment boxes in it."""
         import torch
+        from nnkd_litemedsam.sizes import SIZE
 
         from nnkd.boxes.pixels import masks_of_logits, scaled_boxes
 
-        logits = self.network.decode(embedding, torch.from_numpy(scaled_boxes(boxes, shape, 256)))
+        logits = self.network.decode(embedding, torch.from_numpy(scaled_boxes(boxes, shape, SIZE)))
         return masks_of_logits(logits.numpy(), shape)
 
 

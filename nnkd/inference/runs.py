@@ -40,7 +40,7 @@ class Request:
     Attributes:
         model: The trained model, or those of single labels.
         source, target: -i and -o.
-        cases: Which cases, given all of them: -num_parts and -part_id.
+        part_id, num_parts: Which of the cases: each num_parts-th from part_id on.
         resume: --continue_prediction.
         samples: How many a probabilistic network answers with; None: what it was trained to.
         uncertainty: Whether to write maps of it and intervals of volumes, see `nnkd.inference.uncertainty`.

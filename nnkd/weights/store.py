@@ -20,7 +20,7 @@ UNFINISHED = ".part"  # behind the names of downloads that are not whole yet
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A row of the table `nnkd/tables/weights.json`.
+    """A row of the table `nnkd/weights/tables/weights.json`.
 
     Sizes and sha256 are what several people wrote down independently of each other after downloading the file.
 

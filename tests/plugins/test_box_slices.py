@@ -1,4 +1,4 @@
-"""Tests of training slices: nnkd_litemedsam.slices.making, slice_store, slice_loader, embedding_files, slice_plans."""
+"""Tests of nnkd_litemedsam.slices, and of nnkd_litemedsam.trainers.embedding_files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of nnkd_punet."""
+"""Tests of nnkd_unet.punet_trainer, its network and its loss."""
 
 from __future__ import annotations
 
