@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,9 @@ NOT_AS_WRITTEN = (ArithmeticError, AttributeError, IndexError, KeyError, TypeErr
 HEADS = ("turns", "mean loss", "mean cosine", "mean reward", "for its estimate")
 
 
-def auxiliary_section(trainings: Mapping[str, Turns]) -> dict[str, Any] | None:
-    """For the template auxiliaries.html; None if there is no training.
-
-    Args:
-        trainings: The record of each, by what to call it.
-    """
-    return _section([_training(name, turns) for name, turns in trainings.items()], [])
-
-
 def section_of_folders(folders: Mapping[str, Path]) -> dict[str, Any] | None:
-    """The same of the records that prediction folders carry (`nnkd.auxiliary.record.carry`), each fold a training. What
-    cannot be shown is said in a sentence; None where no folder has a record.
+    """For the template auxiliaries.html, of the records that prediction folders carry (`nnkd.auxiliary.record.carry`),
+    each fold a training. What cannot be shown is said in a sentence; None where no folder has a record.
 
     Args:
         folders: By name.
@@ -38,14 +29,14 @@ def section_of_folders(folders: Mapping[str, Path]) -> dict[str, Any] | None:
     trainings, notes = [], []
     for name, file in _records(folders):
         try:
-            trainings.append(_training(name, read_turns(file)))
+            trainings.append(training_section(name, read_turns(file)))
         except RecipeError as error:
             notes.append(f"{name}: {error}")
         except NOT_AS_WRITTEN as error:
             notes.append(f"{name}: '{file.name}' is not as it was written ({type(error).__name__}: {error}). {REMEDY}")
     for note in notes:
         log.warning("Auxiliary datasets of %s", note)
-    return _section(trainings, notes)
+    return {"heads": HEADS, "trainings": trainings, "notes": notes} if trainings or notes else None
 
 
 def _records(folders: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
@@ -66,11 +57,8 @@ def _identity(file: Path) -> str:
         return str(file)
 
 
-def _section(trainings: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> dict[str, Any] | None:
-    return {"heads": HEADS, "trainings": trainings, "notes": notes} if trainings or notes else None
-
-
-def _training(name: str, turns: Turns) -> dict[str, Any]:
+def training_section(name: str, turns: Turns) -> dict[str, Any]:
+    """What is told of one training."""
     plots = [
         ("Dataset chosen in each turn", choice_plot(turns)),
         ("Number of turns of each dataset", cumulative_plot(turns)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,55 +68,44 @@ class Request:
     overwrite: bool = False
 
 
-def check_values(definition: str, tolerances: Iterable[float], bootstrap: Bootstrap, workers: int | None) -> None:
+def check_values(request: Request) -> None:
     """Refuse what nothing can be measured with, before anything is read.
-
-    Args:
-        definition: Of surfaces.
-        tolerances: Of the NSD, in mm.
-        bootstrap: Resamples.
-        workers: Processes.
 
     Raises:
         SettingError: With what is expected instead.
     """
-    for tolerance in tolerances:
+    for tolerance in (request.tolerance, *request.tolerances.values()):
         if not (np.isfinite(tolerance) and tolerance >= 0):
             raise SettingError(f"--tolerance is {tolerance}, but a distance in mm of 0 or more is expected.")
-    if bootstrap.resamples < 0:
-        raise SettingError(f"--bootstrap is {bootstrap.resamples}, but a number of 0 or more is expected.")
-    if definition not in DEFINITIONS:
-        raise SettingError(f"There is no definition '{definition}'. There are: {', '.join(DEFINITIONS)}.")
-    if workers is not None and workers < 1:
-        raise SettingError(f"-np is {workers}, but at least one process is needed.")
+    if request.bootstrap.resamples < 0:
+        raise SettingError(f"--bootstrap is {request.bootstrap.resamples}, but a number of 0 or more is expected.")
+    if request.definition not in DEFINITIONS:
+        raise SettingError(f"There is no definition '{request.definition}'. There are: {', '.join(DEFINITIONS)}.")
+    if request.workers is not None and request.workers < 1:
+        raise SettingError(f"-np is {request.workers}, but at least one process is needed.")
 
 
-def find_dataset_json(reference: Path, dataset: str | None, given: Path | None) -> Path:
-    """Where the labels and the file ending stand.
-
-    Args:
-        reference: Folder of references: the file may lie beside it.
-        dataset: Id or name.
-        given: The file itself; wins over the others.
+def find_dataset_json(request: Request) -> Path:
+    """Where the labels and the file ending stand: the file itself, the dataset's, or beside the reference.
 
     Raises:
         NnkdError: If it is not there.
     """
-    if given is not None:
-        if not given.is_file():
-            raise FolderError(f"There is no file '{given}' (-djfile). Give the path of a dataset.json.")
-        return given
-    if dataset is not None:
-        name = paths.dataset_name(dataset)
+    if request.dataset_json is not None:
+        if not request.dataset_json.is_file():
+            raise FolderError(f"There is no file '{request.dataset_json}' (-djfile). Give the path of a dataset.json.")
+        return request.dataset_json
+    if request.dataset is not None:
+        name = paths.dataset_name(request.dataset)
         rooms = [Path(os.environ[r]) for r in ("nnUNet_raw", "nnUNet_preprocessed") if os.environ.get(r)]
         for room in rooms:
             if (file := room / name / "dataset.json").is_file():
                 return file
         raise DatasetError(f"{name} has no dataset.json in nnUNet_raw or nnUNet_preprocessed. Give it with -djfile.")
-    file = _existing(reference, "-ref").resolve().parent / "dataset.json"
+    file = _existing(request.reference, "-ref").resolve().parent / "dataset.json"
     if not file.is_file():
         raise DatasetError(
-            f"No dataset.json lies beside '{reference.name}'. Name the dataset with -d, or the file itself "
+            f"No dataset.json lies beside '{request.reference.name}'. Name the dataset with -d, or the file itself "
             f"with -djfile."
         )
     return file
@@ -150,25 +139,18 @@ def label_maps(folder: Path, spec: DatasetSpec, flag: str) -> dict[str, Path]:
     return files
 
 
-def read_folders(
-    predictions: Sequence[Path], names: Sequence[str] | None, spec: DatasetSpec
-) -> tuple[list[FolderScores], dict[str, dict[str, Path]]]:
+def read_folders(request: Request, spec: DatasetSpec) -> tuple[list[FolderScores], dict[str, dict[str, Path]]]:
     """The folders to evaluate, and their label maps by name and case.
-
-    Args:
-        predictions: The folders.
-        names: What to call them; None: as their manifests or the folders are called.
-        spec: The dataset.
 
     Raises:
         NnkdError: If there is no label map, a name cannot be used, or a manifest has other labels.
     """
-    files = [label_maps(path, spec, "-i") for path in predictions]
-    manifests = [f.manifest() if (f := PredictionFolder(p)).exists() else None for p in predictions]
-    pairs = zip(predictions, manifests, strict=True)
-    names = list(names or [manifest.name if manifest else path.resolve().name for path, manifest in pairs])
-    if len(names) != len(predictions):
-        raise SettingError(f"--names has {len(names)} names for {len(predictions)} folders. Give one for each.")
+    files = [label_maps(path, spec, "-i") for path in request.predictions]
+    manifests = [f.manifest() if (f := PredictionFolder(p)).exists() else None for p in request.predictions]
+    pairs = zip(request.predictions, manifests, strict=True)
+    names = list(request.names or [manifest.name if manifest else path.resolve().name for path, manifest in pairs])
+    if len(names) != len(request.predictions):
+        raise SettingError(f"--names has {len(names)} names for {len(request.predictions)} folders. Give one for each.")
     if bad := next((n for n in names if names.count(n) > 1 or not n.strip(". ") or {"/", "\\"} & set(n)), None):
         raise SettingError(f"'{bad}' cannot name one folder (doubled, empty or with a slash). Give names with --names.")
     for name, manifest in zip(names, manifests, strict=True):
@@ -222,9 +204,9 @@ def shared_cases(
     return sorted(references)
 
 
-def image_folders(reference: Path, json_file: Path, given: Path | None) -> list[Path]:
+def image_folders(request: Request, json_file: Path) -> list[Path]:
     """Where images for the overlays may be, the likeliest first."""
-    if given is not None:
-        return [given]
-    sibling = reference.resolve().parent / f"images{reference.name.removeprefix('labels')}"
+    if request.images is not None:
+        return [request.images]
+    sibling = request.reference.resolve().parent / f"images{request.reference.name.removeprefix('labels')}"
     return [sibling, json_file.parent / "imagesTs", json_file.parent / "imagesTr"]

@@ -15,6 +15,7 @@ import numpy as np
 from nnkd.data.dataset import DatasetSpec
 from nnkd.data.predictions import versions
 from nnkd.evaluation.cells import in_line
+from nnkd.evaluation.inputs import Request
 from nnkd.evaluation.metrics import EMPTY_MASKS, METRICS, Counts
 from nnkd.evaluation.scores import COMMON, DIGITS, OVERALL, Cell, FolderScores, Scores
 from nnkd.evaluation.surfaces import DEFINITIONS
@@ -69,42 +70,31 @@ def summary(scores: Scores, folder: FolderScores, spec: DatasetSpec, reference: 
     }
 
 
-def facts_of(
-    scores: Scores,
-    dataset: str,
-    reference: Path,
-    tolerance: float,
-    tolerances: Mapping[str, float],
-    *,
-    without_spacing: bool,
-    common_cases: bool,
-) -> dict[str, Any]:
+def facts_of(request: Request, scores: Scores, dataset: str, without_spacing: bool) -> dict[str, Any]:
     """What every output names.
 
     Args:
+        request: What was asked for.
         scores: All evaluated folders.
         dataset: Its name.
-        reference: The reference folder.
-        tolerance, tolerances: Of the NSD in mm, and of single labels, as they were given.
         without_spacing: Whether distances are in pixels.
-        common_cases: Whether only cases that every folder has were evaluated.
     """
     definition = DEFINITIONS[scores.rules.definition]
     return {
         "dataset": dataset,
-        "reference": reference.resolve().name,
+        "reference": request.reference.resolve().name,
         "definition": scores.rules.definition,
         "definition_text": definition.text,
         "percentile_rule": definition.percentile_rule,
         "empty_masks": EMPTY_MASKS,
-        "tolerance_mm": tolerance,
-        "tolerance_mm_by_label": dict(tolerances),
+        "tolerance_mm": request.tolerance,
+        "tolerance_mm_by_label": dict(request.tolerances),
         "unit": "pixels (the files have no spacing)" if without_spacing else "mm",
         "bootstrap_resamples": scores.bootstrap.resamples,
         "seed": scores.bootstrap.seed,
         "cases": len(scores.cases),
         "participants": scores.n_participants,
-        "common_cases_only": common_cases,
+        "common_cases_only": request.common_cases,
         "versions": versions(),
     }
 

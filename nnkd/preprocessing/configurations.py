@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnkd.data.dataset import RawDataset
+from nnkd.data.participants import CASES_FILE, PARTICIPANTS_FILE
 from nnkd.data.predictions import prediction_folders
 from nnkd.errors import NnkdError
 from nnkd.files import atomic, read_json, remove_leftovers, sha256, sha256_text, write_json
@@ -24,7 +25,7 @@ from nnkd.votes.folder import VotesFolder, VotesIndex, VotesOfCase, sparse_count
 
 def copy_tables(dataset: RawDataset, target: Path) -> None:
     """Copy the dataset's tables of people, where it has them, to nnUNet_preprocessed/DATASET."""
-    for name in ("participants.tsv", "cases.tsv"):
+    for name in (PARTICIPANTS_FILE, CASES_FILE):
         if (dataset.folder / name).is_file():
             _copy(dataset.folder / name, target / name)
 

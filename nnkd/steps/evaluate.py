@@ -49,17 +49,15 @@ def evaluate(request: Request) -> StepReport:
     Raises:
         NnkdError: If a folder, dataset.json, a label or a setting is not as expected; before anything is compared.
     """
-    check_values(
-        request.definition, (request.tolerance, *request.tolerances.values()), request.bootstrap, request.workers
-    )
+    check_values(request)
     check_ranking(request.rank, len(request.predictions), request.modality)
-    json_file = find_dataset_json(request.reference, request.dataset, request.dataset_json)
+    json_file = find_dataset_json(request)
     spec = DatasetSpec.read(json_file)
     settings = _settings(request, spec)
     references = label_maps(request.reference, spec, "-ref")
     second = request.second_reference and (request.second_reference, label_maps(request.second_reference, spec, "-ref"))
     output = _output(request)
-    folders, found = read_folders(request.predictions, request.names, spec)
+    folders, found = read_folders(request, spec)
     cases = shared_cases(references, found, request.common_cases)
     if second and not second[1].keys() & set(cases):
         raise PredictionError("The two folders of -ref have no case in common. Check that both are of the same cases.")
@@ -72,10 +70,7 @@ def evaluate(request: Request) -> StepReport:
         raise PredictionError(f"No case could be compared. The first: {next(iter(folders[0].failures.values()))}")
     person_of = {case: person.identifier for case, person in people.by_case.items()}
     scores = Scores(folders, list(settings.labels), cases, person_of, request.bootstrap, settings.rules)
-    facts = facts_of(
-        scores, spec.name, request.reference, request.tolerance, request.tolerances,
-        without_spacing=compared.without_spacing, common_cases=request.common_cases,
-    )  # fmt: skip
+    facts = facts_of(request, scores, spec.name, compared.without_spacing)
     remove_leftovers(output)
     write_summaries(scores, spec, facts, output)
     write_scores(scores, output)
@@ -96,7 +91,7 @@ def evaluate(request: Request) -> StepReport:
                 add_to_summary(output / name, part.key, content)
         report.lines += part.lines()
         report.failures += part.failures()
-    images = image_folders(request.reference, json_file, request.images)
+    images = image_folders(request, json_file)
     write_report(Evaluation(scores, spec, facts, references, found, images, parts), output / "report.html")
     report.data = {"scores": scores, **{part.key: part for part in parts}}
     return report

@@ -17,7 +17,7 @@ from nnkd_ucb.ucb import Ucb
 
 from nnkd.auxiliary.plots import MOST_COLUMNS, chosen_shares
 from nnkd.auxiliary.record import carried, carry
-from nnkd.auxiliary.section import auxiliary_section, section_of_folders
+from nnkd.auxiliary.section import HEADS, section_of_folders, training_section
 from nnkd.auxiliary.turns import Turns, read_turns, reasons, table
 from nnkd.errors import FolderError, RecipeError
 from nnkd.weights.checkpoints import TrainedModel
@@ -110,8 +110,7 @@ def test_words_say_whether_it_was_the_estimate_or_the_bonus():
 def test_words_for_schedulers_without_bounds(make, said):
     turns = Turns(tuple(played(make(ARMS), 20)))
     assert said in reasons(turns)[0]
-    section = auxiliary_section({"fold 0": turns})["trainings"][0]
-    assert len(section["plots"]) == 2
+    assert len(training_section("fold 0", turns)["plots"]) == 2
 
 
 def test_words_for_the_only_dataset():
@@ -126,7 +125,7 @@ def test_turns_without_finite_numbers_are_no_turns_of_a_mean():
     turns = Turns((scheduler.trace(),))
     assert turns.mean("a", "loss") is None
     assert table(turns) == [("a", 1, ["—", "0.500", "—", "100%"])]
-    assert len(auxiliary_section({"fold 0": turns})["trainings"][0]["plots"]) == 3
+    assert len(training_section("fold 0", turns)["plots"]) == 3
 
 
 @pytest.mark.parametrize("number", [1, 37, MOST_COLUMNS + 50])
@@ -141,7 +140,8 @@ def test_columns_share_the_turns_out(number):
 def test_the_page_shows_every_training():
     from jinja2 import Environment, PackageLoader
 
-    section = auxiliary_section({"fold 0": Turns(tuple(played(Ucb(ARMS), 40)))})
+    training = training_section("fold 0", Turns(tuple(played(Ucb(ARMS), 40))))
+    section = {"heads": HEADS, "trainings": [training], "notes": []}
     environment = Environment(
         loader=PackageLoader("nnkd.evaluation"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -149,7 +149,7 @@ def test_the_page_shows_every_training():
     assert page.count('<img src="data:image/png') == 3
     assert "<th>803:liver</th>" in page
     assert "801 trained along in" in page
-    assert auxiliary_section({}) is None
+    assert section_of_folders({}) is None
 
 
 # --- in prediction folders ------------------------------------------------------------------------------------------
