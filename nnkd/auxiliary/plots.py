@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnkd.auxiliary.turns import Turns
+from nnkd.auxiliary.turns import PlayedTurns
 from nnkd.figures import COLOURS, FAINT, INK, labelled, new_figure, png, short
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ COLOURED = len(COLOURS)
 OTHERS = "#9CA3AF"
 
 
-def choice_plot(turns: Turns) -> bytes:
+def choice_plot(turns: PlayedTurns) -> bytes:
     """Which dataset was chosen when: a row each, the most often chosen on top, darker where it had more of the turns.
 
     Source: Yang et al., ASAP, Figure 3.
@@ -39,7 +39,7 @@ def choice_plot(turns: Turns) -> bytes:
     return png(figure)
 
 
-def chosen_shares(turns: Turns) -> np.ndarray:
+def chosen_shares(turns: PlayedTurns) -> np.ndarray:
     """(datasets, columns) share of the turns of a column in which each dataset was chosen, in [0, 1]; columns are
     turns, or equal parts of the training where there are many."""
     rows = {name: row for row, name in enumerate(turns.datasets)}
@@ -51,7 +51,7 @@ def chosen_shares(turns: Turns) -> np.ndarray:
     return shares / np.bincount(column, minlength=columns)
 
 
-def cumulative_plot(turns: Turns) -> bytes:
+def cumulative_plot(turns: PlayedTurns) -> bytes:
     """How often each dataset had been chosen by a turn; dotted: if all were chosen equally often."""
     figure, axes = new_figure(6.4, 2.8)
     numbers = np.array([row["turn"] for row in turns.rows])
@@ -66,7 +66,7 @@ def cumulative_plot(turns: Turns) -> bytes:
     return png(figure)
 
 
-def bounds_plot(turns: Turns) -> bytes | None:
+def bounds_plot(turns: PlayedTurns) -> bytes | None:
     """Estimates (lines) and upper confidence bounds (edges of the bands above them) of the datasets that were chosen
     most often; None where the scheduler has no bounds."""
     rows = [row for row in turns.rows if row.get("bounds") and row.get("estimates")]

@@ -9,7 +9,7 @@ from typing import Any
 
 from nnkd.auxiliary.plots import MOST_COLUMNS, bounds_plot, choice_plot, cumulative_plot
 from nnkd.auxiliary.record import carried
-from nnkd.auxiliary.turns import REMEDY, Turns, read_turns, reasons, table
+from nnkd.auxiliary.turns import REMEDY, PlayedTurns, read_turns, reasons, table
 from nnkd.errors import RecipeError
 from nnkd.figures import embedded
 from nnkd.files import sha256
@@ -57,7 +57,7 @@ def _identity(file: Path) -> str:
         return str(file)
 
 
-def training_section(name: str, turns: Turns) -> dict[str, Any]:
+def training_section(name: str, turns: PlayedTurns) -> dict[str, Any]:
     """What is told of one training."""
     plots = [
         ("Dataset chosen in each turn", choice_plot(turns)),

@@ -22,7 +22,7 @@ REMEDY = "Predict again, or train anew if the training's own record is damaged."
 
 
 @dataclass(frozen=True)
-class Turns:
+class PlayedTurns:
     """All turns of a training, in order.
 
     Attributes:
@@ -58,7 +58,7 @@ class Turns:
         return sum(now[dataset] == max(now.values()) for now in turns) / len(turns) if turns else None
 
 
-def read_turns(file: Path) -> Turns:
+def read_turns(file: Path) -> PlayedTurns:
     """Read the record of a training, or a prediction folder's copy. Of turns that a continued training went through
     again the later lines count; a last line that was cut off is passed over.
 
@@ -91,7 +91,7 @@ def read_turns(file: Path) -> Turns:
         rows.append(row)
     if not rows:
         raise RecipeError(f"'{file.name}' holds no finished turn. Train on with --c.")
-    return Turns(tuple(rows))
+    return PlayedTurns(tuple(rows))
 
 
 def _lines(file: Path) -> list[str]:
@@ -104,7 +104,7 @@ def _lines(file: Path) -> list[str]:
         raise RecipeError(f"'{file.name}' cannot be read: it is cut off or damaged ({why}). {REMEDY}") from error
 
 
-def reasons(turns: Turns) -> list[str]:
+def reasons(turns: PlayedTurns) -> list[str]:
     """In words, why datasets were preferred: the most often chosen ones, those that never were, and the last turn."""
     said = [_reason(turns, name) for name in turns.datasets[:MOST_EXPLAINED] if turns.of(name)]
     never = [name for name in turns.datasets if not turns.of(name)]
@@ -114,7 +114,7 @@ def reasons(turns: Turns) -> list[str]:
     return [*said, *_last(turns.rows[-1])]
 
 
-def _reason(turns: Turns, name: str) -> str:
+def _reason(turns: PlayedTurns, name: str) -> str:
     number, every = len(turns.of(name)), len(turns.rows)
     text = f"{name} trained along in {number} of {every} turns ({number / every:.0%})"
     if number > 1 and len(turns.datasets) > 1:
@@ -122,7 +122,7 @@ def _reason(turns: Turns, name: str) -> str:
     return f"{text}{_why(turns, name)}.{_means(turns, name)}"
 
 
-def _why(turns: Turns, name: str) -> str:
+def _why(turns: PlayedTurns, name: str) -> str:
     share = turns.for_its_estimate(name)
     if len(turns.datasets) == 1:
         return ": there was no other"
@@ -137,12 +137,12 @@ def _why(turns: Turns, name: str) -> str:
     return f": in {share:.0%} of these because its estimate was the highest, otherwise as it had been tried little"
 
 
-def _chances(turns: Turns, name: str) -> str:
+def _chances(turns: PlayedTurns, name: str) -> str:
     chances = [row["probabilities"][name] for row in turns.rows if row.get("probabilities")]
     return f", which was {chances[0]:.1%} in the first turn and {chances[-1]:.1%} in the last" if chances else ""
 
 
-def _means(turns: Turns, name: str) -> str:
+def _means(turns: PlayedTurns, name: str) -> str:
     parts = []
     for quantity in ("cosine", "loss"):
         mine = turns.mean(name, quantity)
@@ -167,7 +167,7 @@ def _last(row: Mapping[str, Any]) -> list[str]:
     return [f"In turn {row['turn']}, the last, {parts[0]}; next came {parts[1].replace(' had the bound', ' with')}."]
 
 
-def table(turns: Turns) -> Sequence[tuple[str, int, list[str]]]:
+def table(turns: PlayedTurns) -> Sequence[tuple[str, int, list[str]]]:
     """By dataset: its turns, and as text mean loss, mean cosine, mean reward, share of turns for its estimate."""
     rows = []
     for name in turns.datasets:

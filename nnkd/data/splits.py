@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from nnkd.data.groups import groups
 from nnkd.errors import ParticipantsError, SettingError
+from nnkd.files import read_json
 from nnkd.types import Participant
 
+SPLITS = "splits_final.json"
 DEFAULT_FOLDS, DEFAULT_SEED = 5, 12345  # nnU-Net's own
 TRIES = 1000  # of an order in which nobody's companions were all drawn together before
 Fold = dict[str, list[str]]
@@ -104,6 +107,18 @@ def hold_out(
     away = {person for stratum, people in strata.items() for person in people[: seats[stratum]]}
     fold = _fold(cases, away)
     return fold["train"], fold["val"]
+
+
+def training_cases(preprocessed: Path, fold: str, there: Sequence[str]) -> Sequence[str]:
+    """Those of a fold; all that are there in fold "all", and where no folds were made yet.
+
+    Args:
+        preprocessed: nnUNet_preprocessed/DATASET.
+        fold: A number or "all".
+        there: Preprocessed cases.
+    """
+    file = preprocessed / SPLITS
+    return there if fold == "all" or not file.is_file() else read_json(file)[int(fold)]["train"]
 
 
 def default_folds(participants: Mapping[str, Participant]) -> list[Fold]:

@@ -55,7 +55,10 @@ def _members_problems(student: type[Student]) -> Iterator[str]:
 def options_problem(student: type[Student]) -> str:
     """Of what it makes of its default options, and of the options of its papers' graphs."""
     options = student.options_class
-    values = student.plan_values(parse_options(options, {}, student.__name__))
+    defaults = parse_options(options, {}, student.__name__)
+    if student.takes_auxiliaries and "max_aux_cases" not in defaults:
+        return "takes_auxiliaries is True, but options_class has no max_aux_cases (TrainingOptions has)"
+    values = student.plan_values(defaults)
     if not isinstance(values, Mapping):
         return f"plan_values returned {type(values).__name__}, but a mapping is expected"
     for graph in student.paper_graphs:

@@ -19,8 +19,6 @@ from nnkd.files import read_json, write_json
 from nnkd.types import Participant, StepReport
 from nnkd.votes import consensus
 
-SPLITS = "splits_final.json"
-
 
 def split(dataset: RawDataset, wishes: Wishes) -> StepReport:
     """Split a dataset's training cases.
@@ -54,7 +52,7 @@ def _split(dataset: RawDataset, wishes: Wishes) -> StepReport:
     if wishes.labelled is not None:
         record.draw_labelled(dataset, _training(people, record), wishes, set(consensus.manual_cases(dataset)))
     folds = _folds(dataset, _training(people, record), record, wishes)
-    file = paths.room("nnUNet_preprocessed") / dataset.name / SPLITS
+    file = paths.room("nnUNet_preprocessed") / dataset.name / splits.SPLITS
     _check_splits(file, folds, dataset, wishes.overwrite)
     # nothing has been touched so far
     record.bring_about(dataset)
@@ -112,8 +110,8 @@ def _check_splits(file: Path, folds: list[splits.Fold], dataset: RawDataset, ove
     existing = _existing_splits(file)
     if existing is not None and _as_sets(existing) != _as_sets(folds) and not overwrite:
         raise DatasetError(
-            f"{SPLITS} of {dataset.name} is there already and says otherwise; folds that were trained would no longer "
-            f"match it. Add --overwrite to replace it."
+            f"{splits.SPLITS} of {dataset.name} is there already and says otherwise; folds that were trained would no "
+            f"longer match it. Add --overwrite to replace it."
         )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nnkd import paths
 from nnkd.data.participants import participants_of_cases
+from nnkd.data.splits import SPLITS, training_cases
 from nnkd.errors import NnkdError, RecipeError, SettingError
 from nnkd.files import read_json
 from nnkd.plugin.samplers import Sampler
@@ -116,7 +117,7 @@ def check_fold(folder: Path, fold: str, configuration: str, cases: Sequence[str]
     Raises:
         RecipeError: If there is no such fold, nobody trains in it, or it names cases that are not there.
     """
-    file = folder / "splits_final.json"
+    file = folder / SPLITS
     if fold == "all" or not file.is_file():
         if fold != "all" and len(cases) < 2:
             raise RecipeError(
@@ -155,10 +156,7 @@ def check_draws(
         sampler: The rule.
         say: Whether to log the sampler's report; a training writes its own.
     """
-    file = folder / "splits_final.json"
-    if fold != "all" and file.is_file():
-        cases = read_json(file)[int(fold)]["train"]
-    people = participants_of_cases(folder, cases, required=sampler.needs_participants)
+    people = participants_of_cases(folder, training_cases(folder, fold, cases), required=sampler.needs_participants)
     for line in sampler.report(people, batch_size, 0):
         if say:
             log.info("%s", line)

@@ -112,13 +112,13 @@ class RecipeTrainer(FileSafeTrainer, Student):
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """nnU-Net's split; where none was made yet, one by participant, because nnU-Net's is by case and leaks."""
-        file = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
+        file = Path(self.preprocessed_dataset_folder_base) / splits.SPLITS
         if self.fold != "all" and not file.is_file() and self.local_rank == 0:
             folder = Path(self.preprocessed_dataset_folder)
             cases = sorted(p.stem for p in folder.glob("*.pkl"))
             people = participants_of_cases(file.parent, cases)
             write_json(file, splits.default_folds(people))
-            self.print_to_log_file("Made splits_final.json: 5 folds by participant.")
+            self.print_to_log_file(f"Made {splits.SPLITS}: 5 folds by participant.")
         if self.is_ddp:
             distributed.barrier()
         return super().do_split()

@@ -18,7 +18,7 @@ from nnkd_ucb.ucb import Ucb
 from nnkd.auxiliary.plots import MOST_COLUMNS, chosen_shares
 from nnkd.auxiliary.record import carried, carry
 from nnkd.auxiliary.section import HEADS, section_of_folders, training_section
-from nnkd.auxiliary.turns import Turns, read_turns, reasons, table
+from nnkd.auxiliary.turns import PlayedTurns, read_turns, reasons, table
 from nnkd.errors import FolderError, RecipeError
 from nnkd.weights.checkpoints import TrainedModel
 
@@ -93,7 +93,7 @@ def test_words_say_whether_it_was_the_estimate_or_the_bonus():
             {"turn": turn, "dataset": "801", "loss": 0.25, "cosine": 0.75, "estimates": estimates, "bounds": bounds,
              "counts": dict(counts)}
         )  # fmt: skip
-    said = reasons(Turns(tuple(rows)))
+    said = reasons(PlayedTurns(tuple(rows)))
     assert said == [
         "801 trained along in 4 of 4 turns (100%), half of them by turn 2: in 75% of these because its estimate was "
         "the highest, otherwise as it had been tried little. Its mean cosine 0.75, mean loss 0.25.",
@@ -108,21 +108,21 @@ def test_words_say_whether_it_was_the_estimate_or_the_bonus():
     [(Uniform, "it was drawn by chance."), (Dal, "which was 33.3% in the first turn"), (Gms, "once, before training")],
 )
 def test_words_for_schedulers_without_bounds(make, said):
-    turns = Turns(tuple(played(make(ARMS), 20)))
+    turns = PlayedTurns(tuple(played(make(ARMS), 20)))
     assert said in reasons(turns)[0]
     assert len(training_section("fold 0", turns)["plots"]) == 2
 
 
 def test_words_for_the_only_dataset():
     assert "a trained along in 3 of 3 turns (100%): there was no other." in reasons(
-        Turns(tuple({"turn": n, "dataset": "a", "counts": {"a": n}, "estimates": {"a": 0.5}} for n in (1, 2, 3)))
+        PlayedTurns(tuple({"turn": n, "dataset": "a", "counts": {"a": n}, "estimates": {"a": 0.5}} for n in (1, 2, 3)))
     )
 
 
 def test_turns_without_finite_numbers_are_no_turns_of_a_mean():
     scheduler = Ucb(("a",))
     scheduler.update(scheduler.select(), float("nan"), 0.5)
-    turns = Turns((scheduler.trace(),))
+    turns = PlayedTurns((scheduler.trace(),))
     assert turns.mean("a", "loss") is None
     assert table(turns) == [("a", 1, ["—", "0.500", "—", "100%"])]
     assert len(training_section("fold 0", turns)["plots"]) == 3
@@ -130,7 +130,7 @@ def test_turns_without_finite_numbers_are_no_turns_of_a_mean():
 
 @pytest.mark.parametrize("number", [1, 37, MOST_COLUMNS + 50])
 def test_columns_share_the_turns_out(number):
-    turns = Turns(tuple(played(Uniform(ARMS), number)))
+    turns = PlayedTurns(tuple(played(Uniform(ARMS), number)))
     shares = chosen_shares(turns)
     assert shares.shape == (3, min(number, MOST_COLUMNS))
     assert shares.sum(axis=0) == pytest.approx(np.ones(shares.shape[1]))
@@ -140,7 +140,7 @@ def test_columns_share_the_turns_out(number):
 def test_the_page_shows_every_training():
     from jinja2 import Environment, PackageLoader
 
-    training = training_section("fold 0", Turns(tuple(played(Ucb(ARMS), 40))))
+    training = training_section("fold 0", PlayedTurns(tuple(played(Ucb(ARMS), 40))))
     section = {"heads": HEADS, "trainings": [training], "notes": []}
     environment = Environment(
         loader=PackageLoader("nnkd.evaluation"), autoescape=True, trim_blocks=True, lstrip_blocks=True

@@ -412,6 +412,7 @@ class Undefaulted:
         ({"usual_aggregator": 3}, "members", "usual_aggregator is 3, but str or None is expected"),
         ({"paper_graphs": ("a",)}, "members", "paper_graphs holds 'a'"),
         ({"takes_foreign_weights": True}, "members", "has no foreign_weights of its own"),
+        ({"options_class": object}, "plan values", "options_class has no max_aux_cases"),
         ({"plan_values": lambda self, options: {}}, "members", "plan_values(options) cannot be called on the class"),
         ({"check_options": classmethod(lambda cls, options: None)}, "members", "check_options(options, patch_size)"),
         ({"options_class": Undefaulted}, "options", "epochs has no default"),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 from nnkd.auxiliary.tasks import OPTIONS, Prepared, Target
 from nnkd.data.recipes import Recipe
+from nnkd.data.splits import training_cases
 from nnkd.errors import RecipeError, SettingError
-from nnkd.files import read_json
 from nnkd.plugin.students import OwnData, Student
 from nnkd.preprocessing.folders import listed_cases
 
@@ -75,7 +74,7 @@ def _check_labels(target: Target, fold: str) -> None:
     from batchgenerators.utilities.file_and_folder_operations import load_pickle
 
     folder = target.preprocessed / target.values["data_identifier"]
-    cases = _training_cases(target.preprocessed, fold, listed_cases(folder))
+    cases = training_cases(target.preprocessed, fold, listed_cases(folder))
     for case in cases:
         places = load_pickle(str(folder / f"{case}.pkl"))["class_locations"]
         if any(len(found) for key, found in places.items() if not (isinstance(key, tuple) and min(key) < 0)):
@@ -85,8 +84,3 @@ def _check_labels(target: Target, fold: str) -> None:
         f"and the recipe has no teachers, so there is nothing to adapt to. Put label maps into labelsTr and preprocess "
         f"again, or name teachers with -t."
     )
-
-
-def _training_cases(preprocessed: Path, fold: str, there: Sequence[str]) -> Sequence[str]:
-    file = preprocessed / "splits_final.json"
-    return there if fold == "all" or not file.is_file() else read_json(file)[int(fold)]["train"]

@@ -221,14 +221,14 @@ class SliceTrainer(OwnData, RecipeTrainer):
         if self.fold == "all":
             return {"train": cases, "val": cases}
         folder = room("nnUNet_preprocessed") / name
-        file = folder / "splits_final.json"
+        file = folder / splits.SPLITS
         if not file.is_file():
             write_json(file, splits.default_folds(participants_of_cases(folder, cases)))
-            self.print_to_log_file(f"Made splits_final.json of {name}: 5 folds by participant.")
+            self.print_to_log_file(f"Made {file.name} of {name}: 5 folds by participant.")
         folds = read_json(file)
         if int(self.fold) >= len(folds):
             raise RecipeError(
-                f"splits_final.json of {name} has {len(folds)} fold(s), but the fold is {self.fold}. Make others with "
+                f"{file.name} of {name} has {len(folds)} fold(s), but the fold is {self.fold}. Make others with "
                 f"nnKD_split, or train fold all."
             )
         there = set(cases)
