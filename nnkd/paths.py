@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -35,11 +34,9 @@ def cache_folder() -> Path:
     given = os.environ.get("nnKD_cache")
     if given:
         return Path(given).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "nnkd" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "nnkd"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nnkd"
+    import platformdirs
+
+    return platformdirs.user_cache_path("nnkd", appauthor=False)
 
 
 def dataset_name(dataset: str | int) -> str:

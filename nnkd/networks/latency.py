@@ -8,10 +8,11 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from nnkd.devices import threads
 from nnkd.errors import BrokenPluginError, NnkdError, in_one_line
@@ -30,7 +31,7 @@ HOW = {
     "cpu": "largest resident size of the process, less what it had before the network was built",
     "mps": "not measured on Apple GPUs",
 }
-NO_SUCH_FIGURE = "not measured: this system does not tell a process its largest resident size"
+NO_SUCH_FIGURE = "not measured: this system does not tell a process its largest resident size of late"
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ def measure_here(
     described = architecture()
     with threads(number_of_threads), torch.inference_mode():
         _import_what_it_needs(described)
-        _forget_peak()
-        before = _resident()
+        forgotten = _forget_peak()
+        before, highest = psutil.Process().memory_info().rss, _resident_peak()
         network = ready_network(described, device)
         inputs = random_inputs(described, device)
         if device == "cuda":
@@ -100,7 +101,8 @@ def measure_here(
         after = _resident_peak()
     how = HOW[device]
     if device == "cpu":
-        peak = after - before if before is not None and after is not None else None
+        told = after is not None and highest is not None and (forgotten or after > highest)
+        peak = after - before if told else None  # else it may be what the process held before, and freed
         how = how if peak is not None else NO_SUCH_FIGURE
     return Latency(statistics.median(seconds), len(seconds), number_of_threads, device, peak, how)
 
@@ -110,8 +112,7 @@ def _import_what_it_needs(architecture: Architecture) -> None:
     what the network needs."""
     import torch
 
-    known = _status("VmRSS") is not None  # else what a build on the CPU takes and frees would count as there before
-    for device in ("meta", "cpu") if known else ("meta",):
+    for device in ("meta", "cpu"):
         try:
             with torch.device(device):
                 architecture.build()
@@ -140,35 +141,29 @@ def _wait(device: str) -> None:
         torch.mps.synchronize()
 
 
-def _resident() -> int | None:
-    """Resident size of this process now, in bytes, or its largest so far where the system tells only that."""
-    now = _status("VmRSS")
-    return _resident_peak() if now is None else now
-
-
-def _forget_peak() -> None:
+def _forget_peak() -> bool:
     """Let the largest resident size begin anew at the present one, where Linux allows it: importing takes more memory
-    than what is imported."""
-    with suppress(OSError):
+    than what is imported. Returns whether it does."""
+    try:
         if CLEAR_REFS.exists():
             CLEAR_REFS.write_text("5")
-
-
-def _status(name: str) -> int | None:
-    """A figure of Linux about this process, in bytes; None elsewhere."""
-    file = Path("/proc/self/status")
-    found = re.search(rf"^{name}:\s*(\d+) kB", file.read_text(), flags=re.MULTILINE) if file.is_file() else None
-    return int(found[1]) * 1024 if found else None
+            return True
+    except OSError:
+        pass
+    return False
 
 
 def _resident_peak() -> int | None:
-    """Largest resident size of this process so far, in bytes; None where the system does not tell."""
-    largest = _status("VmHWM")  # getrusage's figure on Linux still knows the parent's size
-    if largest is not None:
-        return largest
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
+    """Largest resident size of this process so far, in bytes, by the system's own counter; None where there is none.
+
+    psutil has that counter on Windows alone, and looking at the size now and then misses what is there for a moment.
+    """
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    status = Path("/proc/self/status")  # on Linux: getrusage's figure there still knows the parent's size
+    if status.is_file() and (found := re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), flags=re.MULTILINE)):
+        return int(found[1]) * 1024
+    import resource
+
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest if sys.platform == "darwin" else largest * 1024

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 import threading
 import uuid
 from contextlib import suppress
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+import psutil
 from filelock import FileLock
 
 from nnkd.errors import NnkdError
@@ -204,12 +204,4 @@ def machine() -> str:
 
 def _lives(process: object) -> bool:
     """Whether a process of this machine is still there; also if that cannot be told."""
-    if sys.platform == "win32" or not isinstance(process, int):
-        return True  # os.kill would end it there
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+    return not isinstance(process, int) or process.bit_length() > 31 or psutil.pid_exists(process)

@@ -11,17 +11,22 @@ import sys
 import tempfile
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 import SimpleITK as sitk
 
 from nnkd.errors import NnkdError, ProgramError, SettingError
 from nnkd.plugin.teachers import Teacher
 from nnkd.teachers.foreign import grid_of, with_grid
 from nnkd.types import Prompt, TeacherContext, Volume
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # What a program may see of this process's environment: where things are and how to compute, no credentials.
 INHERITED = (
@@ -82,9 +87,9 @@ class Program:
             raise ProgramError(f"{self.name} {how}{self._last_words(private)}. Run it by hand to see more.")
 
     def _start(self, arguments: Sequence[str], private: Path, threads: int) -> subprocess.Popen:
-        new_group = {"start_new_session": True}
+        new_group = 0
         if sys.platform == "win32":
-            new_group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+            new_group = subprocess.CREATE_NEW_PROCESS_GROUP
         try:  # files, not pipes: a grandchild that lives on would keep a pipe open
             with open(private / SAID[0], "wb") as errors, open(private / SAID[1], "wb") as output:
                 return subprocess.Popen(
@@ -94,7 +99,8 @@ class Program:
                     stderr=errors,
                     cwd=self.folder,
                     env=self.variables(private, threads),
-                    **new_group,
+                    start_new_session=sys.platform != "win32",
+                    creationflags=new_group,
                 )
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
@@ -127,47 +133,29 @@ class Program:
 
 def end_tree(child: subprocess.Popen) -> None:
     """End a process that was started in a group (session) of its own, and all it started; nothing if all are gone."""
-    if sys.platform == "win32":
-        if child.poll() is None:
-            command = ["taskkill", "/T", "/F", "/PID", str(child.pid)]
-            subprocess.run(command, check=False, capture_output=True)
-            child.wait()
-        return
-    below: dict[int, str] = {}
+    below: list[psutil.Process] = []
     if child.poll() is None:
-        below = _descendants(child.pid)
-        _signal(os.killpg, child.pid, signal.SIGTERM)
+        with contextlib.suppress(psutil.Error):
+            below = psutil.Process(child.pid).children(recursive=True)
+        _end_group(child, kill=False)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(GRACE_S)
-    _signal(os.killpg, child.pid, signal.SIGKILL)  # what the child left behind is still in its group
+    _end_group(child, kill=True)  # what the child left behind is still in its group
     child.wait()
-    for pid, begun in below.items():  # but torchrun's workers, say, have groups of their own
-        if _status(pid)[1] == begun:
-            _signal(os.kill, pid, signal.SIGKILL)
+    for process in below:  # but torchrun's workers, say, have groups of their own
+        with contextlib.suppress(psutil.Error):
+            process.kill()  # psutil remembers when each began: no other process of that number is killed
 
 
-def _signal(send: Callable[[int, int], None], to: int, number: int) -> None:
+def _end_group(child: subprocess.Popen, kill: bool) -> None:
+    """Ask a process and its group to end, or end them; on Windows, where there are no such groups, the process."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        send(to, number)
-
-
-def _status(pid: int) -> tuple[int, str]:
-    """A process's parent and when it began (so that its number is not taken for another's), on Linux; else nothing."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
-        return 0, ""
-    return int(fields[1]), fields[19].decode()
-
-
-def _descendants(pid: int) -> dict[int, str]:
-    """When each process that a process started, and that these started, began."""
-    everything = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
-    parents = {number: _status(number) for number in everything}
-    found = {pid}
-    while more := {n for n, (parent, _) in parents.items() if parent in found} - found:
-        found |= more
-    return {number: parents[number][1] for number in found - {pid}}
+        if sys.platform != "win32":
+            os.killpg(child.pid, signal.SIGKILL if kill else signal.SIGTERM)
+        elif kill:
+            child.kill()
+        else:
+            child.terminate()
 
 
 @contextlib.contextmanager
@@ -262,7 +250,9 @@ class ExternalTeacher(Teacher):
         """
 
     @abstractmethod
-    def collect(self, volume: Volume, prompts: Mapping[str, Prompt], folder: Path) -> Mapping[str, np.ndarray]:
+    def collect(
+        self, volume: Volume, prompts: Mapping[str, Prompt], folder: Path
+    ) -> Mapping[str, NDArray[np.bool_ | np.floating]]:
         """Read what the program wrote.
 
         Returns:
@@ -272,7 +262,7 @@ class ExternalTeacher(Teacher):
             NnkdError: If there is nothing, or not what was expected.
         """
 
-    def predict(self, volume: Volume, prompts: Mapping[str, Prompt]) -> Mapping[str, np.ndarray]:
+    def predict(self, volume: Volume, prompts: Mapping[str, Prompt]) -> Mapping[str, NDArray[np.bool_ | np.floating]]:
         """Write the case, run the program, read its masks."""
         with private_folder() as folder:
             arguments = self.prepare(volume, prompts, folder)

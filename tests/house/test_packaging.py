@@ -81,7 +81,7 @@ def test_the_sources_are_python_3_10():
 def test_extras_name_each_other_and_what_exists():
     extras = setup_cfg()["options.extras_require"]
     teachers, students = {"sam", "sam2", "totalsegmentator", "litemedsam"}, {"hsnet", "networks"}
-    wanted = {"quickstart", "report", "profile", "ray", "export", "test", "all"} | teachers | students
+    wanted = {"quickstart", "profile", "ray", "export", "test", "all"} | teachers | students
     assert set(extras) == wanted
     for name in ("quickstart", "all"):
         inner = extras[name].strip().removeprefix("nnkd[").removesuffix("]").split(",")
@@ -118,7 +118,7 @@ def test_the_wheel_holds_every_module_and_template(wheel):
     inside = set(zipfile.ZipFile(wheel).namelist())
     for folder, prefix in (("nnkd", "nnkd"), ("plugins", ""), ("dataset_conversion", "nnkd_dataset_conversion")):
         for file in (ROOT / folder).rglob("*"):
-            if file.suffix == ".py" or file.parent.name in ("templates", "tables"):
+            if file.suffix in (".py", ".typed") or file.parent.name in ("templates", "tables"):
                 assert str(Path(prefix) / file.relative_to(ROOT / folder)) in inside
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-import grimp
 import pytest
 
+grimp = pytest.importorskip("grimp", reason='needs grimp: pip install "nnkd[test]"')
 ROOT = Path(__file__).parents[2]
 PLUGINS = sorted(folder.parent.name for folder in (ROOT / "plugins").glob("*/__init__.py"))
 OURS = ("nnkd", *PLUGINS, "nnkd_dataset_conversion")

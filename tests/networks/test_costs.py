@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from extras import needs
 from torch import nn
 from torch.nn import functional
 
@@ -15,7 +16,7 @@ from nnkd.networks.costs import count, random_inputs, ready_network
 from nnkd.networks.papers import paper_count
 from nnkd.plugin.networks import Architecture, Paper
 
-needs_thop = pytest.mark.skipif(importlib.util.find_spec("thop") is None, reason='needs thop: "nnkd[profile]"')
+needs_thop = needs("profile")
 
 
 class Attends(nn.Module):

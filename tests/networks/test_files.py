@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
+from extras import needs
 from torch import nn
 
 from nnkd.errors import BrokenPluginError, SettingError, WeightsError
@@ -14,11 +13,7 @@ from nnkd.networks import files, runtimes
 from nnkd.networks.files import Difference, check_packages, difference, write_onnx, write_openvino
 from nnkd.networks.runtimes import installed, open_session
 
-pytestmark = pytest.mark.skipif(
-    not {"onnx", "onnxscript"} <= {name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name)}
-    or not installed(),
-    reason='needs onnx, onnxscript and a runtime: pip install "nnkd[export]"',
-)
+pytestmark = needs("export", "onnx", "onnxscript", "onnxruntime")
 
 
 class Toy(nn.Module):
@@ -65,7 +60,7 @@ def test_a_file_says_nothing_of_this_machine(written):
     assert not any(word in content for word in (b".py", b"site-packages", b"/home", __file__.encode()))
 
 
-@pytest.mark.skipif("openvino" not in installed(), reason="openvino is not installed")
+@needs("export", "openvino")
 def test_openvinos_own_files_answer_alike(written, tmp_path):
     network, file = written
     write_openvino(file, tmp_path / "toy.xml")

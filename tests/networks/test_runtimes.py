@@ -8,21 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from extras import needs
 
 from nnkd.errors import SettingError, WeightsError
 from nnkd.networks import runtimes
 from nnkd.networks.runtimes import RUNTIMES, installed, open_session
 
-ON = [
-    pytest.param(name, marks=pytest.mark.skipif(name not in installed(), reason=f"{name} is not installed"))
-    for name in RUNTIMES
-]
+ON = [pytest.param(name, marks=needs("export", name)) for name in RUNTIMES]
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory) -> Path:
     """A network with the inputs a (n, 3) and b (3, 2) and the output product."""
-    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    onnx = pytest.importorskip("onnx", reason='needs onnx: pip install "nnkd[export]"')
     from onnx import TensorProto, helper
 
     values = {"a": ["n", 3], "b": [3, 2], "product": ["n", 2]}
@@ -58,7 +56,7 @@ def test_a_network_computes_and_its_answers_are_the_callers(file, runtime, tmp_p
 @pytest.mark.parametrize("name", ["a", "z"])
 def test_an_output_is_found_behind_layers_that_do_nothing(tmp_path, runtime, name):
     """OpenVINO drops them and then calls the output by either layer's name."""
-    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    onnx = pytest.importorskip("onnx", reason='needs onnx: pip install "nnkd[export]"')
     from onnx import TensorProto, helper
 
     x, y = (helper.make_tensor_value_info(one, TensorProto.FLOAT, [2]) for one in ("x", name))

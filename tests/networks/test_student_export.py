@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 
 import numpy as np
 import pytest
 import torch
+from extras import needs
 from torch import nn
 from trained import trained
 
@@ -20,10 +20,7 @@ from nnkd.networks import runtimes, student_export
 from nnkd.networks.student_export import write_student
 from nnkd.weights.checkpoints import TrainedModel
 
-pytestmark = pytest.mark.skipif(
-    not (importlib.util.find_spec("onnxscript") and runtimes.installed()),
-    reason='needs onnx, onnxscript and a runtime: pip install "nnkd[export]"',
-)
+pytestmark = needs("export", "onnx", "onnxscript", "onnxruntime")
 TEACHER = {"name": "t", "licence": "MIT", "weights_licence": "CC-BY-NC-4.0"}
 
 

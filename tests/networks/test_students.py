@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
+from extras import needs
 from nnkd_unet.unet_trainer import nnUNetTrainerUNet
 
 from nnkd.errors import BrokenPluginError, SettingError
@@ -13,7 +12,7 @@ from nnkd.networks.papers import paper_count
 from nnkd.networks.students import architectures, build_network, made_up_plans
 from nnkd.training.trainer import nnUNetTrainerKD
 
-needs_thop = pytest.mark.skipif(importlib.util.find_spec("thop") is None, reason='needs thop: "nnkd[profile]"')
+needs_thop = needs("profile")
 
 
 def rows(trainer, **more):

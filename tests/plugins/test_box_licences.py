@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 
 import pytest
+from extras import needs
 from toy import toy_dataset, toy_teacher
 
 from nnkd.cli import aggregate, train
@@ -14,10 +14,7 @@ from nnkd.data.predictions import Lineage
 from nnkd.data.recipes import Recipe
 from nnkd.errors import RecipeError
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("segment_anything") is None,
-    reason='needs segment-anything: pip install "nnkd[litemedsam]"',
-)
+pytestmark = needs("litemedsam", "segment_anything")
 
 torch = pytest.importorskip("torch")
 from nnkd_litemedsam import weights  # noqa: E402

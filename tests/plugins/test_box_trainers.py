@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from extras import needs
 from toy import toy_dataset
 
 from nnkd import paths
@@ -19,9 +19,7 @@ from nnkd.plugin.teachers import BoxTeacher
 from nnkd.types import Entry
 from nnkd.weights.checkpoints import load_checkpoint
 
-HAS_SAM = importlib.util.find_spec("segment_anything") is not None
-HAS_MONAI = importlib.util.find_spec("monai") is not None
-pytestmark = pytest.mark.skipif(not HAS_SAM, reason='needs segment-anything: pip install "nnkd[litemedsam]"')
+pytestmark = needs("litemedsam", "segment_anything")
 
 torch = pytest.importorskip("torch")
 from nnkd_litemedsam import weights  # noqa: E402
@@ -107,7 +105,7 @@ def test_many_images_with_a_box_each_are_decoded_as_one_after_another():
     assert torch.allclose(answer.logits[:, 0], torch.stack(alone), atol=1e-4)
 
 
-@pytest.mark.skipif(not HAS_MONAI, reason="needs monai")
+@needs("networks", "monai")
 def test_the_dice_loss_is_monais():
     from monai.losses import DiceLoss
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
+from extras import needs
 from nnkd_litemedsam.networks import architectures, swin
 from nnkd_litemedsam.networks.encoders import ENCODERS, build_encoder
 from nnkd_litemedsam.networks.repvit import M0_6, RepViT
@@ -18,8 +18,7 @@ from nnkd.errors import UnknownNameError
 from nnkd.networks.costs import count
 from nnkd.networks.papers import paper_count
 
-HAS_SAM = importlib.util.find_spec("segment_anything") is not None
-needs_sam = pytest.mark.skipif(not HAS_SAM, reason='needs segment-anything: pip install "nnkd[litemedsam]"')
+needs_sam = needs("litemedsam", "segment_anything")
 SMALL = {
     "tinyvit": {"widths": (4, 8, 8, 8), "depths": (1, 1, 1, 1), "heads": (1, 2, 2, 2)},
     "repvit": {"blocks": ((8, True), (8, False), (16, False), (16, True))},

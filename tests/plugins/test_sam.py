@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from extras import needs
 
 from nnkd.errors import BrokenPluginError, NnkdError, SettingError, WeightsError
 from nnkd.files import sha256
@@ -18,10 +18,8 @@ from nnkd.types import SliceBoxes, TeacherContext, TextPrompt, Volume
 from nnkd.weights import store
 from nnkd.weights.store import find, known
 
-HAS_SAM = importlib.util.find_spec("segment_anything") is not None
-pytestmark = pytest.mark.skipif(not HAS_SAM, reason='needs segment-anything: pip install "nnkd[sam]"')
-HAS_THOP = importlib.util.find_spec("thop") is not None
-needs_thop = pytest.mark.skipif(not HAS_THOP, reason='needs thop: pip install "nnkd[profile]"')
+pytestmark = needs("sam")
+needs_thop = needs("profile")
 
 from nnkd_sam import checkpoints, sam  # noqa: E402
 from nnkd_sam.sam import MedSAMTeacher, SAMTeacher, build  # noqa: E402

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
+from extras import needs
 
 from nnkd.errors import BrokenPluginError, SettingError, WeightsError
 from nnkd.networks.costs import count
@@ -14,10 +13,8 @@ from nnkd.networks.papers import paper_count
 from nnkd.plugin.options import parse_options
 from nnkd.types import SliceBoxes, TeacherContext, Volume
 
-HAS_SAM2 = importlib.util.find_spec("sam2") is not None
-pytestmark = pytest.mark.skipif(not HAS_SAM2, reason='needs sam2: SAM2_BUILD_CUDA=0 pip install "nnkd[sam2]"')
-HAS_THOP = importlib.util.find_spec("thop") is not None
-needs_thop = pytest.mark.skipif(not HAS_THOP, reason='needs thop: pip install "nnkd[profile]"')
+pytestmark = needs("sam2")
+needs_thop = needs("profile")
 
 from nnkd_sam import checkpoints, sam2  # noqa: E402
 from nnkd_sam.medsam2 import MedSAM2Teacher  # noqa: E402

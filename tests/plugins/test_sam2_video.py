@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
+from extras import needs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,8 +14,7 @@ from nnkd.plugin.options import parse_options
 from nnkd.teachers.embeddings import MIB, EmbeddingCache
 from nnkd.types import SliceBoxes, TeacherContext, Volume
 
-HAS_SAM2 = importlib.util.find_spec("sam2") is not None
-pytestmark = pytest.mark.skipif(not HAS_SAM2, reason='needs sam2: SAM2_BUILD_CUDA=0 pip install "nnkd[sam2]"')
+pytestmark = needs("sam2")
 
 from nnkd_sam import sam2_video  # noqa: E402
 from nnkd_sam.medsam2 import MedSAM2Teacher  # noqa: E402

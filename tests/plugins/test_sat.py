@@ -358,7 +358,7 @@ def test_what_sat_is_told_an_image_is(scan, sat, name, kind):
 )
 def test_the_space_is_the_one_that_monai_makes(tmp_path_factory, spacing, angle, order, flips, code):
     """Shape, place and intensities of what SAT's own transforms return. Noise is everywhere: nothing is 0."""
-    transforms = pytest.importorskip("monai.transforms")
+    transforms = pytest.importorskip("monai.transforms", reason='needs monai: pip install "nnkd[networks]"')
     file = tmp_path_factory.mktemp("m") / "x.nii.gz"
     rng = np.random.default_rng(0)
     image = sitk.GetImageFromArray((rng.normal(0, 300, (7, 9, 8)) - 200).astype(np.float32))

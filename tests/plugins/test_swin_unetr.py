@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 
 import pytest
 import torch
+from extras import needs
 
 from nnkd.data.plans import read_plans
 from nnkd.data.recipes import Recipe, write_recipe
@@ -17,8 +17,7 @@ from nnkd.plugin.options import parse_options
 from nnkd.training.losses import DistillationLoss
 from nnkd.weights import pretrained
 
-HAS_MONAI = all(importlib.util.find_spec(name) for name in ("monai", "einops"))
-pytestmark = pytest.mark.skipif(not HAS_MONAI, reason='needs monai and einops: pip install "nnkd[networks]"')
+pytestmark = needs("networks")
 
 from nnkd_networks import swin_weights  # noqa: E402
 from nnkd_networks.swin_trainer import SwinUNETROptions, nnUNetTrainerSwinUNETR  # noqa: E402

@@ -7,7 +7,6 @@ folder stays and must be read (tests of reading); the new form is a folder besid
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 from itertools import chain
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from extras import needs
 from make import (
     COHORT,
     LATEST,
@@ -56,11 +56,8 @@ from nnkd.votes.folder import VotesFolder
 from nnkd.weights.checkpoints import TrainedModel, load_checkpoint
 
 VERSIONS = sorted(Path(__file__).parent.glob("version_*"))
-NEEDS_EXPORT = pytest.mark.skipif(
-    not (importlib.util.find_spec("onnxscript") and "onnxruntime" in runtimes.installed()),
-    reason='needs onnx, onnxscript and onnxruntime: pip install "nnkd[export]"',
-)
-NEEDS_RUNTIME = pytest.mark.skipif("onnxruntime" not in runtimes.installed(), reason="onnxruntime is not installed")
+NEEDS_EXPORT = needs("export", "onnx", "onnxscript", "onnxruntime")
+NEEDS_RUNTIME = needs("export", "onnxruntime")
 OF_PROBABILITIES = 1e-3  # another CPU adds up in another order
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from box_toys import WEIGHTS, Bright, toy_box_model
+from extras import needs
 from PIL import Image
 
 from nnkd.boxes.model import OpenedBoxModel
@@ -22,7 +23,7 @@ from nnkd.files import sha256
 from nnkd.networks import runtimes
 from nnkd.steps.segment_boxes import segment_boxes
 
-NEEDS_ONNX = pytest.mark.skipif("onnxruntime" not in runtimes.installed(), reason="onnxruntime is not installed")
+NEEDS_ONNX = needs("export", "onnxruntime")
 
 
 def opened(model=None) -> OpenedBoxModel:
@@ -276,7 +277,7 @@ def test_a_model_that_fails_is_met_before_anything_is_written(tmp_path):
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    pytest.importorskip("onnx", reason="onnx is not installed")
+    pytest.importorskip("onnx", reason='needs onnx: pip install "nnkd[export]"')
     return toy_box_model(tmp_path_factory.mktemp("model") / "toy")
 
 

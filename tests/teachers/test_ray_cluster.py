@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import threading
 import time
@@ -10,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from extras import needs
 from toy import toy_dataset
 
 from nnkd.data.predictions import PredictionFolder
@@ -19,8 +19,7 @@ from nnkd.steps.predict_teachers import predict_teachers
 from nnkd.teachers.jobs import TeacherJob, TeacherRequest
 from nnkd.types import Entry
 
-HAS_RAY = importlib.util.find_spec("ray") is not None
-pytestmark = pytest.mark.skipif(not HAS_RAY, reason='needs ray: pip install "nnkd[ray]"')
+pytestmark = needs("ray")
 MIB = 2**20
 
 

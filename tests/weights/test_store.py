@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 import socket
-import sys
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import platformdirs
 import pytest
+from platformdirs.macos import MacOS
+from platformdirs.unix import Unix
 
 from nnkd import paths
 from nnkd.cli.weights import main
@@ -109,12 +111,11 @@ def test_an_unknown_name():
         ("linux", {"XDG_CACHE_HOME": "/c"}, "/c/nnkd"),
         ("linux", {}, "~/.cache/nnkd"),
         ("darwin", {}, "~/Library/Caches/nnkd"),
-        ("win32", {"LOCALAPPDATA": "/local"}, "/local/nnkd/Cache"),
     ],
 )
 def test_where_the_cache_is(monkeypatch, platform, variables, expected):
-    monkeypatch.setattr(sys, "platform", platform)
-    for name in ("nnKD_cache", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+    monkeypatch.setattr(platformdirs, "PlatformDirs", {"linux": Unix, "darwin": MacOS}[platform])
+    for name in ("nnKD_cache", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
