@@ -7,13 +7,15 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
 from nnkd.errors import DatasetError, FolderError
 from nnkd.files import split_ending
 
+Member = tuple[str, int, Callable[[], IO[bytes]]]  # name, size, and what opens it
 ARCHIVE_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 
 
@@ -75,7 +77,7 @@ def _extract(archive: Path, into: Path) -> None:
                 shutil.copyfileobj(source, out, 1 << 20)
 
 
-def _tar_members(opened: tarfile.TarFile) -> Iterator[tuple[str, int, object]]:
+def _tar_members(opened: tarfile.TarFile) -> Iterator[Member]:
     # Written out member by member, not with extractall: its guarding filter is missing in early 3.10 and 3.11
     for member in opened.getmembers():
         _check_name(member.name)
@@ -86,16 +88,16 @@ def _tar_members(opened: tarfile.TarFile) -> Iterator[tuple[str, int, object]]:
                 f"'{member.name}' in the archive is a link or a device. Unpack it yourself if you trust it."
             )
         if _wanted(member.name):
-            yield member.name, member.size, lambda member=member: _not_none(opened.extractfile(member))
+            yield member.name, member.size, partial(_content, opened, member)
 
 
-def _zip_members(opened: zipfile.ZipFile) -> Iterator[tuple[str, int, object]]:
+def _zip_members(opened: zipfile.ZipFile) -> Iterator[Member]:
     for member in opened.infolist():
         _check_name(member.filename)
         if (member.external_attr >> 16) & 0o170000 == 0o120000:
             raise DatasetError(f"'{member.filename}' in the archive is a link. Unpack it yourself if you trust it.")
         if not member.is_dir() and _wanted(member.filename):
-            yield member.filename, member.file_size, lambda member=member: opened.open(member)
+            yield member.filename, member.file_size, partial(opened.open, member)
 
 
 def _wanted(name: str) -> bool:
@@ -110,7 +112,8 @@ def _check_name(name: str) -> None:
         )
 
 
-def _not_none(stream: IO[bytes] | None) -> IO[bytes]:
+def _content(opened: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    stream = opened.extractfile(member)
     if stream is None:
         raise EOFError("a member has no content")
     return stream

@@ -88,7 +88,7 @@ class Labels(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, *_: object):
         """Store `parse_labels(values)`."""
         try:
-            setattr(namespace, self.dest, parse_labels(values))  # type: ignore[arg-type]
+            setattr(namespace, self.dest, parse_labels(values))  # type: ignore[arg-type]  # nargs="+": a list of words
         except SettingError as error:
             parser.error(str(error))
 
@@ -99,6 +99,6 @@ class Values(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, *_: object):
         """Store `parse_values(values)`."""
         try:
-            setattr(namespace, self.dest, parse_values(values))  # type: ignore[arg-type]
+            setattr(namespace, self.dest, parse_values(values))  # type: ignore[arg-type]  # nargs="+": a list of words
         except SettingError as error:
             parser.error(str(error))

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from nnkd_dataset_conversion import arguments
 from nnkd_dataset_conversion.target import Target
-from nnkd_dataset_conversion.writer import DatasetWriter, SourceCase
+from nnkd_dataset_conversion.writer import DatasetWriter, Relabel, SourceCase
 
+from nnkd.data.dataset import Split
 from nnkd.errors import FolderError
 from nnkd.files import is_visible
 from nnkd.types import Failure, StepReport
@@ -56,7 +57,8 @@ def convert(
     )
     cases: list[SourceCase] = []
     failures: list[Failure] = []
-    for split, folder in (("Tr", source), ("Ts", test)):
+    folders: dict[Split, Path | None] = {"Tr": source, "Ts": test}
+    for split, folder in folders.items():
         if folder is None:
             continue
         if not folder.is_dir():
@@ -66,11 +68,11 @@ def convert(
             if missing:
                 failures.append(Failure(name, f"It lacks {', '.join(missing)}. Download it again or take it out."))
             else:
-                cases.append(SourceCase(name, [f for f in files[:4] if f], files[4], split))  # type: ignore[arg-type]
+                cases.append(SourceCase(name, [f for f in files[:4] if f], files[4], split))
     return writer.write(cases, failures)
 
 
-def _relabel(values: dict[int, int]):
+def _relabel(values: dict[int, int]) -> Relabel:
     table = np.full(256, 255)  # 255: refused by the writer, with the case's name
     table[list(values)] = list(values.values())
     return lambda array: np.where((array >= 0) & (array < 256), table[np.clip(array, 0, 255)], 255)

@@ -16,6 +16,7 @@ from nnkd_dataset_conversion import arguments, reading
 from nnkd_dataset_conversion.target import Target
 from nnkd_dataset_conversion.writer import DatasetWriter, Source, SourceCase
 
+from nnkd.data.dataset import Split
 from nnkd.errors import DatasetError, FolderError
 from nnkd.files import is_visible
 from nnkd.types import StepReport
@@ -54,11 +55,10 @@ def convert(
     )
     cases = []
     for part in ("training", "test"):
-        split = "Tr" if (part == "training") != swap else "Ts"
+        split: Split = "Tr" if (part == "training") != swap else "Ts"
         for image in sorted(p for p in (source / part / "images").glob("*.tif") if is_visible(p)):
             number = image.name.split("_")[0]
-            drawn = {r: _only(source / part / r, number) for r in RATERS}
-            drawn = {r: file for r, file in drawn.items() if file}
+            drawn = {r: file for r in RATERS if (file := _only(source / part / r, number))}
             label = drawn.get(RATERS[0])
             mask = _only(source / part / "mask", number) if fov else None
             both = len(drawn) == len(RATERS) and raters

@@ -19,6 +19,7 @@ from nnkd_dataset_conversion import arguments, reading
 from nnkd_dataset_conversion.target import Target
 from nnkd_dataset_conversion.writer import DatasetWriter, Source, SourceCase
 
+from nnkd.data.dataset import Split
 from nnkd.errors import DatasetError, FolderError, SettingError
 from nnkd.files import is_visible
 from nnkd.types import Failure, StepReport
@@ -108,7 +109,7 @@ class _Form:
             raise SettingError("A tif stack carries no spacing. Give --spacing Z Y X, in mm.")
 
     def cases(
-        self, folder: Path, masks: Path | None, mask_name: str, split: str
+        self, folder: Path, masks: Path | None, mask_name: str, split: Split
     ) -> tuple[list[SourceCase], list[Failure]]:
         """The folder's cases, and its masks without an image."""
         there = self._files(masks, "*") if masks is not None else []
@@ -124,7 +125,7 @@ class _Form:
                     f"Case '{name}' has {len(fitting)} masks ({', '.join(p.name for p in fitting)}). Keep one."
                 )
             used.update(fitting)
-            found.append(SourceCase(name, images, self._read(fitting[0], False) if fitting else None, split))  # type: ignore[arg-type]
+            found.append(SourceCase(name, images, self._read(fitting[0], False) if fitting else None, split))
         if masks is not None and not used:
             raise DatasetError(
                 f"No mask in '{masks.name}' belongs to an image. Say how they are named with --mask_name."

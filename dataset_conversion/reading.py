@@ -5,6 +5,7 @@ from __future__ import annotations
 import locale
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
@@ -13,6 +14,9 @@ from nnkd.data.geometry import Grid
 from nnkd.data.nifti import check_whole
 from nnkd.errors import DatasetError, in_one_line
 from nnkd.files import split_ending
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 TIFFS = (".tif", ".tiff")
@@ -127,7 +131,7 @@ def grid_of(image: sitk.Image) -> Grid:
     return Grid(shape, tuple(reversed(image.GetSpacing())), image.GetOrigin(), direction)
 
 
-def integers(image: sitk.Image, what: str) -> np.ndarray:
+def integers(image: sitk.Image, what: str) -> NDArray[np.int32]:
     """A label map's values, (Z, Y, X) or (Y, X) int32; of a picture with three equal channels the first.
 
     Args:

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from nnkd_dataset_conversion import reading
 from nnkd_dataset_conversion.archives import ARCHIVE_ENDINGS
 from nnkd_dataset_conversion.target import Target, copy_table, dataset_folder
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nnkd.data.dataset import DatasetSpec, Split, write_dataset_json
@@ -28,7 +29,7 @@ from nnkd.types import Failure, StepReport
 
 RECORD = "conversion.json"  # how the dataset was made; written first, so that nothing else is mixed in later
 Source = Path | Callable[[], sitk.Image]
-Relabel = Callable[[np.ndarray], np.ndarray]
+Relabel = Callable[[NDArray[np.integer]], NDArray[np.integer]]
 
 
 @dataclass(frozen=True)
@@ -258,10 +259,10 @@ class DatasetWriter:
                 f"{what} holds the value{'s' if len(strange) > 1 else ''} {', '.join(map(str, strange[:8]))}"
                 f"{' ...' if len(strange) > 8 else ''}, but the labels are {names}. Name it, or correct the file."
             )
-        same = (
-            isinstance(source, Path) and np.array_equal(changed, array) and image.GetNumberOfComponentsPerPixel() == 1
-        )
-        return changed.astype(np.uint8 if max(self.spec.values) < 255 else np.uint16), source if same else None
+        original = source if isinstance(source, Path) and image.GetNumberOfComponentsPerPixel() == 1 else None
+        if original is not None and not np.array_equal(changed, array):
+            original = None
+        return changed.astype(np.uint8 if max(self.spec.values) < 255 else np.uint16), original
 
     def _put(self, image: sitk.Image, original: Path | None, to: Path) -> None:
         """Write a file unless it is there; one that nothing changes in is copied byte by byte."""

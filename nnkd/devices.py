@@ -32,7 +32,7 @@ def has_bfloat16() -> bool:
     """Whether this CPU computes in bfloat16; others only imitate it, slowly. Imports torch."""
     import torch
 
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
 
 Kind = Literal["teacher", "aggregator", "student", "sampler", "auxiliary_scheduler"]
 KINDS: tuple[Kind, ...] = ("teacher", "aggregator", "student", "sampler", "auxiliary_scheduler")
@@ -52,22 +53,22 @@ class Volume:
     """
 
     case: str
-    data: np.ndarray
+    data: NDArray[np.float32]
     spacing: tuple[float, float, float]
     origin: tuple[float, float, float]
-    direction: np.ndarray
+    direction: NDArray[np.floating]
     channel_names: tuple[str, ...]
     files: tuple[Path, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(Z, Y, X)."""
-        return tuple(self.data.shape[1:])  # type: ignore[return-value]
+        return tuple(self.data.shape[1:])
 
     @property
     def is_2d(self) -> bool:
         """Whether the case is one slice."""
-        return self.data.shape[1] == 1
+        return self.shape[0] == 1
 
     def modality(self, channel: int = 0) -> str:
         """The channel's name in capitals, such as "CT" or "MRI"."""
@@ -195,9 +196,8 @@ class Participant:
 
     def value(self, column: str) -> str | float | None:
         """What stands in a column: text, a number for age and bmi, or None where it is missing."""
-        if column in ("sex", "age", "bmi"):
-            return getattr(self, column)
-        return self.attributes.get(column)
+        known: dict[str, str | float | None] = {"sex": self.sex, "age": self.age, "bmi": self.bmi}
+        return known[column] if column in known else self.attributes.get(column)
 
     def __reduce__(self) -> tuple[object, ...]:  # a mapping proxy does not pickle, but data loaders' workers need it
         return Participant, (self.identifier, self.sex, self.age, self.bmi, dict(self.attributes))

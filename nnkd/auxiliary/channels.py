@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from nnkd.data.dataset import DatasetSpec
 from nnkd.errors import DatasetError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 LUMINANCE = (0.299, 0.587, 0.114)  # Source: ITU-R BT.601.
 RGB_NAMES = (("r", "g", "b"), ("red", "green", "blue"), ("rgb_to_0_1",) * 3)
@@ -35,7 +38,7 @@ def conversion_to(target: DatasetSpec, auxiliary: DatasetSpec) -> Conversion:
     )
 
 
-def check_axes(patch: Sequence[int], image: np.ndarray, target: str, auxiliary: str) -> None:
+def check_axes(patch: Sequence[int], image: NDArray[np.generic], target: str, auxiliary: str) -> None:
     """Refuse pictures for a configuration of volumes.
 
     Args:
@@ -53,7 +56,7 @@ def check_axes(patch: Sequence[int], image: np.ndarray, target: str, auxiliary: 
         )
 
 
-def converted(images: np.ndarray, conversion: Conversion) -> np.ndarray:
+def converted(images: NDArray[np.integer | np.floating], conversion: Conversion) -> NDArray[np.float32]:
     """A case as the target has its channels.
 
     Args:
@@ -63,12 +66,12 @@ def converted(images: np.ndarray, conversion: Conversion) -> np.ndarray:
     Returns:
         (C of the target, Z, Y, X) float32.
     """
-    images = images.astype(np.float32, copy=False)
+    floats = images.astype(np.float32, copy=False)
     if conversion == "grey to RGB":
-        return np.repeat(images, 3, axis=0)
+        return np.repeat(floats, 3, axis=0)
     if conversion == "RGB to grey":
-        return np.tensordot(np.float32(LUMINANCE), images, 1)[None]
-    return images
+        return np.tensordot(np.array(LUMINANCE, dtype=np.float32), floats, 1)[None]
+    return floats
 
 
 def schemes(auxiliary: DatasetSpec, conversion: Conversion) -> list[str]:

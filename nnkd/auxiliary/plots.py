@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from nnkd.figures import COLOURS, FAINT, INK, labelled, new_figure, png, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
 MOST_COLUMNS = 200  # of turns beside each other; beyond, a column is the share of several turns
 MOST_POINTS = 1000  # of a line
@@ -39,7 +40,7 @@ def choice_plot(turns: PlayedTurns) -> bytes:
     return png(figure)
 
 
-def chosen_shares(turns: PlayedTurns) -> np.ndarray:
+def chosen_shares(turns: PlayedTurns) -> NDArray[np.float64]:
     """(datasets, columns) share of the turns of a column in which each dataset was chosen, in [0, 1]; columns are
     turns, or equal parts of the training where there are many."""
     rows = {name: row for row, name in enumerate(turns.datasets)}
@@ -86,12 +87,20 @@ def bounds_plot(turns: PlayedTurns) -> bytes | None:
     return png(figure)
 
 
-def _thinned(number: int) -> np.ndarray:
+def _thinned(number: int) -> NDArray[np.int64]:
     """Indices of at most so many points as a line can show, the last among them."""
     return np.unique(np.linspace(0, number - 1, min(number, MOST_POINTS)).round().astype(int))
 
 
-def _line(index: int, name: str) -> dict[str, object]:
+class _Line(TypedDict, total=False):
+    color: str
+    linewidth: float
+    alpha: float
+    label: str
+    zorder: float
+
+
+def _line(index: int, name: str) -> _Line:
     if index >= COLOURED:
         return {"color": OTHERS, "linewidth": 0.6, "alpha": 0.6}
     return {"color": COLOURS[index], "linewidth": 1.3, "label": short(name), "zorder": 3}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnkd.boxes.cases import BoxCase, find_cases
 from nnkd.boxes.images import BoxImage, read_image
@@ -30,9 +31,9 @@ class CalibrationPicture:
     """
 
     case: str
-    image: np.ndarray
-    boxes: np.ndarray
-    masks: np.ndarray | None
+    image: NDArray[np.uint8]
+    boxes: NDArray[np.integer]
+    masks: NDArray[np.bool_] | None
 
 
 def read_pictures(folder: Path) -> list[CalibrationPicture]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnkd.boxes.model import DESCRIPTION, KIND, VERSION
 from nnkd.boxes.pixels import SMALLEST
@@ -75,9 +76,10 @@ def _description(
     graphs: BoxGraphs, files: Sequence[Path], found: Mapping[str, Difference], openvino: bool
 ) -> dict[str, Any]:
     size, embedding = graphs.size, _embedding(graphs)
-    encoder = {"file": ENCODER, "int8": None, "name": graphs.encoder_name, "input": "image", "output": "embedding"}
+    encoder: dict[str, Any] = {"file": ENCODER, "int8": None, "name": graphs.encoder_name}
+    encoder |= {"input": "image", "output": "embedding"}
     encoder |= {"input_shape": [1, 3, size, size], "output_shape": [1, *embedding]}
-    decoder = {"file": DECODER, "inputs": ["embedding", "boxes"], "output": "logits"}
+    decoder: dict[str, Any] = {"file": DECODER, "inputs": ["embedding", "boxes"], "output": "logits"}
     decoder |= {"embedding_shape": embedding, "boxes_shape": ["n", 4], "output_shape": ["n", size, size]}
     decoder["boxes"] = f"rows x0, y0, x1, y1, float32, in pixels of {size}"
     if openvino:
@@ -120,7 +122,7 @@ def _preprocessing(size: int) -> dict[str, Any]:
 PICTURES, DRAWN_IN = 3, 256  # pixels of a side in which their objects are thought out
 
 
-def made_up_pictures(size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def made_up_pictures(size: int) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Always the same pictures (1, 3, size, size) float32 in [0, 1], and boxes (2, 4) float32 around their objects."""
     rng = np.random.default_rng(2024)
     rows, columns = np.mgrid[:size, :size] * (DRAWN_IN / size)

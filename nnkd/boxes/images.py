@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnkd.boxes.cases import NPZ, VOLUMES, BoxCase
 from nnkd.errors import DatasetError
@@ -40,26 +41,26 @@ class BoxImage:
         orientation: From the stored array to the seen one; None: they are the same.
     """
 
-    data: np.ndarray
+    data: NDArray[np.integer | np.floating]
     flat: bool
     stored_shape: tuple[int, int, int]
-    save: Callable[[np.ndarray, Path], None]
+    save: Callable[[NDArray[np.integer], Path], None]
     eight_bit: bool = False
-    boxes: np.ndarray | None = None
-    reference: np.ndarray | None = None
+    boxes: NDArray[np.integer | np.floating] | None = None
+    reference: NDArray[np.integer | np.floating] | None = None
     orientation: Orientation | None = field(default=None, repr=False)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(Z, Y, X) as seen."""
-        return self.data.shape[:3]  # type: ignore[return-value]
+        return self.data.shape[:3]
 
     @property
     def colour(self) -> bool:
         """Whether it has red, green and blue."""
         return self.data.ndim == 4
 
-    def write(self, label_map: np.ndarray, target: Path) -> None:
+    def write(self, label_map: NDArray[np.integer], target: Path) -> None:
         """Write a label map (Z, Y, X) of the seen order, atomically, on the image's grid.
 
         Raises:
@@ -196,7 +197,10 @@ def _read_picture(file: Path) -> BoxImage:
 
     def save(label_map: np.ndarray, target: Path) -> None:
         first, *rest = (Image.fromarray(page) for page in label_map)
-        first.save(target, **({"save_all": True, "append_images": rest} if rest else {}))
+        if rest:
+            first.save(target, save_all=True, append_images=rest)
+        else:
+            first.save(target)
 
     return BoxImage(data, flat, data.shape[:3], save, eight_bit=data.dtype == np.uint8)
 
@@ -240,8 +244,8 @@ def _placed(array: np.ndarray, geometry: list[tuple[float, ...]], slices: Slices
     if array.ndim == 3 and slices == "axial":
         from nnkd.data.geometry import Grid, Orientation
 
-        spacing, origin, direction = geometry
-        orientation = Orientation(Grid(stored.shape, spacing[::-1], origin, np.reshape(direction, (3, 3))))
+        (dx, dy, dz), (x, y, z), direction = geometry
+        orientation = Orientation(Grid(stored.shape, (dz, dy, dx), (x, y, z), np.reshape(direction, (3, 3))))
 
     def save(label_map: np.ndarray, target: Path) -> None:
         _write_volume(label_map[0] if array_axes == 2 else label_map, geometry, target)

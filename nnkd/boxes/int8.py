@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnkd.boxes.calibration import CalibrationPicture
 from nnkd.boxes.model import DESCRIPTION
@@ -28,7 +29,7 @@ FEWEST = 4  # pictures: half of them calibrate, the others are segmented
 TOLERANCE = 0.01  # by how much the mean DSC may fall
 LEAST_AGREEMENT = 0.95  # mean DSC between masks in 8 bits and in float32: what draws other masks is another model
 
-Embeddings = Sequence[np.ndarray]
+Embeddings = Sequence[NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,9 @@ def measure(
     """
     sessions = [runtimes.open_session(file, runtime, 1) for file in (encoder, smaller)]
     decoding = runtimes.open_session(decoder, runtime, 1)
-    before, after, agreement = [], [], []
+    before: list[float] = []
+    after: list[float] = []
+    agreement: list[float] = []
     for one in pictures:
         image, shape = prepare(one.image, size)[None], one.image.shape[:2]
         masks = []

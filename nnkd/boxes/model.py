@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, Field, PositiveInt, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -207,12 +208,14 @@ class ExportedBoxModel:
             decoder, runtime, threads, cache, inputs=("embedding", "boxes"), outputs=("logits",)
         )
 
-    def encode(self, image: np.ndarray) -> np.ndarray:
+    def encode(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed one slice, (H, W, 3) uint8 -> (channels, grid, grid) float32, the caller's own."""
         image = image[..., 0] if image.strides[-1] == 0 else image  # three times the same grey
         return self._encoder.run({"image": prepare(image, self._size)[None]})[0][0]
 
-    def masks(self, embedding: np.ndarray, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    def masks(
+        self, embedding: NDArray[np.float32], boxes: NDArray[np.integer], shape: tuple[int, int]
+    ) -> NDArray[np.bool_]:
         """Segment boxes (n, 4) in an embedded slice of `shape` (H, W) -> (n, H, W) bool."""
         corners = scaled_boxes(boxes, shape, self._size)
         found = np.empty((len(boxes), *shape), dtype=bool)
@@ -229,11 +232,13 @@ class TeacherBoxModel:
     def __init__(self, teacher: BoxTeacher):
         self._teacher = teacher
 
-    def encode(self, image: np.ndarray) -> np.ndarray:
+    def encode(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed one slice, (H, W, 3) uint8."""
         return self._teacher.encode(np.ascontiguousarray(image))
 
-    def masks(self, embedding: np.ndarray, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    def masks(
+        self, embedding: NDArray[np.float32], boxes: NDArray[np.integer], shape: tuple[int, int]
+    ) -> NDArray[np.bool_]:
         """Segment boxes (n, 4) in an embedded slice of `shape` (H, W) -> (n, H, W) bool."""
         found = np.empty((len(boxes), *shape), dtype=bool)
         for first in range(0, len(boxes), AT_ONCE):

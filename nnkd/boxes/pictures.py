@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnkd.boxes.images import BoxImage
 from nnkd.data.intensities import UNCHANGED, WINDOWS, GreyScale, Window, grey_scale, to_uint8, windows_of
@@ -49,12 +50,13 @@ class Looks:
     by_label: dict[str, int]
     assumed: str = ""
 
-    def picture(self, look: int, z: int) -> np.ndarray:
+    def picture(self, look: int, z: int) -> NDArray[np.uint8]:
         """A slice (Y, X, 3) uint8 in one of the grey scales; grey is a view of one channel."""
         data, scale = self.image.data[z], self.scales[look]
         if self.image.colour:
-            return data
-        grey = data if data.dtype == np.uint8 and scale == UNCHANGED else to_uint8(data, scale)
+            return np.asarray(data, dtype=np.uint8)
+        as_stored = data.dtype == np.uint8 and scale == UNCHANGED
+        grey = np.asarray(data, dtype=np.uint8) if as_stored else to_uint8(data, scale)
         return np.broadcast_to(grey[..., None], (*grey.shape, 3))
 
     def notes(self) -> dict[str, object]:

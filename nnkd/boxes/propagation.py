@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 SIDE = 256  # pixels of the longest side, as the models that boxes prompt see a slice
 MARGIN = 3  # of these pixels, around the last slice's mask
@@ -17,16 +18,18 @@ NOBODY = np.iinfo(np.int32).max
 MEMORY = 2 * 2**30  # bytes
 
 Box = tuple[int, int, int, int]
-Picture = Callable[[int, int], np.ndarray]
+Picture = Callable[[int, int], NDArray[np.uint8]]
 
 
 class BoxModel(Protocol):
     """What segments a slice in boxes; see `nnkd.boxes.model`."""
 
-    def encode(self, image: np.ndarray) -> np.ndarray:
+    def encode(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed one slice, (H, W, 3) uint8 -> an embedding, the caller's own."""
 
-    def masks(self, embedding: np.ndarray, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    def masks(
+        self, embedding: NDArray[np.float32], boxes: NDArray[np.integer], shape: tuple[int, int]
+    ) -> NDArray[np.bool_]:
         """Segment boxes (n, 4) int, rows (y0, x0, y1, x1), upper bounds excluded -> (n, H, W) bool."""
 
 
@@ -68,7 +71,7 @@ class Segmentation:
         seconds: Wall time of "encode" and "decode".
     """
 
-    label_map: np.ndarray
+    label_map: NDArray[np.unsignedinteger]
     lost: dict[int, int] = field(default_factory=dict)
     encoded: int = 0
     decoded: int = 0
@@ -116,7 +119,7 @@ def segment(
     return work.result
 
 
-def next_box(mask: np.ndarray, own: Box) -> Box:
+def next_box(mask: NDArray[np.bool_], own: Box) -> Box:
     """The box for the next slice: around this one's mask (Y, X), with a margin, within the object's own box; its own if
     nothing of the mask is in it."""
     y0, x0, y1, x1 = own

@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from nnkd.cli import command
 from nnkd.types import StepReport
+
+if TYPE_CHECKING:
+    from nnkd.inference.label_models import LabelModels
+    from nnkd.weights.checkpoints import TrainedModel
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,6 +75,7 @@ def _run(arguments: argparse.Namespace) -> StepReport:
             "labels have no common probabilities."
         )
     command.part_of([], arguments)
+    trained: TrainedModel | LabelModels
     if arguments.per_label:
         from nnkd.inference.label_models import LabelModels
 

@@ -16,6 +16,7 @@ from nnkd.plugin import registry
 from nnkd.types import StepReport
 
 if TYPE_CHECKING:
+    from nnkd.data.dataset import Split
     from nnkd.teachers.jobs import TeacherJob
 
 
@@ -103,7 +104,7 @@ def _predict(arguments: argparse.Namespace) -> StepReport:
     from nnkd.teachers.prompts import BoxDrawing
 
     dataset = RawDataset.open(arguments.d)
-    split = "Ts" if arguments.test else "Tr"
+    split: Split = "Ts" if arguments.test else "Tr"
     images = dataset.images(split) if arguments.i is None else ImageFolder(arguments.i, dataset.spec)
     jobs = []
     for alias, registered in classes.items():

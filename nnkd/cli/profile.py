@@ -11,7 +11,7 @@ from nnkd.cli import command
 from nnkd.errors import BrokenPluginError, SettingError
 from nnkd.plugin import options as settings
 from nnkd.plugin import registry
-from nnkd.types import StepReport
+from nnkd.types import Kind, StepReport
 
 if TYPE_CHECKING:
     from nnkd.networks.profiles import Subject
@@ -88,7 +88,7 @@ def _subjects(arguments: argparse.Namespace) -> list[Subject]:
     if arguments.all:
         chosen = [*plugins.of_kind("student"), *plugins.of_kind("teacher")]
     else:
-        kind = "teacher" if arguments.tr is None else "student"
+        kind: Kind = "teacher" if arguments.tr is None else "student"
         chosen = [plugins.find(kind, arguments.teacher or arguments.tr)]
     options = settings.split_settings(arguments.settings)
     strange = next((owner for owner in options if owner not in ("", arguments.tr)), None)

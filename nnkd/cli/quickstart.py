@@ -209,21 +209,22 @@ def _call(folder: Path, number: int, item: Command) -> None:
         )
 
 
+_epoch = 0  # of the training that talks
+
+
 def _show(name: str, line: str) -> None:
     """nnU-Net talks much: of a training show each fifth epoch and its scores, of everything else our own lines."""
+    global _epoch
     text = line.rstrip()
     if name == "nnKD_train":
         if found := re.search(r": Epoch (\d+)$", text):
-            _show.epoch = int(found.group(1))
-        elif "Pseudo dice" in text and _show.epoch % 5 == 4:
+            _epoch = int(found.group(1))
+        elif "Pseudo dice" in text and _epoch % 5 == 4:
             scores = re.findall(r"float\d*\((.*?)\)", text)
             named = ", ".join(f"{organ} {float(s):.2f}" for organ, s in zip(ORGANS, scores, strict=False))
-            print(f"    epoch {_show.epoch + 1}, DSC with the consensus: {named}", flush=True)
+            print(f"    epoch {_epoch + 1}, DSC with the consensus: {named}", flush=True)
     elif name in ("nnKD_aggregate", "nnKD_evaluate", "nnKD_split"):
         print(f"    {text}", flush=True)
-
-
-_show.epoch = 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -110,7 +110,7 @@ def _run(arguments: argparse.Namespace) -> StepReport:
     chosen = {
         kind: _chosen(plugins, kind, name, taken[kind], arguments.auxiliaries)
         for kind, name in owners.items()
-        if kind in named or taken[kind]
+        if name is not None and (kind in named or taken[kind])
     }
     flags = RecipeFlags(
         teachers=arguments.t,
@@ -168,7 +168,8 @@ def _nnunet_trainer(name: str, plugins: Registry) -> type:
     try:
         return recursive_find_trainer_class_by_name(name)
     except RuntimeError:
-        return plugins.find("student", name)  # raises, naming the students there are
+        plugins.find("student", name)  # raises, naming the students there are
+        raise
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 LABELS: Mapping[str, int] = {"liver": 1, "kidney": 2, "spleen": 3, "lung": 4, "ivc": 5, "pancreas": 6}
 AIR, FAT, MUSCLE, BONE, LUNG = -1000.0, -100.0, 55.0, 320.0, -820.0
@@ -45,14 +49,16 @@ class Anatomy:
 class Scene:
     """What has been painted so far, on the oversampled grid (Z, Y, X)."""
 
-    x: np.ndarray
-    y: np.ndarray
-    z: np.ndarray
-    image: np.ndarray
-    label_map: np.ndarray
+    x: NDArray[np.float32]
+    y: NDArray[np.float32]
+    z: NDArray[np.float32]
+    image: NDArray[np.float32]
+    label_map: NDArray[np.uint8]
     edge: float
 
-    def paint(self, distance: np.ndarray, intensity: float | np.ndarray, label: int | None = 0) -> None:
+    def paint(
+        self, distance: NDArray[np.floating], intensity: float | NDArray[np.floating], label: int | None = 0
+    ) -> None:
         """Fill where a signed distance is negative, with a soft edge of about one voxel; None keeps labels."""
         share = np.clip(0.5 - distance / self.edge, 0, 1)
         self.image += share * (intensity - self.image)
@@ -60,8 +66,12 @@ class Scene:
             self.label_map[share > 0.5] = label
 
     def ellipsoid(
-        self, centre: Sequence[float], radii: Sequence[float], power: float = 2.0, tilt: float = 0.0
-    ) -> np.ndarray:
+        self,
+        centre: Sequence[float] | NDArray[np.floating],
+        radii: Sequence[float] | NDArray[np.floating],
+        power: float = 2.0,
+        tilt: float = 0.0,
+    ) -> NDArray[np.floating]:
         """Signed distance (approximate, mm) to an ellipsoid; centre and radii in order x, y, z. `tilt` turns it about
         the y axis [radians], a power above 2 makes it boxier."""
         x, z = self.x - centre[0], self.z - centre[2]
@@ -74,11 +84,13 @@ class Scene:
             norm = sum(np.abs(part) ** power for part in parts) ** (1 / power)
         return (norm - 1) * min(radii)
 
-    def column(self, x: float | np.ndarray, y: float | np.ndarray, radii: tuple[float, float]) -> np.ndarray:
+    def column(
+        self, x: float | NDArray[np.floating], y: float | NDArray[np.floating], radii: tuple[float, float]
+    ) -> NDArray[np.floating]:
         """Signed distance to an upright tube whose axis may wander with z; radii in x and y."""
         return (np.hypot((self.x - x) / radii[0], (self.y - y) / radii[1]) - 1) * min(radii)
 
-    def tube(self, points: np.ndarray, radii: np.ndarray) -> np.ndarray:
+    def tube(self, points: NDArray[np.floating], radii: NDArray[np.floating]) -> NDArray[np.floating]:
         """Signed distance to a string of balls; points (n, 3) in order x, y, z, radii (n,)."""
         distance = np.full(self.x.shape, 1e3, dtype=np.float32)
         reach = radii.max() + 3 * self.edge
@@ -90,7 +102,7 @@ class Scene:
         return distance
 
     @property
-    def _axes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _axes(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         return self.x, self.y, self.z
 
 
@@ -111,20 +123,22 @@ def paint_body(scene: Scene, anatomy: Anatomy, rng: np.random.Generator) -> None
     _paint_vessels(scene, anatomy, below, contrast, rng)
 
 
-def _texture(shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
+def _texture(shape: Sequence[int], rng: np.random.Generator) -> NDArray[np.floating]:
     """Smooth noise with standard deviation 1; its correlation is about three voxels."""
     from scipy.ndimage import gaussian_filter
 
-    noise = gaussian_filter(rng.standard_normal(shape, dtype=np.float32), (1.0, 1.8, 1.8), mode="wrap")
-    return noise / noise.std()
+    noise: NDArray[np.float32] = rng.standard_normal(shape, dtype=np.float32)
+    smooth: NDArray[np.float32] = gaussian_filter(noise, (1.0, 1.8, 1.8), mode="wrap")
+    smooth /= smooth.std()
+    return smooth
 
 
-def _paint_trunk(scene: Scene, anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
+def _paint_trunk(scene: Scene, anatomy: Anatomy, rng: np.random.Generator) -> NDArray[np.floating]:
     """Skin, fat, muscles, ribs and spine; returns the signed distance to the cavity."""
     waist = 1 - 0.05 * np.exp(-(((scene.z + 50) / 45) ** 2))
     a, b = anatomy.half_width * waist, anatomy.half_depth
 
-    def shell(inset: float) -> np.ndarray:
+    def shell(inset: float) -> NDArray[np.floating]:
         across, along = np.abs(scene.x) / (a - inset), np.abs(scene.y) / (b - inset)
         return ((across**2.4 + along**2.4) ** (1 / 2.4) - 1) * (b - inset)
 
@@ -162,8 +176,12 @@ def _spine_y(anatomy: Anatomy) -> float:
 
 
 def _paint_thorax(
-    scene: Scene, anatomy: Anatomy, cavity: np.ndarray, texture: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+    scene: Scene,
+    anatomy: Anatomy,
+    cavity: NDArray[np.floating],
+    texture: NDArray[np.floating],
+    rng: np.random.Generator,
+) -> NDArray[np.floating]:
     """Lungs and heart above the diaphragm; returns the signed distance to the room below it."""
     a, b = anatomy.half_width, anatomy.half_depth
     left_lower = rng.normal(12, 3)
@@ -182,7 +200,7 @@ def _paint_thorax(
 
 
 def _paint_bowel(
-    scene: Scene, anatomy: Anatomy, room: np.ndarray, texture: np.ndarray, rng: np.random.Generator
+    scene: Scene, anatomy: Anatomy, room: NDArray[np.floating], texture: NDArray[np.floating], rng: np.random.Generator
 ) -> None:
     """Loops with some gas at the front, and the stomach."""
     lean = np.clip((30 - anatomy.fat) / 25, 0.15, 1.0)  # fat people have more fat between the loops
@@ -200,7 +218,12 @@ def _paint_bowel(
 
 
 def _paint_organs(
-    scene: Scene, anatomy: Anatomy, room: np.ndarray, contrast: float, texture: np.ndarray, rng: np.random.Generator
+    scene: Scene,
+    anatomy: Anatomy,
+    room: NDArray[np.floating],
+    contrast: float,
+    texture: NDArray[np.floating],
+    rng: np.random.Generator,
 ) -> None:
     """Liver with gall bladder, spleen, kidneys and pancreas."""
     a, b, s = anatomy.half_width, anatomy.half_depth, anatomy.frame
@@ -245,7 +268,7 @@ def _paint_kidneys(scene: Scene, anatomy: Anatomy, contrast: float, rng: np.rand
 
 
 def _paint_pancreas(
-    scene: Scene, anatomy: Anatomy, contrast: float, texture: np.ndarray, rng: np.random.Generator
+    scene: Scene, anatomy: Anatomy, contrast: float, texture: NDArray[np.floating], rng: np.random.Generator
 ) -> None:
     s, front = anatomy.frame, _spine_y(anatomy) - 42 * anatomy.frame
     knots = np.array([(-36, 6, -44), (-30, 0, -27), (-6, -13, -13), (26, -8, -6), (52, 8, 0), (72, 22, 6)]) * s
@@ -259,14 +282,15 @@ def _paint_pancreas(
     scene.paint(lobes, 42 + 50 * contrast + rng.normal(0, 6) + 6 * texture, LABELS["pancreas"])
 
 
-def _smooth_curve(knots: np.ndarray, number: int) -> np.ndarray:
+def _smooth_curve(knots: NDArray[np.floating], number: int) -> NDArray[np.floating]:
     from scipy.interpolate import CubicSpline
 
-    return CubicSpline(np.linspace(0, 1, len(knots)), knots)(np.linspace(0, 1, number))
+    curve: NDArray[np.float64] = CubicSpline(np.linspace(0, 1, len(knots)), knots)(np.linspace(0, 1, number))
+    return curve
 
 
 def _paint_vessels(
-    scene: Scene, anatomy: Anatomy, below: np.ndarray, contrast: float, rng: np.random.Generator
+    scene: Scene, anatomy: Anatomy, below: NDArray[np.floating], contrast: float, rng: np.random.Generator
 ) -> None:
     """Aorta on the left and IVC on the right of the spine's front; above the liver the IVC turns to the heart."""
     s, front = anatomy.frame, _spine_y(anatomy) - 22 * anatomy.frame

@@ -159,7 +159,7 @@ def challenge_box(box: Sequence[float], shape: Sequence[int], where: str) -> Box
     numbers = _numbers(list(box), where, [CHALLENGE[len(box)]])
     if len(numbers) == 4:
         x0, y0, x1, y1 = numbers
-        z0, z1 = 0, 1
+        z0, z1 = 0.0, 1.0
     else:
         x0, y0, z0, x1, y1, z1 = numbers
         if z0 > z1:
@@ -172,16 +172,19 @@ def challenge_box(box: Sequence[float], shape: Sequence[int], where: str) -> Box
 
 
 def _numbers(box: Any, where: str, axes: Sequence[str]) -> list[float]:
-    good = isinstance(box, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in box)
-    if not good or not all(abs(v) <= sys.float_info.max for v in box):  # NaN fails too
+    if (
+        not isinstance(box, list)
+        or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in box)
+        or not all(abs(v) <= sys.float_info.max for v in box)  # NaN fails too
+    ):
         raise PredictionError(f"{where} the box {box}, but the finite numbers {' or '.join(axes)} are expected.")
     return box
 
 
 def _outwards(low: Sequence[float], high: Sequence[float], said: Any, flat: bool, where: str) -> Box3D:
     """Corners in whole voxels; refused if they are swapped or hold nothing."""
-    found = (*map(math.floor, low), *map(math.ceil, high))
-    sides = [after - before for before, after in zip(found[:3], found[3:], strict=True)]
+    (z0, y0, x0), (z1, y1, x1) = map(math.floor, low), map(math.ceil, high)
+    sides = (z1 - z0, y1 - y0, x1 - x0)
     if min(sides) < 0:
         raise _swapped(said, where)
     if min(sides) == 0:
@@ -189,7 +192,7 @@ def _outwards(low: Sequence[float], high: Sequence[float], said: Any, flat: bool
             f"{where} the box {said}, which has no {'area' if flat else 'volume'}: upper bounds are excluded, so add "
             f"1 to them."
         )
-    return found  # type: ignore[return-value]
+    return z0, y0, x0, z1, y1, x1
 
 
 def _check_inside(found: Box3D, said: Any, shape: Sequence[int], flat: bool, where: str, x_first: bool = False) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from nnkd.data.geometry import Grid, Orientation
 from nnkd.errors import DatasetError, UnknownNameError
 from nnkd.files import atomic, is_visible
 from nnkd.types import Volume
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Split = Literal["Tr", "Ts"]
 
@@ -62,7 +65,8 @@ class DatasetSpec:
     @property
     def file_ending(self) -> str:
         """Such as ".nii.gz"."""
-        return self.json["file_ending"]
+        ending: str = self.json["file_ending"]
+        return ending
 
     @cached_property
     def channel_names(self) -> tuple[str, ...]:
@@ -92,7 +96,8 @@ class DatasetSpec:
     @property
     def ignore_label(self) -> int | None:
         """The integer of voxels to leave out of the loss, or None."""
-        return self.json["labels"].get("ignore")
+        ignore: int | None = self.json["labels"].get("ignore")
+        return ignore
 
     @cached_property
     def values(self) -> frozenset[int]:
@@ -110,7 +115,7 @@ class DatasetSpec:
             raise UnknownNameError(f"{self.name} has no label '{name}'; it has {', '.join(self.labels)}.")
         return name
 
-    def label_map(self, masks: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    def label_map(self, masks: Mapping[str, NDArray[np.bool_]], shape: tuple[int, ...]) -> NDArray[np.unsignedinteger]:
         """Non-overlapping masks -> label map. Regions are painted in the order of regions_class_order.
 
         Args:
@@ -120,7 +125,7 @@ class DatasetSpec:
         Returns:
             (Z, Y, X) uint8 (uint16 if a label's integer needs it).
         """
-        result = np.zeros(shape, dtype=np.uint8 if max(self.values) < 255 else np.uint16)
+        result: NDArray[np.unsignedinteger] = np.zeros(shape, np.uint8 if max(self.values) < 255 else np.uint16)
         for name, integer in zip(self.labels, self._paint_integers(), strict=True):
             if name in masks:
                 result[masks[name]] = integer
@@ -137,7 +142,7 @@ class DatasetSpec:
             return list(order)
         return [values[0] for values in self.labels.values()]
 
-    def mask(self, label_map: np.ndarray, name: str) -> np.ndarray:
+    def mask(self, label_map: NDArray[np.integer], name: str) -> NDArray[np.bool_]:
         """bool mask of a label (the OR of a region's integers)."""
         return np.isin(label_map, self.labels[name])
 
@@ -150,7 +155,7 @@ class DatasetSpec:
         """
         return readers.reader_of(self.json, self.name, self.folder)
 
-    def read_label_map(self, file: Path) -> tuple[np.ndarray, Grid, dict[str, Any]]:
+    def read_label_map(self, file: Path) -> tuple[NDArray[np.int32], Grid, dict[str, Any]]:
         """Read a label map in file order.
 
         Returns:
@@ -160,7 +165,7 @@ class DatasetSpec:
             DatasetError: If the file is missing, unreadable, or holds values that dataset.json does not name.
         """
         array, properties = readers.read(self.reader.read_seg, str(file), (file,))
-        integers = array[0].astype(np.int32)
+        integers: NDArray[np.int32] = array[0].astype(np.int32)
         if not np.array_equal(integers, array[0]):
             raise DatasetError(f"'{file.name}' holds fractions, but a label map holds integers. Re-export it.")
         strange = sorted(set(np.unique(integers).tolist()) - self.values)
@@ -174,7 +179,7 @@ class DatasetSpec:
 
     def write_label_map(
         self,
-        label_map: np.ndarray,
+        label_map: NDArray[np.integer],
         file: Path,
         properties: Mapping[str, Any],
         before_move: Callable[[Path], None] | None = None,
@@ -264,7 +269,7 @@ class ImageFolder:
             f"Convert the case again or take it out."
         )
 
-    def read(self, case: str) -> tuple[np.ndarray, Grid, dict[str, Any]]:
+    def read(self, case: str) -> tuple[NDArray[np.float32], Grid, dict[str, Any]]:
         """Read a case in file order.
 
         Returns:

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 TOLERANCE_MM = 1e-2  # half-precision headers of some tools differ by a few micrometres
 TOLERANCE_DIRECTION = 1e-3
 Box3D = tuple[int, int, int, int, int, int]  # (z0, y0, x0, z1, y1, x1) in voxels, upper bounds excluded
+Scalar = TypeVar("Scalar", bound=np.generic)
+T = TypeVar("T")
+
+
+class _Orientations(Protocol):
+    """As much of `nibabel.orientations` as is asked for here; an orientation is (3, 2), a row an axis."""
+
+    def io_orientation(self, affine: NDArray[np.floating], /) -> NDArray[np.floating]: ...
+
+    def ornt2axcodes(self, orientation: Sequence[Sequence[int]], /) -> tuple[str, ...]: ...
+
+    def axcodes2ornt(self, codes: tuple[str, ...], /) -> NDArray[np.floating]: ...
+
+    def ornt_transform(self, start: NDArray[np.floating], end: NDArray[np.floating], /) -> NDArray[np.floating]: ...
+
+    def inv_ornt_aff(self, orientation: NDArray[np.floating], shape: tuple[int, ...], /) -> NDArray[np.floating]: ...
+
+    def apply_orientation(self, array: NDArray[Scalar], orientation: NDArray[np.floating], /) -> NDArray[Scalar]: ...
 
 
 @dataclass(frozen=True)
@@ -28,7 +49,7 @@ class Grid:
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float]
     origin: tuple[float, float, float]
-    direction: np.ndarray
+    direction: NDArray[np.floating]
     in_world: bool = True
 
     @classmethod
@@ -39,22 +60,22 @@ class Grid:
             shape: (Z, Y, X) of the array.
             properties: The reader's properties.
         """
-        spacing = tuple(float(s) for s in properties["spacing"])
-        shape3 = tuple(int(s) for s in shape)
+        spacing = _three(float(s) for s in properties["spacing"])
+        shape3 = _three(int(s) for s in shape)
         if "sitk_stuff" in properties:
             stuff = properties["sitk_stuff"]
             if len(stuff["spacing"]) == 3:
                 direction = np.asarray(stuff["direction"], dtype=float).reshape(3, 3)
-                return cls(shape3, spacing, tuple(map(float, stuff["origin"])), direction)
-            spacing = (1.0, *spacing[1:])
+                return cls(shape3, spacing, _three(map(float, stuff["origin"])), direction)
+            spacing = (1.0, spacing[1], spacing[2])
         if "nibabel_stuff" in properties:
             stuff = properties["nibabel_stuff"]
             affine = np.asarray(stuff.get("reoriented_affine", stuff["original_affine"]), dtype=float)
             lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
             lengths = np.linalg.norm(lps[:3, :3], axis=0)
-            return cls(shape3, tuple(lengths[::-1]), tuple(lps[:3, 3]), lps[:3, :3] / lengths)
+            return cls(shape3, _three(lengths[::-1]), _three(lps[:3, 3]), lps[:3, :3] / lengths)
         if spacing[0] > 900:  # nnU-Net's 999 for "no third axis"
-            spacing = (1.0, *spacing[1:])
+            spacing = (1.0, spacing[1], spacing[2])
         return cls(shape3, spacing, (0.0, 0.0, 0.0), np.eye(3), in_world="sitk_stuff" in properties)
 
     def difference(self, other: Grid) -> str:
@@ -72,6 +93,11 @@ class Grid:
         return ""
 
 
+def _three(values: Iterable[T]) -> tuple[T, T, T]:
+    first, second, third = values
+    return first, second, third
+
+
 def _numbers(values: tuple[float, ...]) -> str:
     return "x".join(f"{v:g}" for v in values)
 
@@ -86,15 +112,18 @@ class Orientation:
     """
 
     def __init__(self, grid: Grid):
-        from nibabel import orientations
+        import nibabel.orientations
 
+        orientations: _Orientations = nibabel.orientations
+        self._forward: NDArray[np.floating]
+        self._backward: NDArray[np.floating]
         self.stored_shape = grid.shape
         affine = np.eye(4)
         affine[:3, :3] = grid.direction * np.asarray(grid.spacing[::-1])
         affine[:3, 3] = grid.origin
         shape_xyz = grid.shape[::-1]
         if not grid.in_world or grid.shape[0] == 1:  # 2D: there is no feet and no head
-            self._forward = self._backward = np.array([[0, 1], [1, 1], [2, 1]])
+            self._forward = self._backward = np.array([[0, 1], [1, 1], [2, 1]], dtype=float)
             self.grid = grid
             return
         self._forward = orientations.io_orientation(affine)
@@ -104,9 +133,9 @@ class Orientation:
         order = np.argsort(self._forward[:, 0]).astype(int)
         lengths = np.linalg.norm(turned[:3, :3], axis=0)
         self.grid = Grid(
-            shape=tuple(int(shape_xyz[i]) for i in order)[::-1],
-            spacing=tuple(float(v) for v in lengths)[::-1],
-            origin=tuple(float(v) for v in turned[:3, 3]),
+            shape=_three(int(shape_xyz[i]) for i in order[::-1]),
+            spacing=_three(float(v) for v in lengths[::-1]),
+            origin=_three(float(v) for v in turned[:3, 3]),
             direction=turned[:3, :3] / lengths,
         )
 
@@ -124,21 +153,22 @@ class Orientation:
         (z0, z1), (y0, y1), (x0, x1) = ranges
         return z0, y0, x0, z1, y1, x1
 
-    def to_lps(self, array: np.ndarray) -> np.ndarray:
+    def to_lps(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
         """(..., Z, Y, X) in file order -> (..., Z, Y, X) in LPS order; contiguous."""
         return self._apply(array, self._forward)
 
-    def to_file(self, array: np.ndarray) -> np.ndarray:
+    def to_file(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
         """(..., Z, Y, X) in LPS order -> file order; contiguous."""
         return self._apply(array, self._backward)
 
     @staticmethod
-    def _apply(array: np.ndarray, orientation: np.ndarray) -> np.ndarray:
-        from nibabel.orientations import apply_orientation
+    def _apply(array: NDArray[Scalar], orientation: NDArray[np.floating]) -> NDArray[Scalar]:
+        import nibabel.orientations
 
+        orientations: _Orientations = nibabel.orientations
         leading = tuple(range(array.ndim - 3))
         n = len(leading)
         spatial_first = array.transpose((n + 2, n + 1, n, *leading))  # (X, Y, Z, ...)
-        turned = apply_orientation(spatial_first, orientation)
+        turned = orientations.apply_orientation(spatial_first, orientation)
         back = turned.transpose((*range(3, 3 + n), 2, 1, 0))
         return np.ascontiguousarray(back)

@@ -6,12 +6,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from nnkd.errors import SettingError
 from nnkd.files import read_object
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
 
 # Level and width in HU; windows go from level - width/2 to level + width/2.
 WINDOWS: dict[str, tuple[float, float]] = {
@@ -61,7 +64,7 @@ class GreyScale:
 UNCHANGED = GreyScale("unchanged", 0.0, 255.0)
 
 
-def to_uint8(data: np.ndarray, scale: GreyScale) -> np.ndarray:
+def to_uint8(data: ArrayLike, scale: GreyScale) -> NDArray[np.uint8]:
     """Convert intensities to 8 bits.
 
     Args:
@@ -81,7 +84,9 @@ def to_uint8(data: np.ndarray, scale: GreyScale) -> np.ndarray:
     return result
 
 
-def grey_scale(data: np.ndarray, modality: str, window: tuple[float, float] = WINDOWS["soft_tissue"]) -> GreyScale:
+def grey_scale(
+    data: NDArray[np.integer | np.floating], modality: str, window: tuple[float, float] = WINDOWS["soft_tissue"]
+) -> GreyScale:
     """Decide how a case becomes 8 bits.
 
     Images of 8 bits (whole numbers from 0 to 255 that reach 128) stay as they are, CT takes a window, and all else the
@@ -109,7 +114,7 @@ def grey_scale(data: np.ndarray, modality: str, window: tuple[float, float] = WI
     return GreyScale("percentiles", low, high, keep_zero=not signed)
 
 
-def is_8bit(data: np.ndarray) -> bool:
+def is_8bit(data: NDArray[np.integer | np.floating]) -> bool:
     """Whether an image holds whole numbers from 0 to 255, some of them at least 128."""
     if not data.size or not BRIGHT <= data.max() <= 255 or data.min() < 0:  # NaN answers no
         return False
@@ -174,10 +179,11 @@ def _guessed(label: str) -> str:
 def _window(wish: object, label: str) -> tuple[float, float]:
     if isinstance(wish, str) and wish in WINDOWS:
         return WINDOWS[wish]
-    numbers = isinstance(wish, list | tuple) and len(wish) == 2 and all(type(v) in (int, float) for v in wish)
-    if not numbers or not (wish[1] > 0 and np.isfinite(wish).all()):
-        raise SettingError(
-            f"The window {wish!r} of '{label}' is neither {', '.join(WINDOWS)} nor [level, width] in HU with a width "
-            f"above 0. Example: {FORM}."
-        )
-    return float(wish[0]), float(wish[1])
+    if isinstance(wish, list | tuple) and len(wish) == 2 and all(type(v) in (int, float) for v in wish):
+        level, width = wish
+        if width > 0 and np.isfinite(wish).all():
+            return float(level), float(width)
+    raise SettingError(
+        f"The window {wish!r} of '{label}' is neither {', '.join(WINDOWS)} nor [level, width] in HU with a width above "
+        f"0. Example: {FORM}."
+    )

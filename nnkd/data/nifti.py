@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from io import BufferedReader
 from pathlib import Path
 
 from nnkd.errors import DatasetError
@@ -48,7 +49,7 @@ def _needed_bytes(file: Path) -> int:
     version = struct.unpack_from(f"{order}i", header)[0]
     if version == 348:
         dimensions = struct.unpack_from(f"{order}8h", header, 40)
-        bits = struct.unpack_from(f"{order}h", header, 72)[0]
+        bits: int = struct.unpack_from(f"{order}h", header, 72)[0]
         offset = int(struct.unpack_from(f"{order}f", header, 108)[0])
     elif version == 540:  # NIfTI-2
         dimensions = struct.unpack_from(f"{order}8q", header, 16)
@@ -78,5 +79,5 @@ def _length(file: Path, needed: int) -> int:
     return length
 
 
-def _open(file: Path) -> gzip.GzipFile:
-    return gzip.open(file, "rb") if file.name.lower().endswith(".gz") else open(file, "rb")  # type: ignore[return-value]
+def _open(file: Path) -> gzip.GzipFile | BufferedReader:
+    return gzip.open(file, "rb") if file.name.lower().endswith(".gz") else open(file, "rb")

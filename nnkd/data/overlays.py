@@ -16,6 +16,7 @@ from nnkd.files import atomic
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 # Okabe and Ito's colours, which colour-blind readers tell apart, then darker ones; white and black are left out.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2", "#9E6BFF", "#7FD13B", "#FF8FA3")
@@ -25,8 +26,8 @@ FILL = 0.28
 
 
 def draw_overlays(
-    image: np.ndarray,
-    label_maps: Mapping[str, np.ndarray],
+    image: NDArray[np.integer | np.floating],
+    label_maps: Mapping[str, NDArray[np.integer]],
     file: Path,
     *,
     label_names: Mapping[int, str],
@@ -54,8 +55,8 @@ def draw_overlays(
 
 
 def overlays_png(
-    image: np.ndarray,
-    label_maps: Mapping[str, np.ndarray],
+    image: NDArray[np.integer | np.floating],
+    label_maps: Mapping[str, NDArray[np.integer]],
     *,
     label_names: Mapping[int, str],
     spacing: Sequence[float],
@@ -83,7 +84,7 @@ def overlays_png(
     return buffer.getvalue()
 
 
-def telling_slice(label_maps: Sequence[np.ndarray], labels: Sequence[int], depth: int) -> int:
+def telling_slice(label_maps: Sequence[NDArray[np.integer]], labels: Sequence[int], depth: int) -> int:
     """The axial slice in which the label maps differ most; if they never do, the one with most foreground.
 
     Args:

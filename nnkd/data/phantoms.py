@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
@@ -33,10 +33,14 @@ from nnkd.data._phantom_body import AIR, LABELS, Anatomy, Scene, paint_body
 from nnkd.errors import DatasetError
 from nnkd.files import atomic, read_json, write_json
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Groups = tuple[tuple[float, float, float], ...]  # from, to, share of the people
 SHAPE = (16, 96, 96)
 SPACING = (12.0, 4.2, 4.2)
-AGE_GROUPS = ((20, 30, 0.437), (30, 40, 0.222), (40, 50, 0.167), (50, 60, 0.174))
-BMI_GROUPS = ((17.0, 21.0, 0.288), (21.0, 24.0, 0.392), (24.0, 36.0, 0.320))
+AGE_GROUPS: Groups = ((20, 30, 0.437), (30, 40, 0.222), (40, 50, 0.167), (50, 60, 0.174))
+BMI_GROUPS: Groups = ((17.0, 21.0, 0.288), (21.0, 24.0, 0.392), (24.0, 36.0, 0.320))
 SHARE_OF_MEN = 291 / 702
 OVERSAMPLING = 2  # in z: thick slices average over what they contain
 
@@ -98,7 +102,7 @@ def draw_phantom(
     rng: np.random.Generator,
     shape: Sequence[int] = SHAPE,
     spacing: Sequence[float] = SPACING,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """A scan of a simulated person and its true label map.
 
     Args:
@@ -153,15 +157,16 @@ def write_cohort(
         people.append(person)
         files = [folder / kind / f"{person.identifier}.nii.gz" for kind in ("images", "labels")]
         if not all(target.is_file() for target in files):
-            for array, target in zip(draw_phantom(person, rng, shape, spacing), files, strict=True):
+            phantom: tuple[NDArray[np.float32 | np.uint8], ...] = draw_phantom(person, rng, shape, spacing)
+            for array, target in zip(phantom, files, strict=True):
                 _write_nifti(array, target, spacing)
     _write_participants(people, folder / "participants_simulated.tsv")
     return people
 
 
-def _shares(groups: Sequence[tuple[float, float, float]]) -> np.ndarray:
-    shares = np.array([share for *_, share in groups])
-    return shares / shares.sum()
+def _shares(groups: Groups) -> NDArray[np.float64]:
+    shares = np.array([share for *_, share in groups], dtype=np.float64)
+    return shares / float(shares.sum())
 
 
 def _empty_scene(shape: Sequence[int], spacing: Sequence[float], rng: np.random.Generator) -> Scene:
@@ -187,7 +192,9 @@ def _empty_scene(shape: Sequence[int], spacing: Sequence[float], rng: np.random.
     return Scene(x, y, z, air, np.zeros(counts, dtype=np.uint8), edge=float(max(spacing[1:])))
 
 
-def _scan(scene: Scene, shape: Sequence[int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _scan(
+    scene: Scene, shape: Sequence[int], rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Slices average over their thickness; then blur, noise and the scanner's own scale."""
     from scipy.ndimage import gaussian_filter
 
@@ -204,15 +211,27 @@ def _scan(scene: Scene, shape: Sequence[int], rng: np.random.Generator) -> tuple
     return np.clip(image, -1024, 2000).astype(np.float32), label_map
 
 
-def _write_nifti(array: np.ndarray, file: Path, spacing: Sequence[float]) -> None:
+def _write_nifti(array: NDArray[np.float32 | np.uint8], file: Path, spacing: Sequence[float]) -> None:
     import SimpleITK as sitk
 
     whole = array if array.dtype == np.uint8 else np.rint(array).astype(np.int16)  # as scanners store HU
     image = sitk.GetImageFromArray(whole)
-    image.SetSpacing([float(s) for s in reversed(spacing)])
-    image.SetOrigin([-(n - 1) / 2 * s for n, s in zip(reversed(array.shape), reversed(spacing), strict=True)])
+    _place(image, array.shape, spacing)
     with atomic(file) as temporary:
         sitk.WriteImage(image, str(temporary), useCompression=True)
+
+
+class _Placed(Protocol):
+    """As much of SimpleITK's images as is asked for here."""
+
+    def SetSpacing(self, spacing: Sequence[float], /) -> object: ...
+
+    def SetOrigin(self, origin: Sequence[float], /) -> object: ...
+
+
+def _place(image: _Placed, shape: Sequence[int], spacing: Sequence[float]) -> None:
+    image.SetSpacing([float(s) for s in reversed(spacing)])
+    image.SetOrigin([-(n - 1) / 2 * s for n, s in zip(reversed(shape), reversed(spacing), strict=True)])
 
 
 def _write_participants(people: Sequence[PhantomParticipant], file: Path) -> None:

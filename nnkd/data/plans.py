@@ -21,10 +21,11 @@ def read_plans(preprocessed: Path, name: str) -> dict[str, Any]:
     """
     file = preprocessed / f"{name}.json"
     if not file.is_file():
-        plans = [p.stem for p in sorted(preprocessed.glob("*.json")) if _is_plans(p)]
-        there = f"There are: {', '.join(plans)}." if plans else "There are none: run nnKD_plan_and_preprocess."
+        names = [p.stem for p in sorted(preprocessed.glob("*.json")) if _is_plans(p)]
+        there = f"There are: {', '.join(names)}." if names else "There are none: run nnKD_plan_and_preprocess."
         raise RecipeError(f"{preprocessed.name} has no plans '{name}'. {there}")
-    return read_json(file)
+    plans: dict[str, Any] = read_json(file)
+    return plans
 
 
 def _is_plans(file: Path) -> bool:

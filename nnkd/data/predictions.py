@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import date
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from filelock import FileLock
@@ -20,6 +20,9 @@ from nnkd.data.geometry import Grid
 from nnkd.errors import FileError, NnkdError, PredictionError
 from nnkd.files import is_visible, read_json, sha256, write_json
 from nnkd.types import Entry
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MANIFEST = "manifest.json"
 NOT_STATED = "not stated"  # the licence of weights that came without one
@@ -239,7 +242,7 @@ class PredictionFolder:
         self,
         spec: DatasetSpec,
         case: str,
-        label_map: np.ndarray,
+        label_map: NDArray[np.integer],
         properties: Mapping[str, Any],
         *,
         inputs: Mapping[str, str],
@@ -287,7 +290,7 @@ class PredictionFolder:
             manifest.failures[case] = reason
             write_json(self.manifest_file, manifest.model_dump())
 
-    def read(self, spec: DatasetSpec, case: str, grid: Grid | None = None) -> np.ndarray:
+    def read(self, spec: DatasetSpec, case: str, grid: Grid | None = None) -> NDArray[np.int32]:
         """Read a case's label map in file order.
 
         Args:

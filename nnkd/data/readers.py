@@ -6,13 +6,30 @@ import contextlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
 from nnkd.data.nifti import check_whole
 from nnkd.errors import DatasetError, in_one_line
 from nnkd.files import is_visible
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Number = TypeVar("Number", bound=np.generic)
+
+
+class _Header(Protocol):
+    """As much of SimpleITK's reader as is asked for here."""
+
+    def SetFileName(self, name: str, /) -> object: ...
+
+    def ReadImageInformation(self) -> object: ...
+
+    def GetDimension(self) -> int: ...
+
+    def GetNumberOfComponents(self) -> int: ...
 
 
 def reader_of(dataset_json: Mapping[str, Any], name: str, folder: Path | None = None) -> Any:
@@ -39,8 +56,8 @@ def reader_of(dataset_json: Mapping[str, Any], name: str, folder: Path | None = 
 
 
 def read(
-    reader: Callable[[Any], tuple[np.ndarray, dict[str, Any]]], what: Any, files: Sequence[Path]
-) -> tuple[np.ndarray, dict[str, Any]]:
+    reader: Callable[[Any], tuple[NDArray[Number], dict[str, Any]]], what: Any, files: Sequence[Path]
+) -> tuple[NDArray[Number], dict[str, Any]]:
     """Call `read_images` or `read_seg` of a reader.
 
     Args:
@@ -80,7 +97,8 @@ def may_hold_channels(file: Path) -> bool:
         return True
     import SimpleITK
 
-    header = SimpleITK.ImageFileReader()
+    new_header: Callable[[], _Header] = SimpleITK.ImageFileReader
+    header = new_header()
     header.SetFileName(str(file))
     try:
         header.ReadImageInformation()

@@ -90,7 +90,7 @@ class Recipe:
 
     def content(self) -> dict[str, Any]:
         """As it stands in plans["nnkd"]."""
-        content = json.loads(json.dumps(asdict(self)))
+        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         if self.label is None:  # recipes of all labels are what they were before there were others
             del content["label"]
         for later in ("datasets", "auxiliaries", "auxiliary_scheduler"):
@@ -173,8 +173,9 @@ def write_recipe(
     """
     base = read_plans(preprocessed, recipe.base) if base is None else base
     plans = plans_of(preprocessed, base, recipe, name)
-    write_json(preprocessed / f"{plans['plans_name']}.json", plans)
-    return plans["plans_name"]
+    plans_name: str = plans["plans_name"]
+    write_json(preprocessed / f"{plans_name}.json", plans)
+    return plans_name
 
 
 def _apply(base: Mapping[str, Any], recipe: Recipe, plans_name: str) -> dict[str, Any]:

@@ -125,12 +125,14 @@ class Record(BaseModel):
         Args:
             dataset: The raw dataset.
             training: Participants by case that is in no test set yet.
-            wishes: What is asked for.
+            wishes: What is asked for; nothing is drawn where no test set is.
             made: Cases whose label map in labelsTr is a consensus.
 
         Raises:
             DatasetError: If another one was drawn before, or its cases were used already.
         """
+        if wishes.test is None:
+            return
         before = self.test
         if before is None:
             rng = np.random.default_rng([wishes.seed, TEST_DRAW])
@@ -153,13 +155,15 @@ class Record(BaseModel):
         Args:
             dataset: The raw dataset.
             training: Participants by case that is in no test set.
-            wishes: What is asked for.
+            wishes: What is asked for; nothing is drawn where no labelled ones are.
             manual: Cases with a manual label map in labelsTr.
 
         Raises:
             ParticipantsError: If there are no manual label maps.
             DatasetError: If another choice was made before and is not to be overwritten.
         """
+        if wishes.labelled is None:
+            return
         before, hidden_files = self.labelled, set(label_files(dataset.folder / HIDDEN, dataset))
         if before is not None and before.is_for(wishes.labelled, wishes):
             return

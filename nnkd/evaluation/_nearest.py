@@ -11,6 +11,7 @@ from functools import lru_cache
 from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
 FEW = 1000  # points; for fewer a k-d tree is as fast
 LOOKS = 150  # lattice points around a point that are looked at
@@ -18,7 +19,9 @@ MOST_VOXELS = 1 << 24  # of the box that is looked at, a byte each
 DONE = 0.02  # share of points whose distances are left to others
 
 
-def near_distances(points: np.ndarray, others: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+def near_distances(
+    points: NDArray[np.integer], others: NDArray[np.integer], spacing: Sequence[float]
+) -> NDArray[np.float64]:
     """Distance from each point to the nearest other one, where that is near.
 
     Args:

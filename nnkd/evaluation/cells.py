@@ -39,13 +39,14 @@ def interval(found: Bounded | None, digits: int, sign: bool = False, dash: str =
 
 def cell(found: Bounded | None, digits: int) -> dict[str, str]:
     """A number and its interval apart, for a table of the page."""
-    return {"text": number(found and found.value, digits), "interval": interval(found, digits)}
+    return {"text": number(None if found is None else found.value, digits), "interval": interval(found, digits)}
 
 
 def in_line(found: Bounded | None, digits: int, sign: bool = False, dash: str = "-", mark: str = "") -> str:
     """ "0.812 (0.801-0.823)", with a mark behind the number."""
     bounds = interval(found, digits, sign, dash)
-    return f"{number(found and found.value, digits, sign)}{mark}{f' ({bounds})' if bounds else ''}"
+    value = None if found is None else found.value
+    return f"{number(value, digits, sign)}{mark}{f' ({bounds})' if bounds else ''}"
 
 
 def quantity(metric: str, unit: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 Values = Mapping[str, float]  # by case
@@ -110,7 +111,9 @@ def _estimate(folders: Sequence[Sequence[Values]], person_of: Mapping[str, str],
     return Estimate(value, low, high, len(cases), len(people))
 
 
-def person_sums(values: Values, people: Sequence[str], person_of: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray]:
+def person_sums(
+    values: Values, people: Sequence[str], person_of: Mapping[str, str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Sum and number of a label's values by person, (P,) each: a mean over drawn people is the ratio of their sums."""
     position = {person: index for index, person in enumerate(people)}
     sums, numbers = np.zeros(len(people)), np.zeros(len(people))
@@ -134,7 +137,7 @@ def _interval(columns: Sequence[np.ndarray], statistic: object, bootstrap: Boots
     return limits(drawn)
 
 
-def limits(drawn: np.ndarray) -> tuple[float, float]:
+def limits(drawn: NDArray[np.floating]) -> tuple[float, float]:
     """The percentile interval of draws (R,); NaN are passed over."""
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.nanpercentile(drawn, (tail, 100 - tail))

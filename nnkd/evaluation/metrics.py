@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnkd.evaluation.surfaces import DEFINITIONS, Meetings, Surface
 
@@ -35,11 +36,11 @@ class Structures:
 
     def __init__(
         self,
-        label_map: np.ndarray,
+        label_map: NDArray[np.integer],
         labels: Mapping[str, Sequence[int]],
         spacing: Sequence[float],
         *,
-        ignored: np.ndarray | None = None,
+        ignored: NDArray[np.bool_] | None = None,
         definition: str = "monai",
     ):
         """Nothing is computed yet.
@@ -111,12 +112,12 @@ def count_voxels(prediction: Structures, reference: Structures, voxels: int) -> 
     index = np.zeros(size, dtype=np.intp)
     index[integers] = np.arange(1, len(integers) + 1)
     n = len(integers) + 1
-    table = np.zeros(n * n, dtype=np.int64)
+    line = np.zeros(n * n, dtype=np.int64)
     for start in range(0, true.size, LINE):
         p, r = predicted[start : start + LINE], true[start : start + LINE]
         here = np.flatnonzero((p | r) != 0)  # of bool: several times faster than of integers
-        table += np.bincount(index[p[here]] * n + index[r[here]], minlength=n * n)
-    table = table.reshape(n, n)
+        line += np.bincount(index[p[here]] * n + index[r[here]], minlength=n * n)
+    table = line.reshape(n, n)
     found = {}
     for name, values in reference.labels.items():
         own = index[list(values)]
@@ -143,7 +144,7 @@ class Comparison:
         return self._prediction.surface(self._name), self._reference.surface(self._name)
 
     @cached_property
-    def distances(self) -> tuple[np.ndarray, np.ndarray]:
+    def distances(self) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Prediction to reference and reference to prediction, mm, in the definition's precision; neither is empty."""
         predicted, true = self.surfaces
         precision = self._reference.definition.precision

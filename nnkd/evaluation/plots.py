@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnkd.evaluation.scores import Difference, verdict
 from nnkd.figures import COLOURS, FAINT, INK, labelled, new_figure, png, short
@@ -83,7 +84,7 @@ def difference_plot(differences: Sequence[Difference], title: str, quantity: str
     return png(figure)
 
 
-def caught_plot(shares: np.ndarray, curves: Mapping[str, np.ndarray]) -> bytes:
+def caught_plot(shares: NDArray[np.floating], curves: Mapping[str, NDArray[np.floating]]) -> bytes:
     """How many of the wrong voxels are found among the most uncertain ones.
 
     Args:

@@ -62,8 +62,8 @@ class Raters:
                 for folder, reference, cell in self.cells(metric, column):
                     who = (folder or self.names[1], reference, folder is None)
                     rows.append((*who, column, metric, *numbers(cell.estimate), kind.unit, cell.note))
-        who = ["folder", "reference", "inter_rater", "label", "metric"]
-        columns = [*who, "mean", "low", "high", "cases", "participants", "unit", "note"]
+        keys = ["folder", "reference", "inter_rater", "label", "metric"]
+        columns = [*keys, "mean", "low", "high", "cases", "participants", "unit", "note"]
         return self.between.rules.beside(pd.DataFrame(rows, columns=columns))
 
     def write(self, output: Path) -> None:

@@ -232,7 +232,7 @@ class Scores:
         taking_part = {
             name: c.estimate.value for name, row in rows.items() if (c := row[column]).estimate and not c.note
         }
-        places = ranks(taking_part, METRICS[metric].higher_is_better, DIGITS.get(metric, 3))
+        places = ranks(taking_part, METRICS[metric].higher_is_better is True, DIGITS.get(metric, 3))
         for name, place in places.items():
             rows[name][column] = Cell(rows[name][column].estimate, "", place)
 

@@ -13,6 +13,7 @@ from functools import cached_property, lru_cache
 from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from nnkd.evaluation._nearest import near_distances
@@ -32,21 +33,21 @@ class Surface:
         spacing: (z, y, x) in mm; 0 along an axis that does not count (2D images).
     """
 
-    points: np.ndarray
-    areas: np.ndarray
+    points: NDArray[np.integer]
+    areas: NDArray[np.float64]
     spacing: tuple[float, ...]
 
     @cached_property
-    def places(self) -> np.ndarray:
+    def places(self) -> NDArray[np.float64]:
         """(n, 3) float64, mm."""
-        return self.points * np.asarray(self.spacing, dtype=np.float64)
+        return self.points.astype(np.float64) * np.asarray(self.spacing)
 
     @cached_property
     def tree(self) -> cKDTree:
         """For nearest-point queries; unbalanced trees are built in half the time and asked only once."""
         return cKDTree(self.places, leafsize=32, compact_nodes=False, balanced_tree=False)
 
-    def distances_to(self, other: Surface) -> np.ndarray:
+    def distances_to(self, other: Surface) -> NDArray[np.float64]:
         """Distance from each point to the nearest one of another surface on the same lattice.
 
         Returns:
@@ -69,8 +70,8 @@ class Meetings:
         values: (m, n) unsigned integers: the labels of the m voxels that are looked at in each place.
     """
 
-    points: np.ndarray
-    values: np.ndarray
+    points: NDArray[np.int32]
+    values: NDArray[np.unsignedinteger]
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,10 @@ class Definition:
 
     text: str
     percentile_rule: str
-    meetings: Callable[[np.ndarray, bool], Meetings]
-    areas: Callable[[np.ndarray, Sequence[float]], np.ndarray]
-    percentile: Callable[[np.ndarray, np.ndarray, float], float]
-    precision: type
+    meetings: Callable[[NDArray[np.integer], bool], Meetings]
+    areas: Callable[[NDArray[np.bool_], Sequence[float]], NDArray[np.float64]]
+    percentile: Callable[[NDArray[np.floating], NDArray[np.float64], float], float]
+    precision: type[np.floating]
 
     def surface(self, meetings: Meetings, integers: Sequence[int], spacing: Sequence[float]) -> Surface:
         """Surface of the union of some integers; without points where the label map has none of them."""
@@ -139,7 +140,7 @@ def _take(piece: np.ndarray, here: np.ndarray, offsets: Sequence[int], first: in
     return np.stack([plane + (first - 1), row - 1, column - 1], axis=1), values
 
 
-def voxel_meetings(label_map: np.ndarray, flat: bool) -> Meetings:
+def voxel_meetings(label_map: NDArray[np.integer], flat: bool) -> Meetings:
     """Voxels with a face neighbour of another label, outside the image counting as background.
 
     Args:
@@ -170,7 +171,7 @@ def voxel_meetings(label_map: np.ndarray, flat: bool) -> Meetings:
     return _collect(found, len(steps))
 
 
-def corner_meetings(label_map: np.ndarray, flat: bool) -> Meetings:
+def corner_meetings(label_map: NDArray[np.integer], flat: bool) -> Meetings:
     """Corners of voxels around which not all labels are the same, outside the image counting as background.
 
     Args:
@@ -196,12 +197,12 @@ def corner_meetings(label_map: np.ndarray, flat: bool) -> Meetings:
     return _collect(found, len(corners))
 
 
-def voxel_areas(members: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+def voxel_areas(members: NDArray[np.bool_], spacing: Sequence[float]) -> NDArray[np.float64]:
     """1 for voxels of the mask with a face neighbour outside it."""
     return (members[0] & ~members[1:].all(axis=0)).astype(np.float64)
 
 
-def corner_areas(members: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+def corner_areas(members: NDArray[np.bool_], spacing: Sequence[float]) -> NDArray[np.float64]:
     """Area in mm2 of the mask's surface around each corner; of flat images length in mm."""
     codes = np.zeros(members.shape[1], dtype=np.uint8)
     for bit, member in enumerate(members):
@@ -210,11 +211,11 @@ def corner_areas(members: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
 
 
 # Those of a flat image come first.
-CORNERS: tuple[Shape, ...] = tuple(sorted(product((0, 1), repeat=3), key=lambda corner: -corner[0]))
+CORNERS: tuple[Shape, ...] = tuple(sorted(product((0, 1), (0, 1), (0, 1)), key=lambda corner: -corner[0]))
 
 
 @lru_cache(maxsize=64)
-def surfel_areas(spacing: tuple[float, ...]) -> np.ndarray:
+def surfel_areas(spacing: tuple[float, ...]) -> NDArray[np.float64]:
     """Area of the marching cubes surface in a cube between eight voxel centres, by which of them are inside.
 
     The surface cuts every cube's edge in its middle. More than four voxels inside make the same surface as those that
@@ -241,7 +242,8 @@ def surfel_areas(spacing: tuple[float, ...]) -> np.ndarray:
 
 def _neighbours(corner: Shape) -> dict[int, Shape]:
     """By axis."""
-    return {axis: tuple(1 - c if i == axis else c for i, c in enumerate(corner)) for axis in range(3)}
+    z, y, x = corner
+    return {0: (1 - z, y, x), 1: (z, 1 - y, x), 2: (z, y, 1 - x)}
 
 
 def _connected(corners: set[Shape]) -> set[Shape]:
@@ -277,7 +279,7 @@ def _triangles(shape: set[Shape]) -> list[np.ndarray]:
 
 
 @lru_cache(maxsize=64)
-def contour_lengths(spacing: tuple[float, ...]) -> np.ndarray:
+def contour_lengths(spacing: tuple[float, ...]) -> NDArray[np.float64]:
     """Length of the marching squares contour in a square between four pixel centres, by which of them are inside.
 
     Args:
@@ -286,7 +288,7 @@ def contour_lengths(spacing: tuple[float, ...]) -> np.ndarray:
     Returns:
         (16,) float64, mm; bit i of a code says whether pixel CORNERS[i] is inside.
     """
-    lengths, cut = np.zeros(16), 0.5 * float(np.hypot(*spacing))
+    lengths, cut = np.zeros(16), 0.5 * float(np.hypot(spacing[0], spacing[1]))
     for code in range(1, 15):
         inside = [corner[1:] for bit, corner in enumerate(CORNERS[:4]) if code >> bit & 1]
         if len(inside) != 2:
@@ -298,12 +300,12 @@ def contour_lengths(spacing: tuple[float, ...]) -> np.ndarray:
     return lengths
 
 
-def linear_percentile(distances: np.ndarray, areas: np.ndarray, per_cent: float) -> float:
+def linear_percentile(distances: NDArray[np.floating], areas: NDArray[np.float64], per_cent: float) -> float:
     """Interpolated linearly between the two nearest; every point counts the same."""
     return float(np.percentile(distances.astype(np.float64), per_cent))
 
 
-def area_percentile(distances: np.ndarray, areas: np.ndarray, per_cent: float) -> float:
+def area_percentile(distances: NDArray[np.floating], areas: NDArray[np.float64], per_cent: float) -> float:
     """The smallest distance within which that share of the area lies."""
     order = np.lexsort((areas, distances))
     shares = np.cumsum(areas[order]) / np.sum(areas[order])

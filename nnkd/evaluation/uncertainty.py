@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from nnkd.data.geometry import Grid
@@ -56,7 +57,7 @@ class Histogram:
         bins = (np.float32(np.inf).view(np.uint32) >> DROPPED_BITS) + 1
         self.right, self.wrong = (np.zeros(int(bins), np.int64) for _ in range(2))
 
-    def add(self, values: np.ndarray, errors: np.ndarray) -> None:
+    def add(self, values: NDArray[np.floating], errors: NDArray[np.bool_]) -> None:
         """Count voxels.
 
         Args:
@@ -100,7 +101,7 @@ class Ranking:
 
     values: dict[str, float]
     voxels: int
-    caught: np.ndarray
+    caught: NDArray[np.float64]
 
 
 @dataclass
@@ -123,7 +124,7 @@ class FolderRanking:
         """Mean over cases with its interval over participants; None if no case has right and wrong voxels."""
         return mean([{c: r.values[measure] for c, r in self.maps[name].items()}], person_of, bootstrap)
 
-    def caught(self, name: str) -> np.ndarray | None:
+    def caught(self, name: str) -> NDArray[np.float64] | None:
         """Mean over cases of `Ranking.caught`."""
         found = [ranking.caught for ranking in self.maps[name].values()]
         return np.mean(found, axis=0) if found else None
@@ -194,7 +195,7 @@ def _rank_case(
             found.maps[name][case] = ranking
 
 
-def neighbourhood(foreground: np.ndarray, grid: Grid) -> tuple[tuple[slice, ...], np.ndarray] | None:
+def neighbourhood(foreground: NDArray[np.bool_], grid: Grid) -> tuple[tuple[slice, ...], NDArray[np.bool_]] | None:
     """Voxels within REACH of a mask, foreground included.
 
     Args:

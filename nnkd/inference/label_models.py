@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnkd.data.dataset import DatasetSpec
 from nnkd.data.plans import KEY
@@ -18,7 +19,7 @@ from nnkd.training.one_label import suffix, whole
 from nnkd.weights.checkpoints import TrainedModel
 
 
-def together(logits: Sequence[np.ndarray]) -> np.ndarray:
+def together(logits: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
     """The students' answers as one network's: the label with the highest probability wins where that is above one half,
     because the largest of (0, x_1, ..., x_L) is the background's 0 where no x is positive.
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnkd.devices import threads
 from nnkd.errors import PredictionError, in_one_line
@@ -74,7 +75,7 @@ def load_predictor(
     return predictor
 
 
-def logits_of(predictor: Any, data: np.ndarray) -> np.ndarray:
+def logits_of(predictor: Any, data: NDArray[np.float32]) -> NDArray[np.floating]:
     """Logits of a preprocessed case. Samples of a probabilistic network are averaged as probabilities
     (`nnkd.inference.samples`), everything else as nnU-Net does it.
 
@@ -94,7 +95,9 @@ def logits_of(predictor: Any, data: np.ndarray) -> np.ndarray:
     return predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data)).cpu().detach().numpy()
 
 
-def predict_array(predictor: Any, array: np.ndarray, properties: Mapping[str, Any], workers: int = 1) -> np.ndarray:
+def predict_array(
+    predictor: Any, array: NDArray[np.float32], properties: Mapping[str, Any], workers: int = 1
+) -> NDArray[np.integer]:
     """Preprocess, predict and bring back one image without any further process: what nnU-Net would write for it.
 
     Args:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from nnkd.errors import BrokenPluginError
+
 LEAST = 1e-6  # probabilities are clamped to [LEAST, 1 - LEAST] before the logarithm
 
 
@@ -45,11 +47,23 @@ class ProbabilisticNetwork(nn.Module, ABC):
 
         Returns:
             (B, heads, *S) float32, see `logits`.
+
+        Raises:
+            BrokenPluginError: If there is no sample.
         """
-        total = None
+        total: torch.Tensor | None = None
         for sample in self.samples(x):
             total = sample.clone() if total is None else total.add_(sample)
+        if total is None:
+            raise no_samples(self)
         return logits(total.div_(self.number), self.regions)
+
+
+def no_samples(network: ProbabilisticNetwork) -> BrokenPluginError:
+    """What to raise where a network answers with none."""
+    return BrokenPluginError(
+        f"{type(network).__name__} answers with no sample, but {network.number} are expected. Correct the plugin."
+    )
 
 
 def logits(probabilities: torch.Tensor, regions: bool) -> torch.Tensor:

@@ -7,9 +7,10 @@ probabilities of one window are in memory at a time, whatever their number.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,12 @@ import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from numpy.typing import NDArray
 
 from nnkd.devices import threads
 from nnkd.errors import PredictionError, SettingError
 from nnkd.inference import label_models
-from nnkd.inference.probabilistic import ProbabilisticNetwork, logits
+from nnkd.inference.probabilistic import ProbabilisticNetwork, logits, no_samples
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class Spread:
             with mirrors, a voxel counts by its share.
     """
 
-    maps: dict[str, np.ndarray]
-    voxels: np.ndarray
+    maps: dict[str, NDArray[np.float32]]
+    voxels: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Answer:
         spread: None unless asked for.
     """
 
-    logits: np.ndarray
+    logits: NDArray[np.floating]
     spread: Spread | None = None
 
 
@@ -108,7 +110,7 @@ def check_spread(predictor: Any) -> None:
         )
 
 
-def answer(predictor: Any, data: np.ndarray, spread: bool = False) -> Answer:
+def answer(predictor: Any, data: NDArray[np.float32], spread: bool = False) -> Answer:
     """Predict a preprocessed case.
 
     Every fold is asked through the same windows, Gaussian weights and mirrors as in nnU-Net, one window at a time. In
@@ -127,12 +129,10 @@ def answer(predictor: Any, data: np.ndarray, spread: bool = False) -> Answer:
         patch = tuple(predictor.configuration_manager.patch_size)
         padded, inside = pad_nd_image(image, patch, "constant", {"value": 0}, True, None)
         windows = _Windows(predictor, padded, inside[1:], spread)
-        total: _Sums | None = None
-        for parameters in predictor.list_of_parameters:
-            _plain(predictor.network).load_state_dict(parameters)
-            found = windows.sums()
-            total = found if total is None else total.join(found)
-            del found
+        first, *others = predictor.list_of_parameters
+        total = windows.sums(first)
+        for parameters in others:
+            total.join(windows.sums(parameters))
         return windows.answer(total, len(predictor.list_of_parameters))
 
 
@@ -142,36 +142,59 @@ def _plain(network: Any) -> Any:
 
 
 @dataclass
+class _SpreadSums:
+    """What the spread is made of.
+
+    Attributes:
+        variance: (foreground heads, *S) float32, p (1 - p): unlike squares exact to rounding near 0 and 1.
+        entropy: (*S) float32 of single answers.
+        voxels: One (samples, labels) float64 a fold.
+    """
+
+    variance: torch.Tensor
+    entropy: torch.Tensor
+    voxels: list[torch.Tensor]
+
+    def on_cpu(self) -> _SpreadSums:
+        return _SpreadSums(self.variance.cpu(), self.entropy.cpu(), self.voxels)
+
+
+@dataclass
 class _Sums:
     """Sums of one fold, later of all: what they become is said by `_Windows.answer`.
 
     Attributes:
         mean: (heads, *S) float32, probabilities.
-        variance: (foreground heads, *S) float32, p (1 - p): unlike squares exact to rounding near 0 and 1.
-        entropy: (*S) float32 of single answers.
-        logits: (heads, *S) float16, nnU-Net's.
-        voxels: One (samples, labels) float64 a fold.
+        logits: (heads, *S) float16, nnU-Net's; None of a probabilistic network.
+        spread: None unless it is measured.
     """
 
     mean: torch.Tensor
-    variance: torch.Tensor | None = None
-    entropy: torch.Tensor | None = None
     logits: torch.Tensor | None = None
-    voxels: list[torch.Tensor] = field(default_factory=list)
+    spread: _SpreadSums | None = None
 
-    def join(self, other: _Sums) -> _Sums:
+    def join(self, other: _Sums) -> None:
         """Add another fold's, in place."""
-        for name in ("mean", "variance", "entropy", "logits"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine is not None:
-                mine += theirs
-        self.voxels += other.voxels
-        return self
+        self.mean += other.mean
+        if self.logits is not None and other.logits is not None:
+            self.logits += other.logits
+        if self.spread is not None and other.spread is not None:
+            self.spread.variance += other.spread.variance
+            self.spread.entropy += other.spread.entropy
+            self.spread.voxels += other.spread.voxels
+
+    def parts(self) -> Iterator[torch.Tensor]:
+        """All sums, one by one."""
+        yield self.mean
+        if self.logits is not None:
+            yield self.logits
+        if self.spread is not None:
+            yield from (self.spread.variance, self.spread.entropy, *self.spread.voxels)
 
     def on_cpu(self) -> _Sums:
         """The same in the machine's memory: the next fold's must fit on the GPU."""
-        moved = (None if t is None else t.cpu() for t in (self.mean, self.variance, self.entropy, self.logits))
-        return _Sums(*moved, voxels=self.voxels)
+        plain = None if self.logits is None else self.logits.cpu()
+        return _Sums(self.mean.cpu(), plain, None if self.spread is None else self.spread.on_cpu())
 
 
 class _Windows:
@@ -194,8 +217,9 @@ class _Windows:
         axes = [a + 2 for a in predictor.allowed_mirroring_axes or ()] if predictor.use_mirroring else []
         self.mirrors = [c for n in range(len(axes) + 1) for c in combinations(axes, n)]
 
-    def sums(self) -> _Sums:
+    def sums(self, parameters: Mapping[str, torch.Tensor]) -> _Sums:
         """One fold's, on the CPU. As in nnU-Net they are gathered on the GPU if they fit there."""
+        _plain(self.predictor.network).load_state_dict(parameters)
         if not self.predictor.perform_everything_on_device:
             return self._sums(torch.device("cpu")).on_cpu()
         try:
@@ -215,21 +239,22 @@ class _Windows:
         shares = torch.zeros_like(weights)
         shares[self.inside] = 1 / weights[self.inside]
         sums = self._empty(image.shape[1:], where)
-        halves = torch.zeros(image.shape[1:], dtype=torch.half, device=where) if sums.logits is not None else None
+        plain, spread = sums.logits, sums.spread
+        halves = None if plain is None else torch.zeros_like(plain[0])
         for place in self.places:
             x = image[place][None].to(self.device, memory_format=torch.contiguous_format)
             share = (shares[place[1:]] * gaussian).to(self.device)
             window = self._window(x, share)
             sums.mean[place] += window.mean.mul_(share).to(where)
-            if self.spread:
-                sums.variance[place] += window.variance.mul_(share).to(where)
-                sums.entropy[place[1:]] += window.entropy.mul_(share).to(where)
-                sums.voxels[0] += window.voxels[0].cpu()
-            if halves is not None:
-                sums.logits[place] += window.logits.to(where).mul_(gaussian)  # as nnU-Net adds them up
+            if spread is not None and window.spread is not None:
+                spread.variance[place] += window.spread.variance.mul_(share).to(where)
+                spread.entropy[place[1:]] += window.spread.entropy.mul_(share).to(where)
+                spread.voxels[0] += window.spread.voxels[0].cpu()
+            if plain is not None and halves is not None and window.logits is not None:
+                plain[place] += window.logits.to(where).mul_(gaussian)  # as nnU-Net adds them up
                 halves[place[1:]] += gaussian
-        if halves is not None:
-            sums.logits.div_(halves)
+        if plain is not None and halves is not None:
+            plain.div_(halves)
         return sums
 
     def _empty(self, shape: Sequence[int], where: torch.device) -> _Sums:
@@ -238,30 +263,31 @@ class _Windows:
 
         plain = None if self.sampler else zeros(self.heads, dtype=torch.half)
         if not self.spread:
-            return _Sums(zeros(self.heads), logits=plain)
+            return _Sums(zeros(self.heads), plain)
         labels = self.heads - (not self.regions)
         voxels = torch.zeros((self.sampler.number if self.sampler else 1, labels), dtype=torch.float64)
-        return _Sums(zeros(self.heads), zeros(labels), zeros(), plain, [voxels])
+        return _Sums(zeros(self.heads), plain, _SpreadSums(zeros(labels), zeros(), [voxels]))
 
     def _window(self, x: torch.Tensor, share: torch.Tensor) -> _Sums:
         """Means over samples and mirrors of one window."""
-        total: _Sums | None = None
-        for axes in self.mirrors:
-            turned = [a - 2 for a in axes]  # axes of what has no batch and no heads
-            found = self._samples(torch.flip(x, axes), torch.flip(share, turned))
-            if total is None:
-                total = found
-                continue
-            for name in ("mean", "variance", "logits"):
-                if getattr(total, name) is not None:
-                    getattr(total, name).add_(torch.flip(getattr(found, name), [a + 1 for a in turned]))
-            if self.spread:
-                total.entropy.add_(torch.flip(found.entropy, turned))
-                total.voxels[0] += found.voxels[0]
-        for part in (total.mean, total.variance, total.entropy, total.logits, *total.voxels):
-            if part is not None:
-                part.div_(len(self.mirrors))
+        straight, *mirrors = self.mirrors
+        total = self._mirrored(x, share, straight)
+        for axes in mirrors:
+            found = self._mirrored(x, share, axes)
+            of_heads, of_one = [a - 1 for a in axes], [a - 2 for a in axes]
+            total.mean.add_(torch.flip(found.mean, of_heads))
+            if total.logits is not None and found.logits is not None:
+                total.logits.add_(torch.flip(found.logits, of_heads))
+            if total.spread is not None and found.spread is not None:
+                total.spread.variance.add_(torch.flip(found.spread.variance, of_heads))
+                total.spread.entropy.add_(torch.flip(found.spread.entropy, of_one))
+                total.spread.voxels[0] += found.spread.voxels[0]
+        for part in total.parts():
+            part.div_(len(self.mirrors))
         return total
+
+    def _mirrored(self, x: torch.Tensor, share: torch.Tensor, axes: tuple[int, ...]) -> _Sums:
+        return self._samples(torch.flip(x, axes), torch.flip(share, [a - 2 for a in axes]))
 
     def _samples(self, x: torch.Tensor, share: torch.Tensor) -> _Sums:
         """Means over the samples of one window in one mirror; voxels are counted by `share`."""
@@ -274,22 +300,26 @@ class _Windows:
             if total is None:
                 total = self._like(p)
             total.mean += p
-            if self.spread:
-                total.variance += p[foreground] * (1 - p[foreground])
-                total.entropy += _entropy(p, self.regions)
-                total.voxels.append(self._count(p, share))
-        for part in (total.mean, total.variance, total.entropy):
-            if part is not None:
-                part.div_(number)
+            if total.spread is not None:
+                total.spread.variance += p[foreground] * (1 - p[foreground])
+                total.spread.entropy += _entropy(p, self.regions)
+                total.spread.voxels.append(self._count(p, share))
+        if total is None:
+            raise no_samples(_plain(self.predictor.network))
+        total.mean.div_(number)
+        if total.spread is not None:
+            total.spread.variance.div_(number)
+            total.spread.entropy.div_(number)
+            total.spread.voxels = [torch.stack(total.spread.voxels)]
         total.logits = plain[0] if plain else None
-        total.voxels = [torch.stack(total.voxels)] if total.voxels else []
         return total
 
     def _like(self, p: torch.Tensor) -> _Sums:
         if not self.spread:
             return _Sums(torch.zeros_like(p))
         labels = len(p) - (not self.regions)
-        return _Sums(torch.zeros_like(p), p.new_zeros((labels, *p.shape[1:])), p.new_zeros(p.shape[1:]))
+        spread = _SpreadSums(p.new_zeros((labels, *p.shape[1:])), p.new_zeros(p.shape[1:]), [])
+        return _Sums(torch.zeros_like(p), spread=spread)
 
     def _probabilities(self, x: torch.Tensor, plain: list[torch.Tensor]) -> Iterator[torch.Tensor]:
         """(heads, *patch) float32 of each sample. An ordinary network's logits are put into `plain`."""
@@ -312,15 +342,14 @@ class _Windows:
 
     def answer(self, total: _Sums, folds: int) -> Answer:
         """What the sums over all folds come to."""
-        parts = {name: getattr(total, name) for name in ("mean", "variance", "entropy", "logits")}
-        mean, variance, entropy, plain = (
-            None if t is None else t[(..., *self.inside)].div_(folds) for t in parts.values()
-        )
-        found = logits(mean, self.regions) if plain is None else plain
+        here: tuple[EllipsisType | slice, ...] = (..., *self.inside)
+        mean = total.mean[here].div_(folds)
+        found = logits(mean, self.regions) if total.logits is None else total.logits[here].div_(folds)
         if not torch.isfinite(found).all():
             raise PredictionError("The network answers with numbers that are not finite. Its training went wrong.")
-        if not self.spread:
+        if total.spread is None:
             return Answer(found.contiguous().numpy())
+        variance, entropy = total.spread.variance[here].div_(folds), total.spread.entropy[here].div_(folds)
         mean.clamp_(0, 1)
         whole = _entropy(mean, self.regions)
         foreground = mean if self.regions else mean[1:]
@@ -330,7 +359,7 @@ class _Windows:
             "mutual_information": (whole - entropy).clamp_(min=0).numpy(),
             "standard_deviation": deviation.numpy(),
         }
-        return Answer(found.contiguous().numpy(), Spread(maps, torch.cat(total.voxels).numpy()))
+        return Answer(found.contiguous().numpy(), Spread(maps, torch.cat(total.spread.voxels).numpy()))
 
 
 def _entropy(p: torch.Tensor, regions: bool) -> torch.Tensor:

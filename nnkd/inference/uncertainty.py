@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from nnkd.data.geometry import Grid
 from nnkd.data.nifti import check_whole
@@ -53,8 +54,8 @@ class UncertaintyFolder:
         return len(self.maps(case)) == len(MAPS) and case in set(self.volumes()["case"])
 
     def write(
-        self, case: str, maps: Mapping[str, np.ndarray], voxels: np.ndarray, labels: Sequence[str], grid: Grid,
-        voxel_mm3: float,
+        self, case: str, maps: Mapping[str, NDArray[np.float32]], voxels: NDArray[np.floating], labels: Sequence[str],
+        grid: Grid, voxel_mm3: float,
     ) -> None:  # fmt: skip
         """Write a case: each map, then its rows of volumes.csv; each of them atomically.
 
@@ -107,7 +108,7 @@ class UncertaintyFolder:
             )
         return found
 
-    def read(self, name: str, case: str, grid: Grid) -> np.ndarray:
+    def read(self, name: str, case: str, grid: Grid) -> NDArray[np.float32]:
         """Read a map.
 
         Args:

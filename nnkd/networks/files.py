@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnkd.errors import BrokenPluginError, SettingError, WeightsError, in_one_line
 from nnkd.files import atomic
@@ -111,6 +112,8 @@ def write_onnx(
         unknown = _unknown_operation(error)
         why = f"ONNX has no operation {unknown}; the network runs in PyTorch alone" if unknown else in_one_line(error)
         raise BrokenPluginError(f"{type(network).__name__} cannot be written as ONNX ({why}).") from error
+    if program is None:
+        raise BrokenPluginError(f"{type(network).__name__} cannot be written as ONNX (torch's exporter gave nothing).")
     model = program.model_proto
     _forget_sources(model)
     with atomic(file) as temporary:
@@ -137,7 +140,7 @@ def write_openvino(onnx_file: Path, file: Path) -> None:
         openvino.serialize(model, description, weights)
 
 
-def difference(first: np.ndarray, second: np.ndarray, heads: int | None = None) -> Difference:
+def difference(first: NDArray[np.floating], second: NDArray[np.floating], heads: int | None = None) -> Difference:
     """How far two answers lie apart.
 
     Args:

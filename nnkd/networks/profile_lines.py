@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nnkd.networks.costs import COUNTED
+from nnkd.networks.costs import COUNTED, Count
 from nnkd.networks.papers import FVCORE, FVCORES_RULES, PaperCount
 from nnkd.networks.profiles import Row
+from nnkd.plugin.networks import Architecture
 
 COLUMNS = ("name", "variant", "input", "parameters", "GMAC", "papers' way", "latency", "peak memory")
 NUMBERS = COLUMNS[3:]
@@ -56,7 +57,8 @@ def _who(row: Row) -> str:
 
 def _table(rows: Sequence[Row], timed: bool) -> list[str]:
     columns = COLUMNS if timed else COLUMNS[:-2]
-    texts = [columns, *(_cells(row)[: len(columns)] for row in rows)]
+    cells = (_cells(row, row.architecture, row.counts) for row in rows if row.architecture and row.counts)
+    texts = [columns, *(one[: len(columns)] for one in cells)]
     widths = [max(len(text[i]) for text in texts) for i in range(len(columns))]
     return [
         "  "
@@ -68,8 +70,7 @@ def _table(rows: Sequence[Row], timed: bool) -> list[str]:
     ]
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    counts, architecture = row.counts, row.architecture
+def _cells(row: Row, architecture: Architecture, counts: Count) -> tuple[str, ...]:
     papers, latency = row.papers, row.latency
     return (
         row.subject.name,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnkd.errors import SettingError, WeightsError
 
@@ -26,7 +27,7 @@ class Session(Protocol):
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
-    def run(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    def run(self, arrays: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Compute.
 
         Args:

@@ -76,7 +76,9 @@ def write_student(model: TrainedModel, folder: Path, openvino: bool = False) -> 
     predictor = load_predictor(model, "cpu")
     predictor.network = getattr(predictor.network, "_orig_mod", predictor.network)  # if nnUNet_compile is set
     folder.mkdir(parents=True, exist_ok=True)
-    networks, lines, found = [], [], {}
+    networks: list[dict[str, Any]] = []
+    lines: list[str] = []
+    found: dict[str, Difference] = {}
     for fold, parameters in zip(model.folds, predictor.list_of_parameters, strict=True):
         predictor.network.load_state_dict(parameters)
         student = _student(predictor)

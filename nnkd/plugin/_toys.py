@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from nnkd.types import Participant, Prompt, SliceBoxes, TextPrompt, Volume
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 LABELS = ("liver", "spleen")
+SEXES: tuple[Literal["F"], Literal["M"]] = ("F", "M")
 
 
 def toy_volume(slices: int, seed: int = 0) -> Volume:
@@ -54,7 +58,7 @@ def toy_prompts(prompt: str, volume: Volume) -> dict[str, Prompt]:
     return {}
 
 
-def toy_counts(teachers: int, silent: Iterable[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def toy_counts(teachers: int, silent: Iterable[int], seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """How often each vote pattern occurs in a made-up case of two labels.
 
     Args:
@@ -75,7 +79,9 @@ def toy_counts(teachers: int, silent: Iterable[int], seed: int = 0) -> tuple[np.
     return counts.astype(np.int64), answers
 
 
-def toy_ballots(teachers: int, silent: Iterable[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def toy_ballots(
+    teachers: int, silent: Iterable[int], seed: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """What all teachers say, and how often, in a made-up case of two labels.
 
     Args:
@@ -99,7 +105,7 @@ def toy_participants() -> dict[str, Participant]:
     """Twelve cases of twelve people, by case: both sexes, ages 25 to 80, bmi 19 to 35."""
     return {
         f"toy_{i:03d}": Participant(
-            identifier=f"sub-{i:02d}", sex="FM"[i % 2], age=25.0 + 5 * i, bmi=19.0 + 5 * (i % 4)
+            identifier=f"sub-{i:02d}", sex=SEXES[i % 2], age=25.0 + 5 * i, bmi=19.0 + 5 * (i % 4)
         )
         for i in range(12)
     }

@@ -10,6 +10,7 @@ from nnkd.errors import SettingError
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
 
 
 class Aggregator(ABC):
@@ -23,7 +24,7 @@ class Aggregator(ABC):
     draws_teacher: ClassVar[bool] = False
 
     @abstractmethod
-    def table(self, counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    def table(self, counts: NDArray[np.int64], answers: NDArray[np.bool_]) -> NDArray[np.floating]:
         """Fit the rule to one case.
 
         Args:
@@ -50,7 +51,7 @@ class Aggregator(ABC):
         """
         return self
 
-    def estimates(self, counts: np.ndarray, answers: np.ndarray) -> Mapping[str, np.ndarray]:
+    def estimates(self, counts: NDArray[np.int64], answers: NDArray[np.bool_]) -> Mapping[str, NDArray[np.floating]]:
         """What the rule found out about the teachers in one case without ground truth, for reports; by default none.
 
         Args:
@@ -67,7 +68,7 @@ class JointAggregator(Aggregator):
     nnKD_aggregate -o applies it; recipes, which train on one table per label, refuse it, and so do datasets with
     regions, whose labels overlap."""
 
-    def table(self, counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    def table(self, counts: NDArray[np.int64], answers: NDArray[np.bool_]) -> NDArray[np.floating]:
         """There is none.
 
         Raises:
@@ -81,7 +82,9 @@ class JointAggregator(Aggregator):
         )
 
     @abstractmethod
-    def joint_table(self, said: np.ndarray, counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    def joint_table(
+        self, said: NDArray[np.int64], counts: NDArray[np.int64], answers: NDArray[np.bool_]
+    ) -> NDArray[np.floating]:
         """Fit the rule to one case.
 
         Args:
@@ -95,6 +98,8 @@ class JointAggregator(Aggregator):
             (R, L) float in [0, 1], each row at most 1 in sum; the rest is background's.
         """
 
-    def joint_estimates(self, said: np.ndarray, counts: np.ndarray, answers: np.ndarray) -> Mapping[str, np.ndarray]:
+    def joint_estimates(
+        self, said: NDArray[np.int64], counts: NDArray[np.int64], answers: NDArray[np.bool_]
+    ) -> Mapping[str, NDArray[np.floating]]:
         """What `estimates` is for other rules; arguments as for `joint_table`."""
         return {}

@@ -89,9 +89,12 @@ def sort_settings(
         SettingError: If one belongs to nobody, or as `split_settings`.
     """
     given = split_settings(settings)
-    own, names, taken = given.pop("", {}), list(owners.values()), {}
+    own, names = given.pop("", {}), list(owners.values())
+    taken: dict[Kind, dict[str, str]] = {kind: {} for kind in owners}
     for place, (kind, name) in enumerate(owners.items()):
-        mine = given.pop(name, {}) if name is not None else {}
+        if name is None:
+            continue
+        mine = given.pop(name, {})
         if mine and name in names[place + 1 :]:
             known = options_of(class_of(kind, name))
             given[name] = {option: value for option, value in mine.items() if option not in known}

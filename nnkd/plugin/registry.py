@@ -149,17 +149,18 @@ def load_class(kind: Kind, entry: Entry, distribution: str = "") -> type:
         BrokenPluginError: If that fails.
     """
     module_name, _, class_name = entry.load.partition(":")
-    source = f" of {distribution}" if distribution else ""
+    what = f"The {_say(kind)} '{entry.name}'" + (f" of {distribution}" if distribution else "")
     try:
         target = getattr(importlib.import_module(module_name), class_name)
     except (Exception, SystemExit) as error:  # missing extras, broken third-party code
         raise BrokenPluginError(
-            f"The {_say(kind)} '{entry.name}'{source} could not be imported: {_reason(error)}. "
-            f"Install what it needs, or leave it out."
+            f"{what} could not be imported: {_reason(error)}. Install what it needs, or leave it out."
         ) from error
+    if not isinstance(target, type):
+        raise BrokenPluginError(f"{what} ({entry.load}) is no class.")
     problem = _class_problem(kind, entry, target)
     if problem:
-        raise BrokenPluginError(f"The {_say(kind)} '{entry.name}'{source} ({entry.load}) {problem}.")
+        raise BrokenPluginError(f"{what} ({entry.load}) {problem}.")
     return target
 
 
@@ -216,9 +217,7 @@ def _entry_problem(entry: object) -> str:
     return ""
 
 
-def _class_problem(kind: Kind, entry: Entry, target: object) -> str:
-    if not isinstance(target, type):
-        return "is no class"
+def _class_problem(kind: Kind, entry: Entry, target: type) -> str:
     if kind == "student":
         from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 

@@ -13,6 +13,7 @@ from nnkd.types import Prompt, TeacherContext, Volume
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
 
     from nnkd.plugin.networks import Architecture, BoxGraphs
 
@@ -39,7 +40,7 @@ class Teacher(ABC):
         self.context = context
 
     @abstractmethod
-    def predict(self, volume: Volume, prompts: Mapping[str, Prompt]) -> Mapping[str, np.ndarray]:
+    def predict(self, volume: Volume, prompts: Mapping[str, Prompt]) -> Mapping[str, NDArray[np.bool_ | np.floating]]:
         """Segment one case.
 
         Args:
@@ -87,7 +88,7 @@ class BoxTeacher(Teacher):
     prompt = "box"
 
     @abstractmethod
-    def encode(self, image: np.ndarray) -> np.ndarray:
+    def encode(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed one slice.
 
         Args:
@@ -98,7 +99,9 @@ class BoxTeacher(Teacher):
         """
 
     @abstractmethod
-    def decode(self, embedding: np.ndarray, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    def decode(
+        self, embedding: NDArray[np.float32], boxes: NDArray[np.integer], shape: tuple[int, int]
+    ) -> NDArray[np.float32]:
         """Segment boxes in an embedded slice.
 
         Args:

@@ -8,7 +8,8 @@ import json
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -21,6 +22,10 @@ from nnkd.plugin.students import Student
 from nnkd.plugin.teachers import BoxTeacher, Teacher
 from nnkd.types import Entry, Kind, TeacherContext, Volume
 
+if TYPE_CHECKING:
+    from nnkd.plugin.schedulers import AuxiliaryScheduler
+
+Made = TypeVar("Made")
 Outcome = Literal["ok", "failed", "not tried"]
 OK: Outcome = "ok"
 FAILED: Outcome = "failed"
@@ -86,7 +91,7 @@ def check(candidate: Candidate) -> list[Check]:
         checks.append(_verdict(subject, "options", problem))
         if problem:
             return checks
-    return [*checks, *SMOKE[candidate.kind](candidate)]
+    return [*checks, *SMOKE[candidate.kind](candidate, candidate.target)]
 
 
 def _verdict(subject: str, what: str, problem: str) -> Check:
@@ -104,10 +109,14 @@ def _options_problem(target: type, name: str) -> str:
         return "channel is nnkd's own option of every teacher; give it another name"
     required = [
         p.name
-        for p in inspect.signature(target.__init__).parameters.values()
+        for p in _constructor(target).values()
         if p.kind is inspect.Parameter.KEYWORD_ONLY and p.default is inspect.Parameter.empty
     ]
     return f"{', '.join(required)} has no default; every option needs one" if required else ""
+
+
+def _constructor(cls: type[object]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(cls.__init__).parameters
 
 
 def _guarded(subject: str, what: str, action: Callable[[], str]) -> Check:
@@ -125,7 +134,7 @@ def _guarded(subject: str, what: str, action: Callable[[], str]) -> Check:
         return Check(subject, what, FAILED, f"{type(error).__name__}: {error}")
 
 
-def _made(subject: str, make: Callable[[], Any]) -> tuple[Any, list[Check]]:
+def _made(subject: str, make: Callable[[], Made]) -> tuple[Made | None, list[Check]]:
     """Construct a plugin's object with its default options.
 
     Returns:
@@ -139,8 +148,8 @@ def _made(subject: str, make: Callable[[], Any]) -> tuple[Any, list[Check]]:
         return None, [Check(subject, "construction", FAILED, f"{type(error).__name__}: {error}")]
 
 
-def _check_teacher(candidate: Candidate) -> Iterator[Check]:
-    subject, cls = candidate.subject, candidate.target
+def _check_teacher(candidate: Candidate, cls: type) -> Iterator[Check]:
+    subject = candidate.subject
     for attribute, allowed in (("prompt", ("none", "text", "box")), ("channels", ("one", "all", "colour"))):
         came = getattr(cls, attribute)
         if came not in allowed:
@@ -156,7 +165,7 @@ def _check_teacher(candidate: Candidate) -> Iterator[Check]:
     if teacher is None:
         return
     for what, slices in (("3D volume", 8), ("2D image", 1)):
-        yield _guarded(subject, what, lambda slices=slices: _teacher_problem(teacher, toy_volume(slices)))
+        yield _guarded(subject, what, partial(_teacher_problem, teacher, toy_volume(slices)))
     if isinstance(teacher, BoxTeacher):
         yield _guarded(subject, "encode, decode", lambda: _embedding_problem(teacher))
     yield _guarded(subject, "weights", lambda: _weights_problem(teacher.weights(), candidate.entry))
@@ -239,8 +248,8 @@ def _notes_problem(notes: object) -> str:
     return ""
 
 
-def _check_aggregator(candidate: Candidate) -> Iterator[Check]:
-    subject, cls = candidate.subject, candidate.target
+def _check_aggregator(candidate: Candidate, cls: type) -> Iterator[Check]:
+    subject = candidate.subject
     options = parse_options(cls, {}, candidate.entry.name)
     aggregator, checks = _made(subject, lambda: cls(**options))
     yield from checks
@@ -251,7 +260,7 @@ def _check_aggregator(candidate: Candidate) -> Iterator[Check]:
         return
     problem = _joint_problem if isinstance(aggregator, JointAggregator) else _table_problem
     for what, teachers, silent in (("one teacher", 1, ()), ("three teachers", 3, ()), ("abstentions", 4, (1, 3))):
-        yield _guarded(subject, what, lambda k=teachers, s=silent: problem(_named(aggregator, k), k, s))
+        yield _guarded(subject, what, partial(problem, aggregator, teachers, silent))
 
 
 def _named(aggregator: Any, teachers: int) -> Any:
@@ -262,6 +271,7 @@ def _named(aggregator: Any, teachers: int) -> Any:
 
 
 def _table_problem(aggregator: Any, teachers: int, silent: Sequence[int]) -> str:
+    aggregator = _named(aggregator, teachers)
     counts, answers = toy_counts(teachers, silent)
     before = counts.copy()
     table, found = aggregator.table(counts, answers), aggregator.estimates(counts, answers)
@@ -271,6 +281,7 @@ def _table_problem(aggregator: Any, teachers: int, silent: Sequence[int]) -> str
 
 
 def _joint_problem(aggregator: Any, teachers: int, silent: Sequence[int]) -> str:
+    aggregator = _named(aggregator, teachers)
     said, counts, answers = toy_ballots(teachers, silent)
     before = said.copy(), counts.copy()
     table, found = aggregator.joint_table(said, counts, answers), aggregator.joint_estimates(said, counts, answers)
@@ -292,15 +303,15 @@ def _estimates_problem(what: str, found: object, answers: np.ndarray) -> str:
     return ""
 
 
-def _check_sampler(candidate: Candidate) -> Iterator[Check]:
-    subject, cls = candidate.subject, candidate.target
+def _check_sampler(candidate: Candidate, cls: type) -> Iterator[Check]:
+    subject = candidate.subject
     options = parse_options(cls, {}, candidate.entry.name)
     sampler, checks = _made(subject, lambda: cls(**options))
     yield from checks
     if sampler is None:
         return
     for size in (2, 4):
-        yield _guarded(subject, f"batches of {size}", lambda size=size: _batches_problem(sampler, size))
+        yield _guarded(subject, f"batches of {size}", partial(_batches_problem, sampler, size))
 
 
 def _batches_problem(sampler: Any, batch_size: int) -> str:
@@ -317,17 +328,17 @@ def _batches_problem(sampler: Any, batch_size: int) -> str:
     return "" if first == again else "equal seeds gave different batches; draw from rng alone"
 
 
-def _check_auxiliary_scheduler(candidate: Candidate) -> Iterator[Check]:
-    subject, cls = candidate.subject, candidate.target
+def _check_auxiliary_scheduler(candidate: Candidate, cls: type) -> Iterator[Check]:
+    subject = candidate.subject
     options = parse_options(cls, {}, candidate.entry.name)
     datasets = ("Dataset801_A", "Dataset802_B", "Dataset803_C")
     made, checks = _made(subject, lambda: (cls(datasets, **options), cls(datasets, **options)))
     yield from checks
     if made is not None:
-        yield _guarded(subject, "turns and state", lambda: _scheduler_problem(*made, datasets))
+        yield _guarded(subject, "turns and state", partial(_scheduler_problem, *made, datasets))
 
 
-def _scheduler_problem(scheduler: Any, resumed: Any, datasets: tuple[str, ...]) -> str:
+def _scheduler_problem(scheduler: AuxiliaryScheduler, resumed: AuxiliaryScheduler, datasets: tuple[str, ...]) -> str:
     if scheduler.trains_on not in ("one", "all", "none"):
         return f"has trains_on = {scheduler.trains_on!r}, but 'one', 'all' or 'none' is expected"
     rng = np.random.default_rng(0)
@@ -345,7 +356,7 @@ def _scheduler_problem(scheduler: Any, resumed: Any, datasets: tuple[str, ...]) 
     return ""
 
 
-def _turn(scheduler: Any, loss: float, cosine: float) -> str:
+def _turn(scheduler: AuxiliaryScheduler, loss: float, cosine: float) -> str:
     for place, dataset in enumerate(scheduler.unscored(), 1):
         scheduler.score(dataset, loss + place, cosine / place, 1.0 / place, 1.0)
     chosen = scheduler.select()
@@ -354,11 +365,11 @@ def _turn(scheduler: Any, loss: float, cosine: float) -> str:
     return chosen
 
 
-def _check_student(candidate: Candidate) -> Iterator[Check]:
+def _check_student(candidate: Candidate, cls: type) -> Iterator[Check]:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-    subject, cls = candidate.subject, candidate.target
-    mine, stock = (list(inspect.signature(c.__init__).parameters) for c in (cls, nnUNetTrainer))
+    subject = candidate.subject
+    mine, stock = list(_constructor(cls)), list(_constructor(nnUNetTrainer))
     problem = "" if mine == stock else f"has {mine}, but nnU-Net's own {stock} are expected (others crash in nnU-Net)"
     yield _verdict(subject, "constructor", problem)
     yield _guarded(subject, "pickle", lambda: _pickle_problem(cls))
@@ -376,14 +387,14 @@ def _check_student(candidate: Candidate) -> Iterator[Check]:
     yield _guarded(subject, "plan values", lambda: students.options_problem(cls))
     if not cls.no_network:
         for what, dimensions in (("2D network", 2), ("3D network", 3)):
-            yield _guarded(subject, what, lambda n=dimensions: students.network_problem(cls, n))
+            yield _guarded(subject, what, partial(students.network_problem, cls, dimensions))
 
 
 def _pickle_problem(cls: type) -> str:
     return "" if pickle.loads(pickle.dumps(cls)) is cls else "pickles into another class"  # noqa: S301 (own bytes)
 
 
-SMOKE: dict[Kind, Callable[[Candidate], Iterable[Check]]] = {
+SMOKE: dict[Kind, Callable[[Candidate, type], Iterable[Check]]] = {
     "teacher": _check_teacher,
     "aggregator": _check_aggregator,
     "student": _check_student,

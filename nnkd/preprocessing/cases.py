@@ -10,7 +10,7 @@ import errno
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from nnkd.files import atomic
 from nnkd.preprocessing.folders import whole_case
 from nnkd.votes import bits
 from nnkd.votes.ballots import Ballots
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 KILLED = (
     "A process was killed while preprocessing, most likely for want of memory. Run the command again with fewer than "
@@ -59,7 +62,7 @@ class Job:
     do_votes: bool
 
 
-def run(job: Job) -> np.ndarray | None:
+def run(job: Job) -> NDArray[np.int64] | None:
     """Preprocess one case.
 
     Returns:
@@ -101,7 +104,9 @@ def attempted(work: Callable[[], Any]) -> Any:
         return DatasetError(f"nnU-Net could not preprocess it ({in_one_line(error)}).")
 
 
-def check_files(images: ImageFolder, label: Path, case: str) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+def check_files(
+    images: ImageFolder, label: Path, case: str
+) -> tuple[NDArray[np.float32], NDArray[np.int32], dict[str, Any]]:
     """Read a case as nnU-Net would, which looks neither at label maps' values nor at their spacing.
 
     Returns:
@@ -144,7 +149,7 @@ def _images(job: Job, plans: Any, configuration: Any) -> None:
         )
 
 
-def _votes(job: Job, plans: Any, configuration: Any) -> np.ndarray:
+def _votes(job: Job, plans: Any, configuration: Any) -> NDArray[np.int64]:
     import blosc2
     from batchgenerators.utilities.file_and_folder_operations import load_pickle
     from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
@@ -162,7 +167,7 @@ def _votes(job: Job, plans: Any, configuration: Any) -> np.ndarray:
     return Ballots.of([label_map.astype(np.uint16) for label_map in raw]).count_patterns(job.spec)
 
 
-def _read(job: Job, file: Path | None, image: np.ndarray, properties: Mapping[str, Any]) -> np.ndarray:
+def _read(job: Job, file: Path | None, image: np.ndarray, properties: Mapping[str, Any]) -> NDArray[np.int32]:
     if file is None:
         return np.zeros(image.shape[1:], dtype=np.int32)
     label_map, grid, _ = job.spec.read_label_map(file)
@@ -184,8 +189,12 @@ def _outside(image: np.ndarray, plans: Any) -> np.ndarray:
 
 
 def to_preprocessed_grid(
-    label_map: np.ndarray, outside: np.ndarray, properties: Mapping[str, Any], plans: Any, configuration: Any
-) -> np.ndarray:
+    label_map: NDArray[np.integer],
+    outside: NDArray[np.bool_],
+    properties: Mapping[str, Any],
+    plans: Any,
+    configuration: Any,
+) -> NDArray[np.int16]:
     """A label map as nnU-Net's preprocessor would have it, its -1 read as 0.
 
     Args:

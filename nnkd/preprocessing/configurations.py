@@ -6,7 +6,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from nnkd.processes import run_all
 from nnkd.types import Failure, StepReport
 from nnkd.votes import consensus
 from nnkd.votes.folder import VotesFolder, VotesIndex, VotesOfCase, sparse_counts
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def copy_tables(dataset: RawDataset, target: Path) -> None:
@@ -161,7 +164,7 @@ class _Configuration(CasesFolder):
     def _outputs(self, case: str) -> dict[str, str]:
         return {name: m.cases[case].output for name, (_, m) in self.teachers.items() if case in m.cases}
 
-    def record(self, job: Job, counts: np.ndarray | None) -> None:
+    def record(self, job: Job, counts: NDArray[np.int64] | None) -> None:
         """Note that a case is done.
 
         Args:

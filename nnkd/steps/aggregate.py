@@ -74,9 +74,9 @@ def aggregate(
     if output is None:
         with consensus.writing(dataset, teachers or None):
             target = LabelsTr(dataset, panel)
-            report = _run(target, aggregator, name, options, overwrite, processes)
+            report, disagreement = _run(target, aggregator, name, options, overwrite, processes)
             if review:
-                files, lines = target.review(report.data["disagreement"], review)
+                files, lines = target.review(disagreement, review)
                 report.data = {**report.data, "review": files}
                 report.lines += ["", *lines]
             return report
@@ -86,12 +86,13 @@ def aggregate(
             f"time. Choose another folder with -o."
         )
     folder = Folder(dataset.spec, panel, output, name, options, overwrite)
-    return _run(folder, aggregator, name, options, overwrite, processes)
+    return _run(folder, aggregator, name, options, overwrite, processes)[0]
 
 
 def _run(
     target: Target, aggregator: Aggregator, name: str, options: Mapping[str, Any], overwrite: bool, processes: int
-) -> StepReport:
+) -> tuple[StepReport, Mapping[str, float]]:
+    """The report, and how much teachers differ by case."""
     report, panel = StepReport(), target.panel
     figures = AgreementFile(
         target.agreement_file,
@@ -109,8 +110,7 @@ def _run(
     outcomes = panel.outcomes([*todo], aggregator, target.images, processes)
     for case, outcome in tqdm(outcomes, total=len(todo), desc="aggregate", unit="case"):
         _take(report, target, figures, case, outcome, todo[case])
-    _summarise(report, target, figures, manual)
-    return report
+    return report, _summarise(report, target, figures, manual)
 
 
 def _take(
@@ -129,7 +129,8 @@ def _take(
         report.failures.append(Failure(case, outcome))
 
 
-def _summarise(report: StepReport, target: Target, figures: AgreementFile, manual: set[str]) -> None:
+def _summarise(report: StepReport, target: Target, figures: AgreementFile, manual: set[str]) -> Mapping[str, float]:
+    """Complete the report; returns how much teachers differ by case."""
     panel, made_by = target.panel, figures.made_by
     failed = {failure.case for failure in report.failures}
     current = sorted({*report.done, *report.skipped} - manual - failed)
@@ -149,4 +150,6 @@ def _summarise(report: StepReport, target: Target, figures: AgreementFile, manua
         *(agreement.lines(summary, figures.volume_unit) if summary else []),
         f"figures of each case: {target.agreement_file.parent.name}/{AGREEMENT}",
     ]
-    report.data = {"agreement": summary, "disagreement": {c: f["disagreement"] for c, f in figures.cases.items()}}
+    disagreement = {case: found["disagreement"] for case, found in figures.cases.items()}
+    report.data = {"agreement": summary, "disagreement": disagreement}
+    return disagreement

@@ -55,7 +55,8 @@ def evaluate(request: Request) -> StepReport:
     spec = DatasetSpec.read(json_file)
     settings = _settings(request, spec)
     references = label_maps(request.reference, spec, "-ref")
-    second = request.second_reference and (request.second_reference, label_maps(request.second_reference, spec, "-ref"))
+    other = request.second_reference
+    second = None if other is None else (other, label_maps(other, spec, "-ref"))
     output = _output(request)
     folders, found = read_folders(request, spec)
     cases = shared_cases(references, found, request.common_cases)

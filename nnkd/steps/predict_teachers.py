@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from nnkd.errors import SettingError
 from nnkd.teachers import previews
 from nnkd.teachers.dry_run import foresee, measure
-from nnkd.teachers.jobs import TeacherRequest, Work
+from nnkd.teachers.jobs import TeacherJob, TeacherRequest, Work
 from nnkd.teachers.ray_cluster import RayTeacher
 from nnkd.teachers.runs import Outcome, RunningTeacher, line, open_folder
 from nnkd.teachers.sharing import do_here
 from nnkd.types import Failure, StepReport
 from nnkd.weights.licences import announcement
+
+Started = TypeVar("Started", RunningTeacher, RayTeacher)
 
 
 def predict_teachers(request: TeacherRequest) -> StepReport:
@@ -37,14 +41,20 @@ def predict_teachers(request: TeacherRequest) -> StepReport:
         raise SettingError("--preview and --dry_run are two things; ask for one of them.")
     chosen = list(request.images.cases() if request.cases is None else request.cases)
     work = Work.of(request, previews.spread(chosen, preview) if preview else chosen)
-    ready = _started(request, work)
     if preview:
-        return _preview(ready, request.preview_folder or request.dataset.folder / previews.FOLDER)
-    for one in ready:
-        if one.job.predictions.exists() and not request.overwrite:
-            one.job.predictions.check(one.header)
+        return _preview(
+            _started_here(request, work), request.preview_folder or request.dataset.folder / previews.FOLDER
+        )
     if dry_run:
-        return _foresee(ready, request.overwrite)
+        tried = _started_here(request, work)
+        _check_folders(tried, request.overwrite)
+        return _foresee(tried, request.overwrite)
+    ready: list[RunningTeacher] | list[RayTeacher]
+    if request.executor == "ray":
+        ready = _started(request, work, partial(RayTeacher.start, work=work, address=request.ray_address))
+    else:
+        ready = _started_here(request, work)
+    _check_folders(ready, request.overwrite)
     report, figures, several = StepReport(), {}, len(ready) > 1
     while ready:
         one = ready.pop(0)  # so that a finished teacher's memory is free for the next one
@@ -54,15 +64,24 @@ def predict_teachers(request: TeacherRequest) -> StepReport:
     return report
 
 
-def _started(request: TeacherRequest, work: Work) -> list[RunningTeacher | RayTeacher]:
+def _started_here(request: TeacherRequest, work: Work) -> list[RunningTeacher]:
+    return _started(request, work, partial(RunningTeacher.start, work=work))
+
+
+def _started(request: TeacherRequest, work: Work, start: Callable[[TeacherJob], Started]) -> list[Started]:
     """The teachers, those that are prompted by boxes last: boxes may come from a teacher of the same call."""
-    on_ray = request.executor == "ray" and not (request.dry_run or request.preview)
-    ready: list[RunningTeacher | RayTeacher] = []
+    ready: list[Started] = []
     for job in sorted(request.jobs, key=lambda job: job.teacher.prompt == "box"):
-        ready.append(RayTeacher.start(job, work, request.ray_address) if on_ray else RunningTeacher.start(job, work))
+        ready.append(start(job))
         if work.boxes is not None and work.boxes.coming and job.alias == request.boxes_from:
             work.boxes.lineage = ready[-1].header.lineage
     return ready
+
+
+def _check_folders(ready: Sequence[RunningTeacher | RayTeacher], overwrite: bool) -> None:
+    for one in ready:
+        if one.job.predictions.exists() and not overwrite:
+            one.job.predictions.check(one.header)
 
 
 def _run(

@@ -37,7 +37,9 @@ def segment_boxes(job: BoxJob, open_model: Callable[[], OpenedBoxModel], overwri
     seen = folder.manifest()  # once: with thousands of cases it takes its time
     seconds = dict.fromkeys(PARTS, 0.0)
     seconds["start"] = time.perf_counter() - begun
-    report, totals, assumed = StepReport(), Counter(), Counter()
+    report = StepReport()
+    totals: Counter[str] = Counter()
+    assumed: Counter[str] = Counter()
     for case in tqdm(work.cases, desc=opened.name, unit="case", disable=len(work.cases) == 1 or None):
         try:
             done = work.do(case, opened, folder, seen)

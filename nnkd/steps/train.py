@@ -14,7 +14,7 @@ from nnkd.data.recipes import write_recipe
 from nnkd.devices import check_device, cores
 from nnkd.errors import NnkdError, WeightsError
 from nnkd.training.checks import check
-from nnkd.training.recipe_flags import Request, TrainingPlan
+from nnkd.training.recipe_flags import Request, StudentPlan, TrainingPlan
 from nnkd.types import StepReport
 from nnkd.weights import pretrained
 
@@ -28,7 +28,7 @@ def train(request: Request) -> StepReport:
         NnkdError: If anything is amiss that can be seen before the training starts.
     """
     plan = TrainingPlan.of(request)
-    if request.per_label is not None:
+    if request.per_label is not None and isinstance(plan, StudentPlan):
         return _train_per_label(plan)
     check(plan)
     plans_name = _written(plan)
@@ -38,7 +38,7 @@ def train(request: Request) -> StepReport:
     return StepReport(data={"plans": plans_name})
 
 
-def _train_per_label(whole: TrainingPlan) -> StepReport:
+def _train_per_label(whole: StudentPlan) -> StepReport:
     """Paper 1's way: a binary student a label. All recipes are checked before the first one trains."""
     request, plans = whole.request, whole.label_by_label()
     for plan in plans:
@@ -57,7 +57,9 @@ def _train_per_label(whole: TrainingPlan) -> StepReport:
 
 def _written(plan: TrainingPlan) -> str:
     """The name of the plans to train with, which lie on disk from now on."""
-    return write_recipe(plan.folder, plan.recipe, plan.name, plan.base) if plan.is_new else plan.request.plans
+    if isinstance(plan, StudentPlan) and plan.is_new:
+        return write_recipe(plan.folder, plan.recipe, plan.name, plan.base)
+    return plan.request.plans
 
 
 def _is_finished(plan: TrainingPlan, plans_name: str) -> bool:

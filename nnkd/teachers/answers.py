@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nnkd.data.dataset import DatasetSpec
 from nnkd.errors import PredictionError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 CUT = 0.5  # a probability above it is a yes
 
@@ -23,12 +27,14 @@ class Labelling:
         overlaps: Voxels that several labels claimed, by the label that lost them.
     """
 
-    label_map: np.ndarray
+    label_map: NDArray[np.unsignedinteger]
     answers: tuple[str, ...]
     overlaps: Mapping[str, int]
 
 
-def compose(returned: Mapping[str, np.ndarray], spec: DatasetSpec, shape: tuple[int, ...], teacher: str) -> Labelling:
+def compose(
+    returned: Mapping[str, NDArray[np.bool_ | np.floating]], spec: DatasetSpec, shape: tuple[int, ...], teacher: str
+) -> Labelling:
     """Make one label map of a teacher's masks.
 
     Where masks overlap the higher probability wins if every answer is made of probabilities, else the smaller mask.

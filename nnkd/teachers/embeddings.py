@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 MIB = 2**20
@@ -27,7 +28,7 @@ class EmbeddingCache:
         self.size = 0
         self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
 
-    def get(self, image: np.ndarray) -> Tensor | None:
+    def get(self, image: NDArray[np.uint8]) -> Tensor | None:
         """The embedding of a slice of exactly these 8-bit values (H, W, 3); None if it is not kept."""
         if not self.limit:
             return None
@@ -36,7 +37,7 @@ class EmbeddingCache:
             self._kept.move_to_end(key)
         return self._kept.get(key)
 
-    def put(self, image: np.ndarray, embedding: Tensor) -> None:
+    def put(self, image: NDArray[np.uint8], embedding: Tensor) -> None:
         """Keep an embedding; those that were not used for longest go."""
         if not self.limit or embedding.nbytes > self.limit:
             return
@@ -52,5 +53,5 @@ class EmbeddingCache:
 
 def _key(image: np.ndarray) -> bytes:
     digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(image))
+    digest.update(np.ascontiguousarray(image).data)
     return digest.digest()

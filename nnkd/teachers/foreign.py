@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
@@ -15,6 +16,9 @@ from nnkd.data.geometry import Grid, Orientation
 from nnkd.data.nifti import check_whole
 from nnkd.errors import DatasetError, GeometryError, SettingError
 from nnkd.types import TeacherContext, Volume
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif", ".tiff", ".gif", ".bmp")
 WITHOUT_WORLD = (".png", ".tif", ".tiff", ".gif", ".bmp")
@@ -100,7 +104,7 @@ class MaskFile:
 
     file: Path
     image: sitk.Image
-    values: np.ndarray
+    values: NDArray[np.int32]
     grid: Grid
 
     @classmethod
@@ -127,11 +131,11 @@ class MaskFile:
         """How its grid differs from the volume's, in whatever order it is stored, as half a sentence; empty: not."""
         return Orientation(self.grid).grid.difference(grid_of(volume, self.in_world))
 
-    def turned(self) -> np.ndarray:
+    def turned(self) -> NDArray[np.int32]:
         """(Z, Y, X) int32 in LPS order."""
         return Orientation(self.grid).to_lps(self.values)
 
-    def resampled(self, volume: Volume) -> np.ndarray:
+    def resampled(self, volume: Volume) -> NDArray[np.int32]:
         """(Z, Y, X) int32 on the volume's grid: nearest neighbour in world space; outside is background."""
         return resample_nearest(self.image, grid_of(volume))
 
@@ -150,7 +154,7 @@ def identity(grid: Grid) -> bool:
     )
 
 
-def resample_nearest(image: sitk.Image, target: Grid) -> np.ndarray:
+def resample_nearest(image: sitk.Image, target: Grid) -> NDArray[np.int32]:
     """Nearest neighbour in world space; outside is background.
 
     Returns:
@@ -163,7 +167,7 @@ def resample_nearest(image: sitk.Image, target: Grid) -> np.ndarray:
     return np.rint(sitk.GetArrayFromImage(resampled)).astype(np.int32)
 
 
-def with_grid(array: np.ndarray, grid: Grid) -> sitk.Image:
+def with_grid(array: NDArray[np.generic], grid: Grid) -> sitk.Image:
     """(Z, Y, X) as an image of SimpleITK that lies on `grid`."""
     image = sitk.GetImageFromArray(array)
     image.SetSpacing([float(v) for v in grid.spacing[::-1]])
@@ -188,8 +192,8 @@ def _meets(one: Grid, other: Grid) -> bool:
 
 
 def by_values(
-    values: np.ndarray, parts: Mapping[str, Sequence[int | str]]
-) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    values: NDArray[np.integer], parts: Mapping[str, Sequence[int | str]]
+) -> tuple[dict[str, NDArray[np.bool_]], dict[str, int]]:
     """Take a label map apart.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy import ndimage
@@ -11,6 +11,9 @@ from scipy import ndimage
 from nnkd.data.dataset import DatasetSpec
 from nnkd.errors import SettingError
 from nnkd.types import TextPrompt
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Box = tuple[int, int, int, int, int]
 
@@ -50,7 +53,7 @@ AROUND = BoxDrawing()  # exactly around
 
 
 def boxes_of(
-    mask: np.ndarray,
+    mask: NDArray[np.bool_],
     spacing: tuple[float, float, float],
     drawing: BoxDrawing = AROUND,
     rng: np.random.Generator | None = None,

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from nnkd.errors import NnkdError, PredictionError
 from nnkd.plugin.teachers import BoxTeacher
 from nnkd.teachers.embeddings import MIB, EmbeddingCache
 from nnkd.types import Prompt, SliceBoxes, TeacherContext, Volume
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 log = logging.getLogger("nnkd")
 FULL = torch.cuda.OutOfMemoryError  # torch.OutOfMemoryError, by the name that older versions have, too
@@ -59,15 +63,15 @@ class SliceTeacher(BoxTeacher):
         self._notes: dict[str, object] = {}
 
     @abstractmethod
-    def _encode(self, images: Sequence[np.ndarray]) -> Tensor:
+    def _encode(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Slices (H, W, 3) uint8, all of one shape -> (B, channels, h, w) float32 on the device."""
 
     @abstractmethod
-    def _decode(self, embedding: Tensor, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    def _decode(self, embedding: Tensor, boxes: NDArray[np.integer], shape: tuple[int, int]) -> NDArray[np.float32]:
         """An embedding (channels, h, w) on the device and boxes (n, 4), at least one -> (n, H, W) float32
         probabilities."""
 
-    def predict(self, volume: Volume, prompts: Mapping[str, Prompt]) -> dict[str, np.ndarray]:
+    def predict(self, volume: Volume, prompts: Mapping[str, Prompt]) -> Mapping[str, NDArray[np.bool_ | np.floating]]:
         """Segment one case: float32 probabilities (Z, Y, X) for each prompted label; the others are abstentions."""
         scales = self._scales(volume, prompts)
         slices = boxed_slices(prompts, scales, volume.shape)
@@ -96,12 +100,14 @@ class SliceTeacher(BoxTeacher):
             "encoded_slices": encoded,
         }
 
-    def encode(self, image: np.ndarray) -> np.ndarray:
+    def encode(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed one slice, (H, W, 3) uint8 -> (channels, h, w) float32, the caller's own."""
         with self._computing():
             return self._embed([image])[0][0].cpu().numpy().copy()  # what is kept must not change with it
 
-    def decode(self, embedding: np.ndarray, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    def decode(
+        self, embedding: NDArray[np.float32], boxes: NDArray[np.integer], shape: tuple[int, int]
+    ) -> NDArray[np.float32]:
         """Segment boxes (n, 4) in an embedded slice of `shape` (H, W) -> (n, H, W) float32 probabilities."""
         with self._computing():
             return self._segment(torch.from_numpy(embedding), boxes, shape)
@@ -114,7 +120,7 @@ class SliceTeacher(BoxTeacher):
         """How intensities became 8 bits, by label; how many slices were encoded."""
         return self._notes
 
-    def _embed(self, images: Sequence[np.ndarray]) -> tuple[list[Tensor], int]:
+    def _embed(self, images: Sequence[NDArray[np.uint8]]) -> tuple[list[Tensor], int]:
         """Embeddings, and how many of them had to be computed."""
         found = [self._cache.get(image) for image in images]
         missing = [i for i, embedding in enumerate(found) if embedding is None]
@@ -124,7 +130,7 @@ class SliceTeacher(BoxTeacher):
                 found[i] = embedding
         return [embedding for embedding in found if embedding is not None], len(missing)
 
-    def _encode_all(self, images: Sequence[np.ndarray]) -> list[Tensor]:
+    def _encode_all(self, images: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
         """`_encode` in as few batches as the GPU's memory allows; a smaller batch that was needed once is kept."""
         found: list[Tensor] = []
         while len(found) < len(images):
@@ -141,7 +147,7 @@ class SliceTeacher(BoxTeacher):
             _free()  # out of the handler: the error's traceback holds on to what was computed
         return found
 
-    def _segment(self, embedding: Tensor, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    def _segment(self, embedding: Tensor, boxes: NDArray[np.integer], shape: tuple[int, int]) -> NDArray[np.float32]:
         if not len(boxes):
             return np.zeros((0, *shape), dtype=np.float32)
         try:
@@ -228,19 +234,19 @@ def boxed_slices(
     return sorted(found.values(), key=lambda one: one.z)
 
 
-def picture(volume: Volume, one: BoxedSlice) -> np.ndarray:
+def picture(volume: Volume, one: BoxedSlice) -> NDArray[np.uint8]:
     """A slice as (H, W, 3) uint8: colour if the volume has it, else its first channel three times."""
     data = volume.data[:, one.z] if is_colour(volume.channel_names) else volume.data[:1, one.z]
     grey = to_uint8(data, one.scale)
     return np.ascontiguousarray(np.broadcast_to(np.moveaxis(grey, 0, -1), (*grey.shape[1:], 3)))
 
 
-def empty_answers(prompts: Mapping[str, Prompt], shape: Sequence[int]) -> dict[str, np.ndarray]:
+def empty_answers(prompts: Mapping[str, Prompt], shape: Sequence[int]) -> dict[str, NDArray[np.float32]]:
     """A float32 zero for each voxel of each prompted label; memory is taken only where something is written."""
     return {label: np.zeros(tuple(shape), dtype=np.float32) for label in prompts}
 
 
-def join(answers: Mapping[str, np.ndarray], one: BoxedSlice, probabilities: np.ndarray) -> None:
+def join(answers: Mapping[str, NDArray[np.float32]], one: BoxedSlice, probabilities: NDArray[np.float32]) -> None:
     """Put a slice's answers where they belong; several boxes of one label are joined by their maximum.
 
     Args:

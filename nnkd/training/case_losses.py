@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import distributed, nn
@@ -13,6 +13,13 @@ from torch.utils._pytree import tree_map
 from nnkd.errors import RecipeError
 from nnkd.plugin.samplers import WeighingSampler
 from nnkd.training.loader import Draw
+
+
+@runtime_checkable
+class _Gathers(Protocol):
+    """nnU-Net's Dice losses."""
+
+    ddp: bool
 
 
 class CaseLosses(nn.Module):
@@ -67,7 +74,7 @@ def _within_process(loss: Any) -> Iterator[None]:
     """nnU-Net's batch_dice gathers from all ranks in each call; ranks with fewer cases would call less often, and the
     others wait for ever."""
     modules = loss.modules() if isinstance(loss, nn.Module) else ()
-    gathering = [module for module in modules if getattr(module, "ddp", False) is True]
+    gathering = [module for module in modules if isinstance(module, _Gathers) and module.ddp is True]
     for module in gathering:
         module.ddp = False
     try:

@@ -16,7 +16,7 @@ from nnkd.files import read_json
 from nnkd.plugin.samplers import Sampler
 from nnkd.preprocessing.folders import listed_cases
 from nnkd.training.along import checks as auxiliary_checks
-from nnkd.training.recipe_flags import Request, TrainingPlan
+from nnkd.training.recipe_flags import Request, StudentPlan, TrainingPlan
 from nnkd.weights import pretrained
 
 log = logging.getLogger("nnkd")
@@ -39,8 +39,8 @@ def check(plan: TrainingPlan) -> None:
     if request.pretrained_weights:
         weights = Path(request.pretrained_weights)
         pretrained.check(weights, request.trainer, plan.plans, request.configuration, plan.dataset_json)
-    own = request.has_own_data
-    cases = request.trainer.cases_of(folder) if own else listed_cases(folder / values["data_identifier"])
+    own = request.own_data
+    cases = listed_cases(folder / values["data_identifier"]) if own is None else own.cases_of(folder)
     check_fold(folder, request.fold, request.configuration, cases)
     needed = {"--val": "checkpoint_final.pth"} if request.only_validate else {}
     if request.only_validate and request.validate_best:
@@ -51,7 +51,7 @@ def check(plan: TrainingPlan) -> None:
     if request.flags.sampler:
         sampler = request.flags.sampler.plugin
         check_draws(folder, request.fold, cases, values["batch_size"], sampler, request.dry_run)
-    if plan.recipe is not None:
+    if isinstance(plan, StudentPlan):
         _check_recipe(plan)
 
 
@@ -66,18 +66,18 @@ def _check_flags(request: Request) -> None:
         raise NnkdError(f"-pretrained_weights names '{request.pretrained_weights}', but there is no such file.")
     if request.device != "cuda" and request.num_gpus > 1:
         raise NnkdError(f"-num_gpus {request.num_gpus} needs -device cuda, not {request.device}.")
-    if request.num_gpus > 1 and request.is_student and request.trainer.one_gpu:
+    if request.num_gpus > 1 and request.student is not None and request.student.one_gpu:
         raise NnkdError(f"-num_gpus is {request.num_gpus}, but {request.trainer_name} trains on one GPU. Leave it out.")
 
 
-def _check_recipe(plan: TrainingPlan) -> None:
-    request, recipe, trainer = plan.request, plan.recipe, plan.request.trainer
+def _check_recipe(plan: StudentPlan) -> None:
+    request, recipe, student = plan.request, plan.recipe, plan.student
     if not request.only_validate:
-        auxiliary_checks.check(plan.target, plan.tasks, recipe, trainer, request.fold)
+        auxiliary_checks.check(plan.target, plan.tasks, recipe, student, request.fold)
     if not (request.continue_training or request.only_validate):
-        trainer.check_options(plan.options, plan.values["patch_size"])
-        if request.has_own_data:
-            trainer.check_datasets(plan.options, recipe.datasets or (plan.folder.name,))
+        student.check_options(plan.options, plan.values["patch_size"])
+        if request.own_data is not None:
+            request.own_data.check_datasets(plan.options, recipe.datasets or (plan.folder.name,))
     if recipe.teachers:
         _check_votes(plan)
         return
@@ -89,10 +89,10 @@ def _check_recipe(plan: TrainingPlan) -> None:
         )
 
 
-def _check_votes(plan: TrainingPlan) -> None:
+def _check_votes(plan: StudentPlan) -> None:
     recipe, votes = plan.recipe, plan.votes
     votes.bits(recipe.teachers)
-    plan.request.trainer.check_recipe(recipe, votes)
+    plan.student.check_recipe(recipe, votes)
     answers = (record.answers.get(t, ()) for record in votes.index.cases.values() for t in recipe.teachers)
     from_manual = votes.index.manual and plan.options.get("manual") != "ignore"
     if recipe.label and not from_manual and not any(recipe.label in answer for answer in answers):

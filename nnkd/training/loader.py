@@ -147,7 +147,7 @@ class VotesDataLoader(DrawnDataLoader):
     ):
         super().__init__(*arguments, **keywords)
         self.targets = targets
-        self.transforms = with_votes(self.transforms or ComposeTransforms([]))
+        self.transforms: ComposeTransforms = with_votes(self.transforms or ComposeTransforms([]))
         self.scales = scales
         self.keep_seg = keep_seg
         self._rng: np.random.Generator | None = None

@@ -146,8 +146,13 @@ def pool_target(target: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     """
     if tuple(target.shape[-len(size) :]) == tuple(size):
         return target
-    pool = functional.adaptive_avg_pool3d if len(size) == 3 else functional.adaptive_avg_pool2d
     answered = (target >= 0).float()
-    share = pool(answered, size)
-    mean = pool(target.clamp(min=0) * answered, size) / share.clamp(min=1e-6)
+    share = _pooled(answered, size)
+    mean = _pooled(target.clamp(min=0) * answered, size) / share.clamp(min=1e-6)
     return torch.where(share > 0, mean, torch.full_like(mean, -1.0))
+
+
+def _pooled(values: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    if len(size) == 3:
+        return functional.adaptive_avg_pool3d(values, (size[0], size[1], size[2]))
+    return functional.adaptive_avg_pool2d(values, (size[0], size[1]))

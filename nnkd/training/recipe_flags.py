@@ -93,14 +93,14 @@ class Request:
     per_label: Sequence[str] | None = None
 
     @property
-    def is_student(self) -> bool:
-        """Whether the trainer reads recipes."""
-        return issubclass(self.trainer, Student)
+    def student(self) -> type[Student] | None:
+        """The trainer if it reads recipes."""
+        return self.trainer if issubclass(self.trainer, Student) else None
 
     @property
-    def has_own_data(self) -> bool:
-        """Whether it makes its training data and plans itself, out of nnUNet_raw."""
-        return issubclass(self.trainer, OwnData)
+    def own_data(self) -> type[OwnData] | None:
+        """The trainer if it makes its training data and plans itself, out of nnUNet_raw."""
+        return self.trainer if issubclass(self.trainer, OwnData) else None
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,6 @@ class TrainingPlan:
         base: The plans that -p names.
         recipe: What they hold, or the one that is to be written; None for trainers that are not nnkd's.
         is_new: Whether the recipe is still to be written.
-        name: The recipe's own part of its plans' name; None: a readable one.
-        options: All of the trainer's, those of the recipe filled in.
-        spec: dataset.json; None for trainers that are not nnkd's.
-        votes, target: Of the configuration, and what auxiliaries adapt to; likewise.
-        tasks: The recipe's auxiliaries.
     """
 
     request: Request
@@ -125,55 +120,33 @@ class TrainingPlan:
     base: Mapping[str, Any]
     recipe: Recipe | None = None
     is_new: bool = False
-    name: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    spec: DatasetSpec | None = None
-    votes: VotesFolder | None = None
-    target: auxiliaries.Target | None = None
-    tasks: Sequence[auxiliaries.Prepared] = ()
 
-    @classmethod
-    def of(cls, request: Request) -> TrainingPlan:
+    @staticmethod
+    def of(request: Request) -> TrainingPlan:
         """The training that is asked for; with --per_label, that of all labels together.
 
         Raises:
             NnkdError: If the flags make no recipe for this student and dataset.
         """
-        if request.is_student and (request.flags.auxiliary_scheduler or request.flags.auxiliaries):
-            check_student(request.trainer)
+        student = request.student
+        if student is not None and (request.flags.auxiliary_scheduler or request.flags.auxiliaries):
+            check_student(student)
         request = _with_own_plans(request)
         flags, folder = request.flags, paths.preprocessed_folder(request.dataset)
         base = read_plans(folder, request.plans)
-        if request.per_label is not None and (not request.is_student or KEY in base):
+        if request.per_label is not None and (student is None or KEY in base):
             raise RecipeError(
                 f"--per_label got {request.plans} and {request.trainer_name}, but needs base plans and a student of "
                 f"nnkd. The recipe of one label is trained with its own -p, without --per_label."
             )
-        if not request.is_student:
+        if student is None:
             if flags.any():
                 raise RecipeError(
                     f"{request.trainer_name} is not one of nnkd's students and reads no recipe. "
                     f"Leave the recipe flags out, or choose a student (nnKD_plugins lists them)."
                 )
-            return cls(request, folder, base)
-        spec = DatasetSpec.read(folder / "dataset.json")
-        if request.per_label is not None:
-            one_label.check(spec)
-            for label in request.per_label:
-                spec.check_label(label)
-        values = configuration_of(base, request.configuration, folder)
-        target = auxiliaries.Target(folder, base, request.configuration, values, spec.channel_names)
-        votes = VotesFolder.of(folder, values["data_identifier"])
-        if is_new := KEY not in base or flags.any():
-            recipe, options, tasks = _new_recipe(request, spec, target, votes)
-        else:
-            recipe = Recipe.of_plans(base)
-            options = parse_options(request.trainer.options_class, recipe.options, request.trainer_name)
-            names = () if request.only_validate else recipe.auxiliaries
-            if names:
-                check_student(request.trainer)
-            tasks = _tasks(target, names, options)
-        return cls(request, folder, base, recipe, is_new, flags.name, options, spec, votes, target, tasks)
+            return TrainingPlan(request, folder, base)
+        return StudentPlan.with_recipe(request, student, folder, base)
 
     @cached_property
     def plans(self) -> Mapping[str, Any]:
@@ -182,7 +155,7 @@ class TrainingPlan:
         Raises:
             RecipeError: If another recipe has their name.
         """
-        return plans_of(self.folder, self.base, self.recipe, self.name) if self.is_new else self.base
+        return self.base
 
     @cached_property
     def values(self) -> Mapping[str, Any]:
@@ -196,14 +169,94 @@ class TrainingPlan:
     @property
     def dataset_json(self) -> Mapping[str, Any]:
         """Empty for trainers that are not nnkd's."""
-        return {} if self.spec is None else self.spec.json
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentPlan(TrainingPlan):
+    """The same of one of nnkd's students.
+
+    Attributes:
+        student: The trainer.
+        recipe: What the plans hold, or the one that is to be written.
+        name: The recipe's own part of its plans' name; None: a readable one.
+        options: All of the student's, those of the recipe filled in.
+        spec: dataset.json.
+        votes, target: Of the configuration, and what auxiliaries adapt to.
+        tasks: The recipe's auxiliaries.
+    """
+
+    student: type[Student]
+    recipe: Recipe
+    name: str | None
+    options: Mapping[str, Any]
+    spec: DatasetSpec
+    votes: VotesFolder
+    target: auxiliaries.Target
+    tasks: Sequence[auxiliaries.Prepared]
+
+    @classmethod
+    def with_recipe(
+        cls, request: Request, student: type[Student], folder: Path, base: Mapping[str, Any]
+    ) -> StudentPlan:
+        """With the recipe in the base plans, or with the one that the flags make of them.
+
+        Raises:
+            NnkdError: If the flags make no recipe for this student and dataset.
+        """
+        flags = request.flags
+        spec = DatasetSpec.read(folder / "dataset.json")
+        if request.per_label is not None:
+            one_label.check(spec)
+            for label in request.per_label:
+                spec.check_label(label)
+        values = configuration_of(base, request.configuration, folder)
+        target = auxiliaries.Target(folder, base, request.configuration, values, spec.channel_names)
+        votes = VotesFolder.of(folder, values["data_identifier"])
+        if is_new := KEY not in base or flags.any():
+            recipe, options, tasks = _new_recipe(request, student, spec, target, votes)
+        else:
+            recipe = Recipe.of_plans(base)
+            options = parse_options(student.options_class, recipe.options, request.trainer_name)
+            names = () if request.only_validate else recipe.auxiliaries
+            if names:
+                check_student(student)
+            tasks = _tasks(target, names, options)
+        return cls(
+            request=request,
+            folder=folder,
+            base=base,
+            student=student,
+            recipe=recipe,
+            is_new=is_new,
+            name=flags.name,
+            options=options,
+            spec=spec,
+            votes=votes,
+            target=target,
+            tasks=tasks,
+        )
+
+    @cached_property
+    def plans(self) -> Mapping[str, Any]:
+        """Those to train with.
+
+        Raises:
+            RecipeError: If another recipe has their name.
+        """
+        return plans_of(self.folder, self.base, self.recipe, self.name) if self.is_new else self.base
+
+    @property
+    def dataset_json(self) -> Mapping[str, Any]:
+        """As it was read."""
+        return self.spec.json
 
     @property
     def family(self) -> str:
         """What the names of the recipes of single labels begin with."""
         return self.name or self.recipe.slug()
 
-    def label_by_label(self) -> list[TrainingPlan]:
+    def label_by_label(self) -> list[StudentPlan]:
         """Paper 1's way: a binary student for each label of --per_label."""
         return [
             replace(
@@ -223,7 +276,8 @@ def dataset_names(first: str, more: Sequence[str]) -> tuple[str, ...]:
 def _with_own_plans(request: Request) -> Request:
     """The same with the plans that a student with data of its own writes now."""
     names, flags = dataset_names(request.dataset, request.flags.datasets), request.flags
-    if not request.has_own_data:
+    own = request.own_data
+    if own is None:
         if len(names) > 1:
             raise RecipeError(
                 f"--datasets names {len(names)} datasets, but {request.trainer_name} trains on one. Leave it out, or "
@@ -235,22 +289,24 @@ def _with_own_plans(request: Request) -> Request:
             f"-t, -a and --per_label say how to learn from votes, but {request.trainer_name} learns from slices of the "
             f"images. Leave them out."
         )
-    plans = request.trainer.write_plans(names)
+    plans = own.write_plans(names)
     plans = plans if request.plans == USUAL_PLANS else request.plans
     return replace(request, plans=plans, flags=replace(flags, datasets=names[1:] and names))
 
 
 def _new_recipe(
-    request: Request, spec: DatasetSpec, target: auxiliaries.Target, votes: VotesFolder
+    request: Request, student: type[Student], spec: DatasetSpec, target: auxiliaries.Target, votes: VotesFolder
 ) -> tuple[Recipe, Mapping[str, Any], Sequence[auxiliaries.Prepared]]:
     """The recipe that the flags ask for, all options of the trainer, and the auxiliaries."""
     flags, chooser = request.flags, request.flags.auxiliary_scheduler
-    auxiliaries.check_flags(chooser and chooser.plugin, chooser and chooser.choice.name, flags.auxiliaries)
+    auxiliaries.check_flags(
+        chooser.plugin if chooser else None, chooser.choice.name if chooser else None, flags.auxiliaries
+    )
     teachers = _teachers(request, votes)
-    values, given, options = _split_options(request)
+    values, given, options = _split_options(request, student)
     tasks = _tasks(target, flags.auxiliaries, options)
     lineage, told = _lineage(request, spec.name, options, teachers, votes, tasks)
-    usual = usual_aggregator(teachers, request.trainer.usual_aggregator)
+    usual = usual_aggregator(teachers, student.usual_aggregator)
     recipe = Recipe(
         base=request.plans,
         teachers=tuple(teachers),
@@ -276,7 +332,7 @@ def _tasks(target: auxiliaries.Target, names: Sequence[str], options: Mapping[st
 def _teachers(request: Request, votes: VotesFolder) -> list[str]:
     """Those to learn from, in the order of the votes; the aggregator is checked against them."""
     flags = request.flags
-    if request.has_own_data or (flags.auxiliary_scheduler and flags.teachers is None and not votes.exists()):
+    if request.own_data is not None or (flags.auxiliary_scheduler and flags.teachers is None and not votes.exists()):
         return []
     if flags.teachers is None:
         teachers = list(votes.index.teachers)  # raises without votes: distillation is what students are for
@@ -302,7 +358,7 @@ def _check_rule(rule: Aggregator, name: str, teachers: Sequence[str], labels: Se
     rule.for_teachers(teachers, labels)  # raises where its options name others
 
 
-def _split_options(request: Request) -> tuple[dict[str, Any], Sequence[str], dict[str, Any]]:
+def _split_options(request: Request, student: type[Student]) -> tuple[dict[str, Any], Sequence[str], dict[str, Any]]:
     """Changed values of the plans, the trainer's options that were given, and all of its options."""
     from pydantic import TypeAdapter, ValidationError
 
@@ -318,8 +374,8 @@ def _split_options(request: Request) -> tuple[dict[str, Any], Sequence[str], dic
                 raise SettingError(f"'{name}' got '{text}', but expects {kind} (such as 24, or 96,96).") from None
     if values.get("batch_size", 1) < 1:
         raise SettingError(f"'batch_size' got {values['batch_size']}, but expects at least 1.")
-    options = parse_options(request.trainer.options_class, given, request.trainer_name)
-    return {**request.trainer.plan_values(options), **values}, list(given), options
+    options = parse_options(student.options_class, given, request.trainer_name)
+    return {**student.plan_values(options), **values}, list(given), options
 
 
 def _lineage(
@@ -329,11 +385,12 @@ def _lineage(
     teachers: Sequence[str],
     votes: VotesFolder,
     tasks: Sequence[auxiliaries.Prepared],
-) -> tuple[list[Mapping[str, str]], bool]:
+) -> tuple[Sequence[Mapping[str, str]], bool]:
     """Models that are learned from, and whether one of them was told of reference labels."""
-    if request.has_own_data:
-        names = request.flags.datasets or [dataset]
-        return request.trainer.lineage(options, names), request.trainer.told_of_truth(names)
+    own = request.own_data
+    if own is not None:
+        trained_on = request.flags.datasets or [dataset]
+        return own.lineage(options, trained_on), own.told_of_truth(trained_on)
     names = [*([] if teachers else [dataset]), *(found.task.dataset for found in tasks)]
     models, told = consensus.inherited_of(names)
     voters = {model.name: model for model in votes.index.lineage} if teachers else {}

@@ -169,7 +169,7 @@ class RecipeTrainer(FileSafeTrainer, Student):
         from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
         if self.dataset_class is None:
-            self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
+            self.dataset_class: type | None = infer_dataset_class(self.preprocessed_dataset_folder)
         patch = self.configuration_manager.patch_size
         rotation, dummy_2d, initial_patch, mirror = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         training, validation = self.get_tr_and_val_datasets()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
+from numpy.typing import NDArray
 
 from nnkd.plugin.aggregators import Aggregator
 from nnkd.votes.bits import NO_VOTE, look_up
@@ -33,7 +34,7 @@ class Patch:
 
     stored: Any
     bbox: Box
-    soften: Callable[[np.ndarray], np.ndarray]
+    soften: Callable[[NDArray[np.integer]], NDArray[np.float32]]
     flat: bool = False
 
     def soft(self, centre: Sequence[float] | None = None, size: Sequence[int] = ()) -> torch.Tensor:
@@ -59,8 +60,8 @@ class Targets:
 
     Attributes:
         labels: The integers of each label (or region), in the order of nnU-Net's heads.
+        votes: The votes.
         ignore_label: The integer to leave out of the loss, or None.
-        votes: The votes; None if all cases are manual.
         tables: (L, 2**K) float32 by case, for cases that train by votes.
         agreement: (L, 2**K) float32 by case, how much the teachers agree; empty: voxels are not weighted.
         draws: By case, the bits of the teachers to draw from and (k, L) bool what they answer; empty: no drawing.
@@ -70,11 +71,11 @@ class Targets:
     """
 
     labels: tuple[tuple[int, ...], ...]
+    votes: VotesFolder
     ignore_label: int | None = None
-    votes: VotesFolder | None = None
-    tables: Mapping[str, np.ndarray] = field(default_factory=dict)
-    agreement: Mapping[str, np.ndarray] = field(default_factory=dict)
-    draws: Mapping[str, tuple[list[int], np.ndarray]] = field(default_factory=dict)
+    tables: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    agreement: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    draws: Mapping[str, tuple[list[int], NDArray[np.bool_]]] = field(default_factory=dict)
     manual: frozenset[str] = frozenset()
     hard: bool = False
     rows: slice = field(default_factory=partial(slice, None))
@@ -84,7 +85,7 @@ class Targets:
         """Whether targets end with a weight channel."""
         return bool(self.agreement)
 
-    def of_patch(self, case: str, bbox: Box, seg: Any, rng: np.random.Generator) -> tuple[Patch, np.ndarray]:
+    def of_patch(self, case: str, bbox: Box, seg: Any, rng: np.random.Generator) -> tuple[Patch, NDArray[np.bool_]]:
         """What the soft target of one patch is made of.
 
         Args:
@@ -127,7 +128,7 @@ class Targets:
             channels.append(np.zeros_like(channels[0][:1]))
         return np.concatenate(channels) if len(channels) > 1 else channels[0]
 
-    def after_augmentation(self, carried: torch.Tensor, answered: np.ndarray) -> torch.Tensor:
+    def after_augmentation(self, carried: torch.Tensor, answered: NDArray[np.bool_]) -> torch.Tensor:
         """What the loss sees: (L [+ weight], *S) float32, NO_VOTE where a label stays out."""
         number = len(self.labels)
         target, rest = carried[:number].clamp(0, 1), carried[number:]
@@ -181,8 +182,8 @@ def targets_of(
         rows = slice(row, row + 1)
     return Targets(
         labels=labels,
-        ignore_label=ignore_label,
         votes=votes,
+        ignore_label=ignore_label,
         tables={} if drawing else {c: votes.table(c, teachers, aggregator)[rows] for c in voted},
         agreement={c: votes.table(c, teachers, _Agreement())[rows] for c in voted} if weigh else {},
         draws={c: _drawable(votes, c, teachers, rows) for c in voted} if drawing else {},

@@ -129,17 +129,23 @@ class nnUNetTrainerKD(TrainsAlong):
         return {**arguments, "scales": None, "regions": None} if self.distils else arguments
 
     def _loader(
-        self, dataset: Any, initial_patch: Any, transforms: Any, draw: Draw | None, **more: Any
+        self,
+        dataset: Any,
+        initial_patch: Any,
+        transforms: Any,
+        draw: Draw | None,
+        kind: type[DrawnDataLoader] = DrawnDataLoader,
+        **more: Any,
     ) -> DrawnDataLoader:
         """With teachers, its targets are votes."""
         if self.distils:
+            kind = VotesDataLoader
             more |= {
-                "kind": VotesDataLoader,
                 "targets": self.targets(dataset.identifiers, draw_teachers=draw is not None),
                 "scales": self._get_deep_supervision_scales(),
                 "keep_seg": self.is_cascaded or any(self.configuration_manager.use_mask_for_norm),
             }
-        return super()._loader(dataset, initial_patch, transforms, draw, **more)
+        return super()._loader(dataset, initial_patch, transforms, draw, kind, **more)
 
     # --- steps --------------------------------------------------------------------------------------------------
 

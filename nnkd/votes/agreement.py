@@ -10,24 +10,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nnkd.errors import FileError
 from nnkd.files import read_json, sha256_text, write_json
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 LOG = logging.getLogger("nnkd")
 AGREEMENT = "agreement.json"
 SAVE_EVERY = 30.0  # seconds between two saves of the figures, which a killed run would have to count again
 
 
-def pattern_bits(k: int) -> np.ndarray:
+def pattern_bits(k: int) -> NDArray[np.int64]:
     """(K, 2**K) int64: whether teacher k says yes in each pattern, 0 or 1."""
     return (np.arange(1 << k, dtype=np.int64)[None] >> np.arange(k)[:, None]) & 1
 
 
-def vote_sums(answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def vote_sums(answers: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """How many of the answering teachers say yes in each pattern, and how many answer.
 
     Args:
@@ -40,13 +43,14 @@ def vote_sums(answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return answered.T @ pattern_bits(len(answers)), answered.sum(axis=0)
 
 
-def tied_patterns(answers: np.ndarray) -> np.ndarray:
+def tied_patterns(answers: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """(L, 2**K) bool: patterns in which as many answering teachers say yes as say no."""
     yes, answering = vote_sums(answers)
-    return (2 * yes == answering[:, None]) & (answering > 0)[:, None]
+    tied: NDArray[np.bool_] = 2 * yes == answering[:, None]
+    return tied & (answering > 0)[:, None]
 
 
-def pairwise_dsc(counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
+def pairwise_dsc(counts: NDArray[np.int64], answers: NDArray[np.bool_]) -> NDArray[np.float64]:
     """DSC between teachers.
 
     Args:
@@ -67,7 +71,9 @@ def pairwise_dsc(counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
     return result
 
 
-def dsc_with_consensus(counts: np.ndarray, answers: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+def dsc_with_consensus(
+    counts: NDArray[np.int64], answers: NDArray[np.bool_], chosen: NDArray[np.int64]
+) -> NDArray[np.float64]:
     """DSC of each teacher with a consensus.
 
     Args:
@@ -84,19 +90,25 @@ def dsc_with_consensus(counts: np.ndarray, answers: np.ndarray, chosen: np.ndarr
     return result
 
 
-def _dsc(common: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def _dsc(
+    common: NDArray[np.integer | np.floating],
+    one: NDArray[np.integer | np.floating],
+    other: NDArray[np.integer | np.floating],
+) -> NDArray[np.float64]:
     total = np.asarray(one + other, dtype=np.float64)
-    return np.divide(2.0 * common, total, out=np.full(total.shape, np.nan), where=total > 0)
+    dsc: NDArray[np.float64] = np.full(total.shape, np.nan)
+    np.divide(2.0 * common, total, out=dsc, where=total > 0)
+    return dsc
 
 
 def figures_of_case(
-    counts: np.ndarray,
-    answers: np.ndarray,
-    chosen: np.ndarray,
+    counts: NDArray[np.int64],
+    answers: NDArray[np.bool_],
+    chosen: NDArray[np.int64],
     teachers: Sequence[str],
     labels: Iterable[str],
     voxel_volume: float,
-    estimates: Mapping[str, np.ndarray] = MappingProxyType({}),
+    estimates: Mapping[str, NDArray[np.floating]] = MappingProxyType({}),
 ) -> dict[str, dict[str, Any]]:
     """What is worth knowing of one case, as plain numbers for JSON.
 

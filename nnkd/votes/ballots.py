@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from nnkd.data.dataset import DatasetSpec
 from nnkd.votes import bits
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 CHUNK = 1 << 22  # voxels at a time: what is made of them stays small
 DENSE = 1 << 20  # combinations up to this number are counted in a table, more are sorted
 
@@ -31,13 +36,13 @@ class Ballots:
             of each voxel of these groups.
     """
 
-    distinct: np.ndarray
-    counts: np.ndarray
+    distinct: NDArray[np.unsignedinteger]
+    counts: NDArray[np.int64]
     shape: tuple[int, ...]
-    pieces: Sequence[tuple[np.ndarray, np.ndarray]]
+    pieces: Sequence[tuple[NDArray[np.int64], NDArray[np.unsignedinteger]]]
 
     @classmethod
-    def of(cls, label_maps: Sequence[np.ndarray]) -> Ballots:
+    def of(cls, label_maps: Sequence[NDArray[np.unsignedinteger]]) -> Ballots:
         """Count the ballots of a case.
 
         Args:
@@ -53,9 +58,10 @@ class Ballots:
         size = flat[0].size
         found = [_count([f[start : start + CHUNK] for f in flat]) for start in range(0, size, CHUNK)]
         rows = np.concatenate([np.zeros((1, len(flat)), dtype), *(piece.distinct for piece in found)])
-        distinct, place = np.unique(rows, axis=0, return_inverse=True)  # sorted: background for all comes first
+        distinct, inverse = np.unique(rows, axis=0, return_inverse=True)  # sorted: background for all comes first
         counts = np.zeros(len(distinct), dtype=np.int64)
-        place, pieces, start = place.reshape(-1).astype(_smallest(len(distinct))), [], 1
+        place: NDArray[np.unsignedinteger] = inverse.reshape(-1).astype(_smallest(len(distinct)))
+        pieces, start = [], 1
         for piece in found:
             mine = place[start : start + len(piece.distinct)]
             np.add.at(counts, mine, piece.counts)
@@ -64,17 +70,17 @@ class Ballots:
         counts[0] = size - counts[1:].sum()
         return cls(distinct, counts, label_maps[0].shape, pieces)
 
-    def columns(self) -> list[np.ndarray]:
+    def columns(self) -> list[NDArray[np.unsignedinteger]]:
         """K arrays (R,): small label maps that hold each ballot once."""
         return [np.ascontiguousarray(column) for column in self.distinct.T]
 
-    def count_patterns(self, spec: DatasetSpec) -> np.ndarray:
+    def count_patterns(self, spec: DatasetSpec) -> NDArray[np.int64]:
         """(L, 2**K) int64: how many voxels have each pattern of votes; see `nnkd.votes.bits.count_patterns`."""
         columns = self.columns()
         packed = (bits.pack_label(columns, integers)[None] for integers in spec.labels.values())
         return np.concatenate([bits.count_patterns(p, len(columns), self.counts) for p in packed])
 
-    def count_chosen(self, values: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+    def count_chosen(self, values: NDArray[np.integer], spec: DatasetSpec) -> NDArray[np.int64]:
         """How many voxels of each pattern of votes a label map gives the label to.
 
         Args:
@@ -93,7 +99,7 @@ class Ballots:
         ]
         return np.concatenate(rows)
 
-    def said(self, spec: DatasetSpec, answers: np.ndarray) -> np.ndarray:
+    def said(self, spec: DatasetSpec, answers: NDArray[np.bool_]) -> NDArray[np.int64]:
         """What each teacher says in each ballot, by the number of the label.
 
         Args:
@@ -108,7 +114,7 @@ class Ballots:
             said[(self.distinct == integer) & answers[:, label]] = label + 1
         return said
 
-    def paint(self, values: np.ndarray) -> np.ndarray:
+    def paint(self, values: NDArray[Scalar]) -> NDArray[Scalar]:
         """A label map.
 
         Args:
@@ -129,13 +135,13 @@ class Ballots:
 class _Piece:
     """Ballots of some of the voxels: `where` and `rows` as in `Ballots.pieces`."""
 
-    distinct: np.ndarray
-    counts: np.ndarray
-    where: np.ndarray
-    rows: np.ndarray
+    distinct: NDArray[np.unsignedinteger]
+    counts: NDArray[np.int64]
+    where: NDArray[np.int64]
+    rows: NDArray[np.int64]
 
 
-def _count(flat: Sequence[np.ndarray]) -> _Piece:
+def _count(flat: Sequence[NDArray[np.unsignedinteger]]) -> _Piece:
     """Count K arrays (n,) of one type. Eight bytes are looked at together: most voxels are background for all."""
     group = 8 // flat[0].itemsize
     short = -flat[0].size % group
@@ -162,8 +168,8 @@ def _count(flat: Sequence[np.ndarray]) -> _Piece:
 
 
 def _renumber(
-    distinct: np.ndarray, numbers: np.ndarray, bases: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    distinct: NDArray[np.unsignedinteger], numbers: NDArray[np.int64], bases: Sequence[int]
+) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64], NDArray[np.int64]]:
     """Number consecutively what occurs.
 
     Args:
@@ -187,5 +193,5 @@ def _renumber(
     return np.column_stack([distinct[before], *further]).astype(distinct.dtype), rows, counts
 
 
-def _smallest(number: int) -> np.dtype:
+def _smallest(number: int) -> np.dtype[np.unsignedinteger]:
     return np.min_scalar_type(max(number - 1, 0))

@@ -7,7 +7,7 @@ often each pattern occurs, applied by look-up. Bit k of a pattern is teacher k.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -15,16 +15,19 @@ from nnkd.errors import BrokenPluginError, GeometryError, NnkdError, VotesError
 from nnkd.plugin.aggregators import Aggregator, JointAggregator
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
     from nnkd.data.dataset import DatasetSpec
     from nnkd.data.predictions import CaseRecord
 
 MAX_TEACHERS = 16
 EQUAL = 1e-9  # probabilities of two labels that differ by less are the same, computed in another order
 NO_VOTE = -1.0  # in tables and probabilities: nobody answers for this label in this case
+Scalar = TypeVar("Scalar", bound=np.generic)
 CHUNK = 1 << 22  # np.bincount and np.take widen patterns to 8 bytes: 32 MiB at a time instead of 8 bytes a voxel
 
 
-def bit_dtype(k: int) -> np.dtype:
+def bit_dtype(k: int) -> np.dtype[np.unsignedinteger]:
     """The unsigned integer that holds one bit per teacher.
 
     Raises:
@@ -35,7 +38,7 @@ def bit_dtype(k: int) -> np.dtype:
     return np.dtype(np.uint8 if k <= 8 else np.uint16)
 
 
-def pack_label(label_maps: Sequence[np.ndarray], integers: Sequence[int]) -> np.ndarray:
+def pack_label(label_maps: Sequence[NDArray[np.integer]], integers: Sequence[int]) -> NDArray[np.unsignedinteger]:
     """Votes for one label.
 
     Args:
@@ -57,7 +60,7 @@ def pack_label(label_maps: Sequence[np.ndarray], integers: Sequence[int]) -> np.
     return packed
 
 
-def check_label_maps(label_maps: Sequence[np.ndarray]) -> np.dtype:
+def check_label_maps(label_maps: Sequence[NDArray[np.integer]]) -> np.dtype[np.unsignedinteger]:
     """`bit_dtype` of label maps that vote together.
 
     Raises:
@@ -71,7 +74,7 @@ def check_label_maps(label_maps: Sequence[np.ndarray]) -> np.dtype:
     return dtype
 
 
-def pack(label_maps: Sequence[np.ndarray], spec: DatasetSpec) -> np.ndarray:
+def pack(label_maps: Sequence[NDArray[np.integer]], spec: DatasetSpec) -> NDArray[np.unsignedinteger]:
     """Votes for all labels. An ignore label in a teacher's map is a "no" to every label.
 
     Args:
@@ -88,12 +91,14 @@ def pack(label_maps: Sequence[np.ndarray], spec: DatasetSpec) -> np.ndarray:
     return np.stack([pack_label(label_maps, integers) for integers in spec.labels.values()])
 
 
-def unpack(votes: np.ndarray, k: int) -> np.ndarray:
+def unpack(votes: NDArray[np.unsignedinteger], k: int) -> NDArray[np.bool_]:
     """(L, *S) unsigned -> (K, L, *S) bool."""
     return np.stack([(votes >> votes.dtype.type(bit)) & votes.dtype.type(1) for bit in range(k)]).astype(bool)
 
 
-def count_patterns(votes: np.ndarray, k: int, times: np.ndarray | None = None) -> np.ndarray:
+def count_patterns(
+    votes: NDArray[np.unsignedinteger], k: int, times: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
     """How many voxels have each pattern.
 
     Args:
@@ -114,7 +119,7 @@ def count_patterns(votes: np.ndarray, k: int, times: np.ndarray | None = None) -
     return counts
 
 
-def merge(counts: np.ndarray, keep: Sequence[int]) -> np.ndarray:
+def merge(counts: NDArray[Scalar], keep: Sequence[int]) -> NDArray[Scalar]:
     """Pattern counts of some of the teachers: what counting only their votes would have given.
 
     Args:
@@ -127,7 +132,7 @@ def merge(counts: np.ndarray, keep: Sequence[int]) -> np.ndarray:
     return _fold(counts, _projection(counts.shape[1], keep), 1 << len(keep))
 
 
-def expand(table: np.ndarray, keep: Sequence[int], k: int) -> np.ndarray:
+def expand(table: NDArray[Scalar], keep: Sequence[int], k: int) -> NDArray[Scalar]:
     """A table fitted on some of the teachers, for votes stored for all k of them.
 
     Args:
@@ -141,7 +146,7 @@ def expand(table: np.ndarray, keep: Sequence[int], k: int) -> np.ndarray:
     return table[:, _projection(1 << k, keep)]
 
 
-def look_up(votes: np.ndarray, table: np.ndarray) -> np.ndarray:
+def look_up(votes: NDArray[np.unsignedinteger], table: NDArray[np.floating]) -> NDArray[np.float32]:
     """Apply a table to votes.
 
     Args:
@@ -161,7 +166,7 @@ def look_up(votes: np.ndarray, table: np.ndarray) -> np.ndarray:
     return result
 
 
-def answers_matrix(records: Mapping[str, CaseRecord | None], labels: Iterable[str]) -> np.ndarray:
+def answers_matrix(records: Mapping[str, CaseRecord | None], labels: Iterable[str]) -> NDArray[np.bool_]:
     """Which teacher answers for which label of a case.
 
     Args:
@@ -176,7 +181,7 @@ def answers_matrix(records: Mapping[str, CaseRecord | None], labels: Iterable[st
     return np.array(rows, dtype=bool).reshape(len(rows), len(names))
 
 
-def clear_abstentions(counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
+def clear_abstentions(counts: NDArray[np.int64], answers: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Pattern counts in which the bit of a teacher that abstains is never set.
 
     Args:
@@ -190,7 +195,7 @@ def clear_abstentions(counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
     return np.stack([_fold(row[None], patterns, row.size)[0] for row, patterns in zip(counts, seen, strict=True)])
 
 
-def fit(aggregator: Aggregator, counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
+def fit(aggregator: Aggregator, counts: NDArray[np.int64], answers: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Fit an aggregator to one case and check what it returns.
 
     The bit of a teacher that abstains means nothing (with regions, a yes to a part sets it for the whole): it is
@@ -207,7 +212,7 @@ def fit(aggregator: Aggregator, counts: np.ndarray, answers: np.ndarray) -> np.n
     Raises:
         BrokenPluginError: If the aggregator fails or its table has another shape, type or range.
     """
-    answered = answers.any(axis=0)
+    answered: NDArray[np.bool_] = np.any(answers, axis=0)
     cleared = clear_abstentions(counts, answers)
     table = _called(aggregator, lambda: aggregator.table(cleared, answers))
     table = _checked(aggregator, table, counts.shape, "labels, patterns", answered[:, None]).astype(np.float32)
@@ -216,7 +221,9 @@ def fit(aggregator: Aggregator, counts: np.ndarray, answers: np.ndarray) -> np.n
     return table
 
 
-def fit_joint(aggregator: JointAggregator, said: np.ndarray, counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
+def fit_joint(
+    aggregator: JointAggregator, said: NDArray[np.int64], counts: NDArray[np.int64], answers: NDArray[np.bool_]
+) -> NDArray[np.float64]:
     """Fit a joint aggregator to one case and check what it returns.
 
     Args:
@@ -231,14 +238,14 @@ def fit_joint(aggregator: JointAggregator, said: np.ndarray, counts: np.ndarray,
     Raises:
         BrokenPluginError: If the aggregator fails or its table has another shape, type or range.
     """
-    answered = answers.any(axis=0)
+    answered: NDArray[np.bool_] = np.any(answers, axis=0)
     table = _called(aggregator, lambda: aggregator.joint_table(said, counts, answers))
     table = _checked(aggregator, table, (len(said), answers.shape[1]), "ballots, labels", answered[None])
     table[:, ~answered] = 0
     return table
 
 
-def joint_label_map(table: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+def joint_label_map(table: NDArray[np.floating], spec: DatasetSpec) -> NDArray[np.unsignedinteger]:
     """The integer that each ballot becomes: the label with the highest probability if that is also more than what is
     left for background; 0 where two are equal.
 
@@ -257,7 +264,9 @@ def joint_label_map(table: np.ndarray, spec: DatasetSpec) -> np.ndarray:
     return spec.label_map(masks, first.shape)
 
 
-def found_out(aggregator: Aggregator, answers: np.ndarray, estimate: Callable[[], object]) -> dict[str, np.ndarray]:
+def found_out(
+    aggregator: Aggregator, answers: NDArray[np.bool_], estimate: Callable[[], Mapping[str, ArrayLike]]
+) -> dict[str, NDArray[np.float64]]:
     """What an aggregator found out about the teachers of a case, checked.
 
     Args:
@@ -282,7 +291,7 @@ def found_out(aggregator: Aggregator, answers: np.ndarray, estimate: Callable[[]
     return {name: np.where(answers, values, np.nan) for name, values in found.items()}
 
 
-def to_label_map(probabilities: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+def to_label_map(probabilities: NDArray[np.floating], spec: DatasetSpec) -> NDArray[np.unsignedinteger]:
     """The label map that probabilities stand for: a voxel gets the label with the highest probability, if that is
     more than 0.5; the earlier label if two are equal. Regions are cut at 0.5 and painted in regions_class_order.
 
@@ -296,7 +305,9 @@ def to_label_map(probabilities: np.ndarray, spec: DatasetSpec) -> np.ndarray:
     return _painted(probabilities, probabilities.shape[1:], spec)
 
 
-def apply_to_label_maps(label_maps: Sequence[np.ndarray], table: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+def apply_to_label_maps(
+    label_maps: Sequence[NDArray[np.integer]], table: NDArray[np.floating], spec: DatasetSpec
+) -> NDArray[np.unsignedinteger]:
     """`to_label_map(look_up(pack(...)))` one label at a time: 100 labels of a whole-body CT do not fit into memory.
 
     Args:
@@ -312,7 +323,9 @@ def apply_to_label_maps(label_maps: Sequence[np.ndarray], table: np.ndarray, spe
     return _painted(looked_up, label_maps[0].shape, spec)
 
 
-def _painted(probabilities: Iterable[np.ndarray], shape: tuple[int, ...], spec: DatasetSpec) -> np.ndarray:
+def _painted(
+    probabilities: Iterable[NDArray[np.floating]], shape: tuple[int, ...], spec: DatasetSpec
+) -> NDArray[np.unsignedinteger]:
     if spec.has_regions:
         return spec.label_map({name: p > 0.5 for name, p in zip(spec.labels, probabilities, strict=True)}, shape)
     best = np.full(shape, 0.5, dtype=np.float32)
@@ -324,7 +337,7 @@ def _painted(probabilities: Iterable[np.ndarray], shape: tuple[int, ...], spec: 
     return painted
 
 
-def _projection(patterns: int, keep: Sequence[int]) -> np.ndarray:
+def _projection(patterns: int, keep: Sequence[int]) -> NDArray[np.int64]:
     """For each pattern of all teachers, the pattern of those kept; (patterns,) int64."""
     every = np.arange(patterns, dtype=np.int64)
     projected = np.zeros(patterns, dtype=np.int64)
@@ -333,16 +346,17 @@ def _projection(patterns: int, keep: Sequence[int]) -> np.ndarray:
     return projected
 
 
-def _fold(counts: np.ndarray, target: np.ndarray, size: int) -> np.ndarray:
+def _fold(counts: NDArray[Scalar], target: NDArray[np.int64], size: int) -> NDArray[Scalar]:
     """Sum columns of (L, n) into the columns `target` (n,) names; exact, unlike np.bincount with float weights."""
     folded = np.zeros((len(counts), size), dtype=counts.dtype)
-    np.add.at(folded, (slice(None), target), counts)
+    for row, out in zip(counts, folded, strict=True):
+        np.add.at(out, target, row)
     return folded
 
 
-def _answered_patterns(answers: np.ndarray) -> np.ndarray:
+def _answered_patterns(answers: NDArray[np.bool_]) -> NDArray[np.int64]:
     """(K, L) bool -> (L, 2**K) int64: each pattern without the bits of teachers that abstain."""
-    answering = (answers.astype(np.int64) << np.arange(len(answers))[:, None]).sum(axis=0)
+    answering: NDArray[np.int64] = (answers.astype(np.int64) << np.arange(len(answers))[:, None]).sum(axis=0)
     return np.arange(1 << len(answers), dtype=np.int64)[None] & answering[:, None]
 
 
@@ -359,8 +373,8 @@ def _called(aggregator: Aggregator, call: Callable[[], Any]) -> Any:
 
 
 def _checked(
-    aggregator: Aggregator, table: np.ndarray, shape: tuple[int, ...], axes: str, counts: np.ndarray
-) -> np.ndarray:
+    aggregator: Aggregator, table: np.ndarray, shape: tuple[int, ...], axes: str, counts: NDArray[np.bool_]
+) -> NDArray[np.float64]:
     """The aggregator's table as a float64 copy, refused if it is not what the interface asks for; `counts` is False
     where it may hold anything."""
     name = type(aggregator).__name__

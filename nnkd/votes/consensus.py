@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -19,6 +19,9 @@ from nnkd.data.dataset import RawDataset
 from nnkd.data.predictions import Lineage, Manifest, PredictionFolder, label_map_files, prediction_folders
 from nnkd.errors import DatasetError, FolderError
 from nnkd.files import read_json, remove_leftovers, sha256, sha256_text, write_json
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class CaseConsensus(BaseModel):
@@ -203,7 +206,7 @@ def inherited_of(
 def write(
     dataset: RawDataset,
     case: str,
-    label_map: np.ndarray,
+    label_map: NDArray[np.integer],
     properties: Mapping[str, Any],
     *,
     teachers: Sequence[str],

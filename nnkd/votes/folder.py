@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,6 +16,9 @@ from nnkd.errors import VotesError
 from nnkd.files import read_json, sha256_text, write_json
 from nnkd.plugin.aggregators import Aggregator
 from nnkd.votes import bits as votes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 INDEX = "votes.json"
 
@@ -115,7 +118,7 @@ class VotesFolder:
 
         return blosc2.open(urlpath=str(self.file(case)), mode="r", dparams={"nthreads": 1})
 
-    def counts(self, case: str) -> np.ndarray:
+    def counts(self, case: str) -> NDArray[np.int64]:
         """(L, 2**K) int64 voxels of each pattern, on the raw grid."""
         record = self.index.cases[case]
         dense = np.zeros((len(self.index.labels), 1 << len(self.index.teachers)), dtype=np.int64)
@@ -124,7 +127,7 @@ class VotesFolder:
                 row[pattern] = number
         return dense
 
-    def answers(self, case: str, teachers: Sequence[str]) -> np.ndarray:
+    def answers(self, case: str, teachers: Sequence[str]) -> NDArray[np.bool_]:
         """(K, L) bool, whether each of `teachers` answers for each label in this case."""
         given = self.index.cases[case].answers
         return np.array([[label in given.get(t, ()) for label in self.index.labels] for t in teachers], dtype=bool)
@@ -144,7 +147,7 @@ class VotesFolder:
             )
         return [self.index.teachers.index(t) for t in teachers]
 
-    def table(self, case: str, teachers: Sequence[str], aggregator: Aggregator) -> np.ndarray:
+    def table(self, case: str, teachers: Sequence[str], aggregator: Aggregator) -> NDArray[np.float32]:
         """Fit an aggregator to one case.
 
         Returns:
@@ -180,7 +183,7 @@ class VotesFolder:
                 )
 
 
-def sparse_counts(counts: np.ndarray, labels: Sequence[str]) -> dict[str, dict[int, int]]:
+def sparse_counts(counts: NDArray[np.int64], labels: Sequence[str]) -> dict[str, dict[int, int]]:
     """(L, 2**K) counts as votes.json keeps them: only patterns that occur."""
     rows = zip(labels, counts, strict=True)
     return {label: {int(p): int(row[p]) for p in np.flatnonzero(row)} for label, row in rows}

@@ -25,10 +25,17 @@ class Target(Protocol):
         images: The cases' images, whose grids count; None: the first teacher's grid does.
     """
 
-    panel: Panel
-    title: str
-    agreement_file: Path
-    images: ImageFolder | None
+    @property
+    def panel(self) -> Panel: ...
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def agreement_file(self) -> Path: ...
+
+    @property
+    def images(self) -> ImageFolder | None: ...
 
     def cases(self) -> list[str]: ...
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from nnkd.plugin.aggregators import Aggregator, JointAggregator
 from nnkd.processes import run_all
 from nnkd.votes import agreement, bits, consensus
 from nnkd.votes.ballots import Ballots
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 log = logging.getLogger("nnkd")
 KILLED = (
@@ -41,7 +44,7 @@ class Outcome:
         volume_unit: Of the volumes in `figures`: "ml", or "voxels" for images without geometry.
     """
 
-    label_map: np.ndarray
+    label_map: NDArray[np.unsignedinteger]
     properties: dict[str, Any]
     answered: list[str]
     figures: dict[str, dict[str, Any]]
@@ -93,14 +96,14 @@ class Panel:
         """Hashes of what the case's votes are made from."""
         return consensus.inputs_of(self.manifests, case, self.spec.labels)
 
-    def answers(self, case: str) -> np.ndarray:
+    def answers(self, case: str) -> NDArray[np.bool_]:
         """(K, L) bool."""
         records = {teacher: manifest.cases.get(case) for teacher, manifest in self.manifests.items()}
         return bits.answers_matrix(records, self.spec.labels)
 
     def read(
         self, case: str, image: tuple[Grid, dict[str, Any]] | None
-    ) -> tuple[list[np.ndarray], Grid, dict[str, Any]]:
+    ) -> tuple[list[NDArray[np.unsignedinteger]], Grid, dict[str, Any]]:
         """Label maps of a case, on one grid; empty ones for teachers that did not segment it.
 
         Args:
@@ -111,7 +114,7 @@ class Panel:
             DatasetError: If a file is missing or unreadable.
             PredictionError: If a file is not the one its manifest lists, or the grids differ.
         """
-        found: dict[str, np.ndarray] = {}
+        found: dict[str, NDArray[np.unsignedinteger]] = {}
         for teacher, folder in self.folders.items():
             record = self.manifests[teacher].cases.get(case)
             if record is None:
@@ -133,7 +136,7 @@ class Panel:
             found[teacher] = label_map.astype(np.uint8 if max(self.spec.values) < 256 else np.uint16)
         if image is None or not found:
             raise PredictionError(f"No teacher has segmented '{case}'.")
-        empty = np.zeros(image[0].shape, dtype=np.uint8)
+        empty: NDArray[np.unsignedinteger] = np.zeros(image[0].shape, dtype=np.uint8)
         return [found.get(teacher, empty) for teacher in self.folders], *image
 
     def vote(self, case: str, aggregator: Aggregator, images: ImageFolder | None) -> Outcome:
@@ -163,8 +166,12 @@ class Panel:
         )
 
     def consensus(
-        self, maps: Sequence[np.ndarray], answers: np.ndarray, aggregator: Aggregator, voxel_volume: float
-    ) -> tuple[np.ndarray, dict[str, dict[str, Any]]]:
+        self,
+        maps: Sequence[NDArray[np.unsignedinteger]],
+        answers: NDArray[np.bool_],
+        aggregator: Aggregator,
+        voxel_volume: float,
+    ) -> tuple[NDArray[np.unsignedinteger], dict[str, dict[str, Any]]]:
         """What label maps in memory become.
 
         Args:
@@ -181,16 +188,18 @@ class Panel:
         """
         ballots = Ballots.of(maps)
         counts = bits.clear_abstentions(ballots.count_patterns(self.spec), answers)
-        decide = self._decide_jointly if isinstance(aggregator, JointAggregator) else self._decide_by_label
-        integers, chosen, estimates = decide(aggregator, ballots, counts, answers)
+        if isinstance(aggregator, JointAggregator):
+            integers, chosen, estimates = self._decide_jointly(aggregator, ballots, counts, answers)
+        else:
+            integers, chosen, estimates = self._decide_by_label(aggregator, ballots, counts, answers)
         figures = agreement.figures_of_case(
             counts, answers, chosen, self.names, self.spec.labels, voxel_volume, estimates
         )
         return ballots.paint(integers), figures
 
     def _decide_by_label(
-        self, aggregator: Aggregator, ballots: Ballots, counts: np.ndarray, answers: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        self, aggregator: Aggregator, ballots: Ballots, counts: NDArray[np.int64], answers: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64], dict[str, NDArray[np.float64]]]:
         """(R,) the integer of each ballot; (L, 2**K) voxels of each pattern with a yes; estimates by name."""
         table = bits.fit(aggregator, counts, answers)
         integers = bits.apply_to_label_maps(ballots.columns(), table, self.spec)
@@ -198,8 +207,8 @@ class Panel:
         return integers, counts * (table > 0.5), estimates
 
     def _decide_jointly(
-        self, aggregator: JointAggregator, ballots: Ballots, counts: np.ndarray, answers: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        self, aggregator: JointAggregator, ballots: Ballots, counts: NDArray[np.int64], answers: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64], dict[str, NDArray[np.float64]]]:
         """As `_decide_by_label`."""
         case = ballots.said(self.spec, answers), ballots.counts, answers
         integers = bits.joint_label_map(bits.fit_joint(aggregator, *case), self.spec)

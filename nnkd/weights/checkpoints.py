@@ -116,11 +116,13 @@ class TrainedModel:
 
     def plans(self) -> dict[str, Any]:
         """plans.json."""
-        return read_json(self.folder / "plans.json")
+        content: dict[str, Any] = read_json(self.folder / "plans.json")
+        return content
 
     def dataset_json(self) -> dict[str, Any]:
         """dataset.json."""
-        return read_json(self.folder / "dataset.json")
+        content: dict[str, Any] = read_json(self.folder / "dataset.json")
+        return content
 
     def configuration(self, checkpoint: Mapping[str, Any]) -> str:
         """The configuration that a checkpoint was trained with.
@@ -128,7 +130,8 @@ class TrainedModel:
         Raises:
             WeightsError: If plans.json has none of that name.
         """
-        name, known = checkpoint["init_args"]["configuration"], self.plans()["configurations"]
+        name: str = checkpoint["init_args"]["configuration"]
+        known = self.plans()["configurations"]
         if name not in known:
             raise WeightsError(
                 f"A checkpoint of '{self.folder.name}' was trained with '{name}', but its plans.json has "

@@ -65,7 +65,8 @@ _TELL = "The published file has changed, or something between answers in its pla
 def _ask(url: str, has: int, part: Path) -> http.client.HTTPResponse:
     headers = {"User-Agent": "nnkd"} | ({"Range": f"bytes={has}-"} if has else {})
     try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
+        request = urllib.request.Request(url, headers=headers)
+        answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         if error.code == 416 and has:  # the part is longer than the file
             part.unlink()
@@ -73,6 +74,7 @@ def _ask(url: str, has: int, part: Path) -> http.client.HTTPResponse:
         raise WeightsError(f"The server answers {error.code} ({error.reason}) for {url}.") from error
     except BROKEN as error:
         raise NoConnectionError(f"{url} cannot be reached ({getattr(error, 'reason', error)}).") from error
+    return answer
 
 
 def _goes_on(answer: http.client.HTTPResponse, has: int) -> bool:

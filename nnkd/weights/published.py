@@ -63,9 +63,10 @@ def tensors(
     values = isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())
     if not values or not all(isinstance(name, str) for name in content):
         raise WeightsError(f"'{file.name}' holds no tensors by name, so it is no checkpoint of {model}.")
+    found: dict[str, Tensor] = content
     for prefix in prefixes:
-        content = {name.removeprefix(prefix): value for name, value in content.items()}
-    return content
+        found = {name.removeprefix(prefix): value for name, value in found.items()}
+    return found
 
 
 def everything(file: Path, model: str) -> Any:

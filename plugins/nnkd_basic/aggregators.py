@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnkd import Aggregator
 from nnkd.votes.agreement import pairwise_dsc, pattern_bits, vote_sums
@@ -19,7 +20,7 @@ class Mean(Aggregator):
     Departs: teachers that do not answer for a label are left out of the mean; the paper always has six.
     """
 
-    def table(self, counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    def table(self, counts: NDArray[np.int64], answers: NDArray[np.bool_]) -> NDArray[np.floating]:
         """Fit the rule to one case; see `nnkd.Aggregator.table`."""
         yes, answering = vote_sums(answers)
         return (yes / np.maximum(answering, 1)[:, None]).astype(np.float32)
@@ -39,7 +40,7 @@ class Majority(Aggregator):
     def __init__(self, *, ties: Literal["agreement", "no", "yes"] = "agreement"):
         self.ties = ties
 
-    def table(self, counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    def table(self, counts: NDArray[np.int64], answers: NDArray[np.bool_]) -> NDArray[np.floating]:
         """Fit the rule to one case; see `nnkd.Aggregator.table`."""
         yes, answering = vote_sums(answers)
         twice = 2 * yes
@@ -62,12 +63,12 @@ class RandomTeacher(Aggregator):
 
     draws_teacher = True
 
-    def table(self, counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    def table(self, counts: NDArray[np.int64], answers: NDArray[np.bool_]) -> NDArray[np.floating]:
         """The expectation of the draw; see `nnkd.Aggregator.table`."""
         return Mean().table(counts, answers)
 
 
-def agreement_weights(counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
+def agreement_weights(counts: NDArray[np.int64], answers: NDArray[np.bool_]) -> NDArray[np.floating]:
     """How well each teacher agrees with the others: its mean pairwise DSC with the other answering teachers.
 
     Pairs in which both found nothing are not counted, as in evaluation: two failures would otherwise outweigh two

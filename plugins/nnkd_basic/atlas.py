@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from nnkd.data.dataset import RawDataset
@@ -112,7 +113,7 @@ class AtlasTeacher(Teacher):
         self._cache: dict[tuple[str, int], _Atlas] = {}
         self._notes: dict[str, object] = {}
 
-    def predict(self, volume: Volume, prompts: Mapping[str, Prompt]) -> dict[str, np.ndarray]:
+    def predict(self, volume: Volume, prompts: Mapping[str, Prompt]) -> dict[str, NDArray[np.bool_]]:
         """Segment one case; labels no atlas has are left out."""
         threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # else sums, and so results, depend on the machine
@@ -202,7 +203,7 @@ class AtlasTeacher(Teacher):
         return atlas
 
 
-def fuse(labels: Sequence[np.ndarray], weights: Sequence[np.ndarray | None]) -> np.ndarray:
+def fuse(labels: Sequence[NDArray[np.integer]], weights: Sequence[NDArray[np.floating] | None]) -> NDArray[np.integer]:
     """Fuse label maps by weighted votes.
 
     Args:
@@ -225,7 +226,7 @@ def fuse(labels: Sequence[np.ndarray], weights: Sequence[np.ndarray | None]) -> 
     return winner
 
 
-def local_similarity(fixed: np.ndarray, moved: np.ndarray) -> np.ndarray:
+def local_similarity(fixed: NDArray[np.floating], moved: NDArray[np.floating]) -> NDArray[np.float32]:
     """Correlation of two images in a window around each voxel, to a power, as float32 in (0, 1].
 
     Source: Artaechevarria et al. 2009, normalised cross-correlation.

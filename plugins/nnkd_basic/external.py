@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnkd.errors import GeometryError, ProgramError, SettingError, WeightsError
 from nnkd.files import sha256
@@ -104,7 +105,7 @@ class ExternalProgramTeacher(ExternalTeacher):
         whole = re.compile("|".join(map(re.escape, PLACEHOLDERS)))
         return [whole.sub(lambda found: filled[found[0]], argument) for argument in self.arguments]
 
-    def collect(self, volume: Volume, prompts: Mapping[str, Prompt], folder: Path) -> dict[str, np.ndarray]:
+    def collect(self, volume: Volume, prompts: Mapping[str, Prompt], folder: Path) -> dict[str, NDArray[np.bool_]]:
         """Read the masks onto the volume's grid."""
         self._notes = {}
         if "{label}" not in self.pattern:

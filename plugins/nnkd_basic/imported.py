@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnkd.errors import DatasetError, GeometryError, SettingError
 from nnkd.files import is_visible
@@ -117,7 +118,7 @@ class ImportedTeacher(Teacher):
         files = {f"imported {file.relative_to(self.folder).as_posix()}": file for file in self._files(case)}
         return files if self.map_file is None else {**files, "map": self.map_file}
 
-    def predict(self, volume: Volume, prompts: Mapping[str, Prompt]) -> dict[str, np.ndarray]:
+    def predict(self, volume: Volume, prompts: Mapping[str, Prompt]) -> dict[str, NDArray[np.bool_]]:
         """Read a case's masks. A label without a file of its own is left out; one without voxels is empty."""
         self._notes = {}
         one = self._one_file(volume.case)
@@ -133,7 +134,7 @@ class ImportedTeacher(Teacher):
         """Voxels whose values the map does not mention; whether masks were resampled."""
         return self._notes
 
-    def _from_one(self, values: np.ndarray) -> dict[str, np.ndarray]:
+    def _from_one(self, values: np.ndarray) -> dict[str, NDArray[np.bool_]]:
         masks, ignored = by_values(values, self.parts)
         if ignored:
             self._notes["ignored_voxels_by_value"] = ignored

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
 from nnkd import JointAggregator
@@ -29,8 +30,8 @@ class Confusion:
         weights: (R, 1+L) float64, probability of each truth for each ballot; 0 where all are impossible.
     """
 
-    matrices: np.ndarray
-    weights: np.ndarray
+    matrices: NDArray[np.floating]
+    weights: NDArray[np.floating]
 
 
 class MultilabelStaple(JointAggregator):
@@ -48,11 +49,15 @@ class MultilabelStaple(JointAggregator):
     mine" there: its share counts neither in that label's prior nor in its start.
     """
 
-    def joint_table(self, said: np.ndarray, counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    def joint_table(
+        self, said: NDArray[np.int64], counts: NDArray[np.int64], answers: NDArray[np.bool_]
+    ) -> NDArray[np.floating]:
         """Fit the rule to one case; see `nnkd.JointAggregator.joint_table`."""
         return fit_confusion(said, counts, answers).weights[:, 1:]
 
-    def joint_estimates(self, said: np.ndarray, counts: np.ndarray, answers: np.ndarray) -> Mapping[str, np.ndarray]:
+    def joint_estimates(
+        self, said: NDArray[np.int64], counts: NDArray[np.int64], answers: NDArray[np.bool_]
+    ) -> Mapping[str, NDArray[np.floating]]:
         """Sensitivity and specificity of each teacher; see `nnkd.JointAggregator.joint_estimates`."""
         fitted = fit_confusion(said, counts, answers)
         mass = counts @ fitted.weights  # (1+L,) voxels of each truth
@@ -67,7 +72,9 @@ class MultilabelStaple(JointAggregator):
         }
 
 
-def fit_confusion(said: np.ndarray, counts: np.ndarray, answers: np.ndarray, converged: float = CONVERGED) -> Confusion:
+def fit_confusion(
+    said: NDArray[np.int64], counts: NDArray[np.int64], answers: NDArray[np.bool_], converged: float = CONVERGED
+) -> Confusion:
     """Expectation maximisation on the ballots that occur.
 
     Args:

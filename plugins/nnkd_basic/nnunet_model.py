@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnkd.data import readers
 from nnkd.data.dataset import DatasetSpec
@@ -96,7 +97,7 @@ class NnUNetTeacher(Teacher):
         """The map, if it is a file."""
         return {} if self._map_file is None else {"map": self._map_file}
 
-    def predict(self, volume: Volume, prompts: Mapping[str, Prompt]) -> dict[str, np.ndarray]:
+    def predict(self, volume: Volume, prompts: Mapping[str, Prompt]) -> dict[str, NDArray[np.bool_]]:
         """Predict a case as nnUNetv2_predict would, and take its labels apart."""
         if volume.is_2d and len(self._predictor.configuration_manager.patch_size) == 3:
             raise DatasetError(

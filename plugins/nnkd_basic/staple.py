@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import expit
 
 from nnkd import Aggregator
@@ -32,8 +33,8 @@ class Performance:
         prior: Share of foreground.
     """
 
-    sensitivity: np.ndarray
-    specificity: np.ndarray
+    sensitivity: NDArray[np.floating]
+    specificity: NDArray[np.floating]
     prior: float
 
 
@@ -63,7 +64,7 @@ class Staple(Aggregator):
             )
         self.region, self.confidence_weight = region, confidence_weight
 
-    def table(self, counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    def table(self, counts: NDArray[np.int64], answers: NDArray[np.bool_]) -> NDArray[np.floating]:
         """Fit the rule to one case; see `nnkd.Aggregator.table`."""
         every = pattern_bits(len(answers)).astype(np.float64)
         result = np.zeros(counts.shape, dtype=np.float32)
@@ -74,7 +75,7 @@ class Staple(Aggregator):
             result[:, 0] = 0
         return result
 
-    def estimates(self, counts: np.ndarray, answers: np.ndarray) -> Mapping[str, np.ndarray]:
+    def estimates(self, counts: NDArray[np.int64], answers: NDArray[np.bool_]) -> Mapping[str, NDArray[np.floating]]:
         """Sensitivity and specificity of each teacher; see `nnkd.Aggregator.estimates`."""
         found = {name: np.full(answers.shape, np.nan) for name in ("sensitivity", "specificity")}
         for label, (label_counts, who) in enumerate(zip(counts, answers.T, strict=True)):
@@ -92,7 +93,7 @@ class Staple(Aggregator):
         return fit_binary(bits, counts[there].astype(np.float64), self.confidence_weight)
 
 
-def fit_binary(bits: np.ndarray, counts: np.ndarray, confidence_weight: float = 1.0) -> Performance:
+def fit_binary(bits: NDArray[np.floating], counts: NDArray[np.floating], confidence_weight: float = 1.0) -> Performance:
     """Expectation maximisation on the patterns of votes that occur.
 
     Args:
@@ -118,7 +119,7 @@ def fit_binary(bits: np.ndarray, counts: np.ndarray, confidence_weight: float = 
     return Performance(sensitivity, specificity, prior)
 
 
-def posterior(bits: np.ndarray, fitted: Performance) -> np.ndarray:
+def posterior(bits: NDArray[np.floating], fitted: Performance) -> NDArray[np.floating]:
     """Probability of the label for patterns of votes.
 
     Args:

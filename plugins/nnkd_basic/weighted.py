@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnkd import Aggregator
 from nnkd.errors import SettingError, UnknownNameError
@@ -62,14 +63,14 @@ class Weighted(Aggregator):
             )
         return made
 
-    def table(self, counts: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    def table(self, counts: NDArray[np.int64], answers: NDArray[np.bool_]) -> NDArray[np.floating]:
         """Fit the rule to one case; see `nnkd.Aggregator.table`. Where only teachers of weight 0 answer: no."""
         weights = self._weights(counts, answers)
         total = weights.sum(axis=0)
         share = weights / np.where(total > 0, total, 1)
         return (share.T @ pattern_bits(len(answers))).clip(0, 1).astype(np.float32)
 
-    def estimates(self, counts: np.ndarray, answers: np.ndarray) -> Mapping[str, np.ndarray]:
+    def estimates(self, counts: NDArray[np.int64], answers: NDArray[np.bool_]) -> Mapping[str, NDArray[np.floating]]:
         """Each teacher's share of the vote; see `nnkd.Aggregator.estimates`."""
         weights = self._weights(counts, answers)
         total = weights.sum(axis=0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnkd.data.groups import ATTRIBUTES
 from nnkd.errors import ParticipantsError, SettingError
@@ -38,9 +39,9 @@ class Turns:
     """
 
     plans: tuple[Plan, ...]
-    before: np.ndarray
+    before: NDArray[np.integer]
 
-    def position(self, epoch: int) -> np.ndarray:
+    def position(self, epoch: int) -> NDArray[np.integer]:
         """(C,) int, draws by stratum before an epoch."""
         rounds, turn = divmod(epoch, len(self.plans))
         return rounds * self.before[-1] + self.before[turn]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnkd.data.groups import ATTRIBUTES
 from nnkd.errors import ParticipantsError, SettingError
@@ -172,7 +173,7 @@ class _Queues:
         return True
 
 
-def group_sums(strata: Strata, batch: Sequence[Sequence[int]], attribute: int) -> np.ndarray:
+def group_sums(strata: Strata, batch: Sequence[Sequence[int]], attribute: int) -> NDArray[np.number]:
     """(G,) participants in a batch by group of an attribute."""
     sizes = [len(some) for some in batch]
     return np.bincount(strata.index[:, attribute], sizes, len(strata.groups[attribute]))

@@ -17,6 +17,7 @@ from functools import cached_property
 from math import ceil, floor, gcd
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
 
@@ -37,7 +38,7 @@ class Rule:
     """
 
     size: int
-    strata: np.ndarray
+    strata: NDArray[np.integer]
     tolerances: tuple[float, ...]
 
     @cached_property
@@ -46,11 +47,11 @@ class Rule:
         return tuple(int(n) + 1 for n in self.strata.max(axis=0))
 
     @cached_property
-    def marginals(self) -> tuple[np.ndarray, ...]:
+    def marginals(self) -> tuple[NDArray[np.floating], ...]:
         """By attribute: (G, C) 0 or 1, whether a stratum belongs to a group."""
         return tuple((self.strata[:, a] == np.arange(n)[:, None]).astype(float) for a, n in enumerate(self.groups))
 
-    def holds(self, counts: np.ndarray) -> bool:
+    def holds(self, counts: NDArray[np.integer]) -> bool:
         """Whether counts (C,) are one balanced batch."""
         if counts.min() < 0 or counts.sum() != self.size:
             return False
@@ -79,7 +80,9 @@ class Rule:
             high += [most] * number
         return np.vstack(self.marginals), np.array(low, float), np.array(high, float)
 
-    def constraints(self, batches: float | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def constraints(
+        self, batches: float | None
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
         """Conditions on the sum of a number of balanced batches: matrix, lower and upper bounds. None: the number is
         one more variable, the last."""
         marginals, low, high = self._ranges
@@ -107,7 +110,7 @@ class Plan:
         proven: Whether no plan has more than `number`.
     """
 
-    batches: tuple[tuple[int, np.ndarray], ...]
+    batches: tuple[tuple[int, NDArray[np.integer]], ...]
     bound: int
     proven: bool
 
@@ -117,9 +120,9 @@ class Plan:
         return sum(times for times, _ in self.batches)
 
     @property
-    def draws(self) -> np.ndarray:
+    def draws(self) -> NDArray[np.integer]:
         """(C,) int, participants drawn in an epoch, by stratum."""
-        return sum(times * counts for times, counts in self.batches)
+        return np.sum([times * counts for times, counts in self.batches], axis=0)
 
 
 def possible(size: int, groups: Sequence[int], tolerances: Sequence[float]) -> bool:
@@ -154,7 +157,7 @@ def _range(size: int, number: int, tolerance: float) -> tuple[int, int]:
     return least, most
 
 
-def largest_plan(rule: Rule, available: np.ndarray, drawn: np.ndarray | None = None) -> Plan:
+def largest_plan(rule: Rule, available: NDArray[np.integer], drawn: NDArray[np.integer] | None = None) -> Plan:
     """As many balanced batches as there are, no participant twice.
 
     Args:

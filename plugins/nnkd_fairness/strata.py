@@ -12,6 +12,7 @@ from math import inf
 from typing import ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnkd.data.groups import (
     NO_VALUE,
@@ -54,14 +55,14 @@ class Strata:
     attributes: tuple[str, ...]
     groups: tuple[tuple[str, ...], ...]
     shown: tuple[tuple[str, ...], ...]
-    index: np.ndarray
+    index: NDArray[np.integer]
     people: tuple[tuple[str, ...], ...]
     cases: Mapping[str, Sequence[str]]
     stratum_of: Mapping[str, int]
     notes: tuple[str, ...]
 
     @property
-    def sizes(self) -> np.ndarray:
+    def sizes(self) -> NDArray[np.integer]:
         """(C,) int, participants by stratum."""
         return np.array([len(some) for some in self.people])
 
@@ -191,7 +192,9 @@ class Grouping:
 
     def _column(self, people: Mapping[str, Participant], column: str, notes: list[str]) -> dict[str, str | None]:
         """Group by participant; None for those who are left out."""
-        found = self._binned(people, column) if column in self.bins else dict(groups(people.values(), column))
+        found: dict[str, str | None] = (
+            self._binned(people, column) if column in self.bins else dict(groups(people.values(), column))
+        )
         without = [name for name, group in found.items() if group == NO_VALUE]
         if without:
             found.update(dict.fromkeys(without, None) if self.missing == "exclude" else {})
@@ -203,9 +206,9 @@ class Grouping:
         beyond = [name for name, group in found.items() if group == OUTSIDE]
         if beyond:
             found.update(dict.fromkeys(beyond, None) if self.outside == "exclude" else {})
-            become = "are left out" if self.outside == "exclude" else f"are the group '{OUTSIDE}'"
+            end = "are left out" if self.outside == "exclude" else f"are the group '{OUTSIDE}'"
             notes.append(
-                f"{counted(len(beyond))} participants with {column} outside all bins {become} (outside={self.outside})."
+                f"{counted(len(beyond))} participants with {column} outside all bins {end} (outside={self.outside})."
             )
         return found
 
@@ -299,14 +302,17 @@ class StrataSampler(Sampler):
         """The largest allowed ratio by attribute; None where there is no rule."""
         return None
 
-    def units(self, batches: Iterable[list[str]]) -> Iterator[list[str]]:
+    def units(self, batches: Iterator[list[str]]) -> Iterator[list[str]]:
         """What the rule speaks of: by default single batches."""
         yield from batches
 
     def report(self, participants: Mapping[str, Participant], batch_size: int, seed: int) -> list[str]:
         """What the first epoch looks like: participants used, ratios between groups, draws by stratum."""
         strata = self.enough(participants, batch_size)
-        length, used, draws, ratios = 0, set(), Counter(), []
+        length = 0
+        used: set[str] = set()
+        draws: Counter[int] = Counter()
+        ratios: list[list[float]] = []
         for unit in self.units(self.epoch(participants, batch_size, seed, 0)):
             people = [participants[case].identifier for case in unit]
             counts = Counter(strata.stratum_of[person] for person in people)

@@ -182,9 +182,9 @@ class Decoder(nn.Module):
         self.coefficients = _Coefficients()
         self.seg_layers = nn.ModuleList(nn.Conv2d(width, outputs, 1) for width in WIDTHS)
         for layer in self.seg_layers:
-            nn.init.zeros_(layer.bias)
+            bias = nn.init.zeros_(layer.get_parameter("bias"))
             with torch.no_grad():  # a coefficient starts near one half; head 0 of several is a softmax's background
-                layer.bias[0 if outputs == 1 else 1 :] = 2 * FOREGROUND_LOGIT
+                bias[0 if outputs == 1 else 1 :] = 2 * FOREGROUND_LOGIT
 
     def forward(self, scales: Sequence[Tensor]) -> list[Tensor]:
         """Logits (B, outputs, ...) at a fourth, an eighth, a 16th and a 32nd of the size."""

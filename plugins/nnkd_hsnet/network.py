@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -9,11 +11,14 @@ from torch.nn import functional
 from nnkd.errors import BrokenPluginError
 from nnkd_hsnet.decoder import Decoder
 
+if TYPE_CHECKING:
+    from timm.models.pvt_v2 import PyramidVisionTransformerV2
+
 STRIDE = 32  # of the coarsest scale
 COLOURS = 3
 
 
-def pvt_v2_b2(drop_path: float = 0.0) -> nn.Module:
+def pvt_v2_b2(drop_path: float = 0.0) -> PyramidVisionTransformerV2:
     """PVTv2-b2 with random weights and without its classifier: 24,849,856 parameters.
 
     Source: Wang et al., Computational Visual Media 2022 (PVT v2), through timm.
@@ -35,7 +40,7 @@ def pvt_v2_b2(drop_path: float = 0.0) -> nn.Module:
 def _to_colours(inputs: int) -> nn.Conv2d:
     """A 1x1 convolution that starts by dealing the channels to the colours, and keeps their variance."""
     layer = nn.Conv2d(inputs, COLOURS, 1)
-    nn.init.zeros_(layer.bias)
+    nn.init.zeros_(layer.get_parameter("bias"))
     dealt = (torch.arange(inputs) % COLOURS == torch.arange(COLOURS)[:, None]).float()
     dealt = torch.where(dealt.sum(1, keepdim=True) == 0, 1.0, dealt)  # with two channels the third colour is their sum
     with torch.no_grad():
@@ -58,7 +63,8 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, inputs, H, W), H and W multiples of 32 -> four scales."""
         x = x.expand(-1, COLOURS, -1, -1) if x.shape[1] == 1 else self.colours(x)
-        return self.backbone.forward_intermediates(x, intermediates_only=True)
+        found = self.backbone.forward_intermediates(x, intermediates_only=True)
+        return found[1] if isinstance(found, tuple) else found  # never a tuple: only intermediates were asked for
 
 
 class HSNet(nn.Module):

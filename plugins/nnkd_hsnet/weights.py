@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path, PurePath
+from typing import Final
 
 from pydantic_core import PydanticCustomError
 from torch import nn
@@ -20,7 +21,7 @@ KNOWN = {
     "0bff520d64b91bdbb35f2b5bff2b62d35a9d9c6d6a5056e683f1e7ce556d0e5e": "timm/pvt_v2_b2.in1k, model.safetensors",
 }
 MODEL = "PVTv2-b2"
-ROOM = "nnUNet_preprocessed"
+ROOM: Final = "nnUNet_preprocessed"
 
 
 def portable(name: str | None) -> str | None:

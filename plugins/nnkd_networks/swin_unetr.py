@@ -82,7 +82,15 @@ class SwinUNETR(nn.Module):
         return torch.cat((torch.zeros_like(logits), logits), 1) if self.one_logit else logits
 
 
-def monais(**arguments: object) -> nn.Module:
+def monais(
+    *,
+    in_channels: int,
+    out_channels: int,
+    spatial_dims: int,
+    feature_size: int,
+    dropout_path_rate: float,
+    use_checkpoint: bool,
+) -> nn.Module:
     """MONAI's network with random weights.
 
     Raises:
@@ -98,7 +106,14 @@ def monais(**arguments: object) -> nn.Module:
         ) from error
     here = torch.get_default_device()
     with torch.device("cpu"):  # it reads numbers out of tensors, which "meta", where nnKD_profile counts, has not
-        network = nets.SwinUNETR(**arguments)
+        network = nets.SwinUNETR(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            spatial_dims=spatial_dims,
+            feature_size=feature_size,
+            dropout_path_rate=dropout_path_rate,
+            use_checkpoint=use_checkpoint,
+        )
     return network.to(here)
 
 

@@ -113,11 +113,11 @@ def looks_like(state: Mapping[str, Tensor]) -> str:
     if hiera is not None:
         start = "image_encoder.trunk.blocks."
         blocks = {name.removeprefix(start).partition(".")[0] for name in state if name.startswith(start)}
-        name = HIERA_SIZES.get((len(hiera), len(blocks)))
+        size = HIERA_SIZES.get((len(hiera), len(blocks)))
         version = "2.1" if TWO_ONE in state else "2.0"
-        if not name:
+        if not size:
             return ""
         mode = "video" if version == "2.1" else "image"
-        other = f", or the teacher medsam2 with mode={mode}" if name == "hiera_t" else ""
-        return f"SAM {version} {name}: use the teacher sam2 with model={name} and version={version}{other}"
+        other = f", or the teacher medsam2 with mode={mode}" if size == "hiera_t" else ""
+        return f"SAM {version} {size}: use the teacher sam2 with model={size} and version={version}{other}"
     return ""

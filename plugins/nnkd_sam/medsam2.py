@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch.nn.functional as F
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
 from nnkd.data.intensities import GreyScale, Windows
 from nnkd.plugin.networks import Paper
 from nnkd.teachers.slice_teacher import BoxedSlice, boxed_slices, picture
-from nnkd.types import Prompt, TeacherContext, Volume
+from nnkd.types import Prompt, SliceBoxes, TeacherContext, Volume
 from nnkd_sam.checkpoints import AS_SAM21, DOUBTFUL
 from nnkd_sam.sam2 import Model, SAM2Teacher, Version
 from nnkd_sam.sam2_video import Film, build_video, key_boxes
 from nnkd_sam.shared import TABLE, Cache
+
+if TYPE_CHECKING:
+    from sam2.modeling.sam2_base import SAM2Base
 
 
 class MedSAM2Teacher(SAM2Teacher):
@@ -64,21 +68,23 @@ class MedSAM2Teacher(SAM2Teacher):
     def _variant(self, model: Model, version: Version) -> Mapping[str, str]:
         return {"mode": self.mode}
 
-    def _build(self, model: Model, version: Version) -> nn.Module:
+    def _build(self, model: Model, version: Version) -> SAM2Base:
         if self.mode == "image":
             return super()._build(model, version)
         return build_video()
 
-    def predict(self, volume: Volume, prompts: Mapping[str, Prompt]) -> dict[str, np.ndarray]:
+    def predict(self, volume: Volume, prompts: Mapping[str, Prompt]) -> Mapping[str, NDArray[np.bool_ | np.floating]]:
         """Segment one case: (Z, Y, X) by label, float32 probabilities, or bool masks of a film."""
         if self.mode == "image":
             return super().predict(volume, prompts)
         scales = self._scales(volume, prompts)
         boxed_slices(prompts, scales, volume.shape)  # checks the boxes
-        answers, encoded = {}, 0
+        boxes = {label: prompt for label, prompt in prompts.items() if isinstance(prompt, SliceBoxes)}
+        answers: dict[str, NDArray[np.bool_]] = {}
+        encoded = 0
         with self._computing():
             for scale in dict.fromkeys(scales.values()):
-                labels = {label: prompts[label] for label in prompts if scales[label] == scale}
+                labels = {label: boxes[label] for label in boxes if scales[label] == scale}
                 found, slices = self._film(volume, scale, labels)
                 answers |= found
                 encoded += slices
@@ -86,8 +92,8 @@ class MedSAM2Teacher(SAM2Teacher):
         return answers
 
     def _film(
-        self, volume: Volume, scale: GreyScale, prompts: Mapping[str, Prompt]
-    ) -> tuple[dict[str, np.ndarray], int]:
+        self, volume: Volume, scale: GreyScale, prompts: Mapping[str, SliceBoxes]
+    ) -> tuple[dict[str, NDArray[np.bool_]], int]:
         """Masks of the labels that share a grey scale, and how many slices were encoded."""
         answers = {label: np.zeros(volume.shape, dtype=bool) for label in prompts}
         keys = {label: key_boxes(prompt) for label, prompt in prompts.items() if len(prompt.boxes)}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from nnkd.data.intensities import Windows
 from nnkd.errors import BrokenPluginError
@@ -18,11 +18,14 @@ from nnkd.types import TeacherContext
 from nnkd_sam.checkpoints import load_weights
 from nnkd_sam.shared import AT_ONCE, SIZE, TABLE, Cache, CheckpointTeacher, corners
 
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
 SMALLEST = 1e-8  # divisor of a slice of one value
 Model = Literal["vit_b", "vit_l", "vit_h"]
 
 
-def build(model: Model) -> nn.Module:
+def build(model: Model) -> Sam:
     """segment-anything's own network with random weights.
 
     Raises:
@@ -38,7 +41,7 @@ def build(model: Model) -> nn.Module:
     return sam_model_registry[model]()
 
 
-def decode(network: nn.Module, embedding: Tensor, boxes: Tensor) -> Tensor:
+def decode(network: Sam, embedding: Tensor, boxes: Tensor) -> Tensor:
     """Segment boxes in one embedded image.
 
     Args:
@@ -60,7 +63,7 @@ def decode(network: nn.Module, embedding: Tensor, boxes: Tensor) -> Tensor:
     return masks
 
 
-def one_box(network: nn.Module, image: Tensor, boxes: Tensor) -> Tensor:
+def one_box(network: Sam, image: Tensor, boxes: Tensor) -> Tensor:
     """What papers counted: encoder, prompt encoder and decoder."""
     return decode(network, network.image_encoder(image)[0], boxes)
 
@@ -77,6 +80,7 @@ class SAMTeacher(CheckpointTeacher):
         "vit_h": Paper(TABLE, "635.63 M", "2736.62 G", remark="635.637 M is meant")
     }
     variants: ClassVar[Sequence[Model]] = ("vit_b", "vit_l", "vit_h")
+    network: Sam
 
     def __init__(
         self,
@@ -117,7 +121,7 @@ class SAMTeacher(CheckpointTeacher):
         """The options that decide which published file is its own."""
         return {"model": model}
 
-    def _build(self, model: Model) -> nn.Module:
+    def _build(self, model: Model) -> Sam:
         """The network; tests put a small one here."""
         return build(model)
 

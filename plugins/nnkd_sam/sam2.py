@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from nnkd.data.intensities import Windows
 from nnkd.errors import BrokenPluginError
@@ -17,6 +17,9 @@ from nnkd.plugin.networks import Architecture, Paper
 from nnkd.types import TeacherContext
 from nnkd_sam.checkpoints import load_weights
 from nnkd_sam.shared import AT_ONCE, TABLE, Cache, CheckpointTeacher, corners
+
+if TYPE_CHECKING:
+    from sam2.modeling.sam2_base import SAM2Base
 
 Model = Literal["hiera_t", "hiera_s", "hiera_b+", "hiera_l"]
 Version = Literal["2.0", "2.1"]
@@ -34,7 +37,7 @@ def missing_package(error: ImportError) -> BrokenPluginError:
     )
 
 
-def build(model: Model, version: Version = "2.0") -> nn.Module:
+def build(model: Model, version: Version = "2.0") -> SAM2Base:
     """sam2's own network with random weights, on torch's default device.
 
     Raises:
@@ -49,7 +52,7 @@ def build(model: Model, version: Version = "2.0") -> nn.Module:
         return build_sam2(CONFIGURATIONS[version].format(model), None, device="cpu").to(device)
 
 
-def features(network: nn.Module, images: Tensor) -> list[Tensor]:
+def features(network: SAM2Base, images: Tensor) -> list[Tensor]:
     """Feature maps of images (B, 3, 1024, 1024): (B, 32, 256, 256), (B, 64, 128, 128), (B, 256, 64, 64)."""
     maps = list(network.forward_image(images)["backbone_fpn"][-len(FOLDS) :])
     if network.directly_add_no_mem_embed:  # there is no memory of other slices
@@ -68,7 +71,7 @@ def unfold(embedding: Tensor) -> list[Tensor]:
     return [F.pixel_shuffle(part, by) if by > 1 else part for part, by in zip(parts, FOLDS, strict=True)]
 
 
-def decode(network: nn.Module, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
+def decode(network: SAM2Base, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
     """Segment boxes in one image.
 
     Args:
@@ -93,7 +96,7 @@ def decode(network: nn.Module, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
     return masks
 
 
-def one_box(network: nn.Module, image: Tensor, boxes: Tensor) -> Tensor:
+def one_box(network: SAM2Base, image: Tensor, boxes: Tensor) -> Tensor:
     """What papers counted: image encoder, prompt encoder and decoder, no memory."""
     return decode(network, features(network, image), boxes)
 
@@ -114,6 +117,7 @@ class SAM2Teacher(CheckpointTeacher):
         )
     }
     variants: ClassVar[Sequence[Model]] = ("hiera_t", "hiera_s", "hiera_b+", "hiera_l")
+    network: SAM2Base
 
     def __init__(
         self,
@@ -158,7 +162,7 @@ class SAM2Teacher(CheckpointTeacher):
         """The options that decide which published file is its own."""
         return {"model": model, "version": version}
 
-    def _build(self, model: Model, version: Version) -> nn.Module:
+    def _build(self, model: Model, version: Version) -> SAM2Base:
         """The network; tests put a ready one here."""
         return build(model, version)
 

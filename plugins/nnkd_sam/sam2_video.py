@@ -9,17 +9,21 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from nnkd.teachers.embeddings import EmbeddingCache
 from nnkd.types import SliceBoxes
 from nnkd_sam.sam2 import CONFIGURATIONS, fold, missing_package, unfold
+
+if TYPE_CHECKING:
+    from sam2.sam2_video_predictor import SAM2VideoPredictor
 
 SIZE = 512  # pixels of a side, MedSAM2's
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -32,7 +36,7 @@ SETTINGS = (  # sam2's own for videos, but without the filling of holes, which e
 )
 
 
-def build_video(more: Sequence[str] = ()) -> nn.Module:
+def build_video(more: Sequence[str] = ()) -> SAM2VideoPredictor:
     """sam2's video predictor with MedSAM2's sizes and random weights, on the CPU.
 
     Args:
@@ -53,12 +57,13 @@ def build_video(more: Sequence[str] = ()) -> nn.Module:
     )  # fmt: skip
 
 
-def prepared(picture: np.ndarray) -> Tensor:
+def prepared(picture: NDArray[np.uint8]) -> Tensor:
     """A slice (H, W, 3) uint8 -> (3, 512, 512) float32: squashed by Pillow as MedSAM2 does, normalised as ImageNet."""
     from PIL import Image
 
     squashed = np.asarray(Image.fromarray(picture).resize((SIZE, SIZE)), dtype=np.float32) / 255
-    return torch.from_numpy((squashed - np.float32(MEAN)) / np.float32(DEVIATION)).permute(2, 0, 1).contiguous()
+    mean, deviation = np.array(MEAN, dtype=np.float32), np.array(DEVIATION, dtype=np.float32)
+    return torch.from_numpy((squashed - mean) / deviation).permute(2, 0, 1).contiguous()
 
 
 class Film:
@@ -69,7 +74,9 @@ class Film:
         encoded: How many slices went through the image encoder.
     """
 
-    def __init__(self, predictor: nn.Module, pictures: Sequence[np.ndarray], first: int, cache: EmbeddingCache):
+    def __init__(
+        self, predictor: SAM2VideoPredictor, pictures: Sequence[NDArray[np.uint8]], first: int, cache: EmbeddingCache
+    ):
         """Take the slices; nothing is computed yet.
 
         Args:
@@ -116,7 +123,7 @@ class Film:
             places = [neck(m).to(m.dtype) for m in maps]
         return image, {"backbone_fpn": list(maps), "vision_pos_enc": list(places)}
 
-    def follow(self, z: int, box: Sequence[int], last: tuple[int, int]) -> np.ndarray:
+    def follow(self, z: int, box: Sequence[int], last: tuple[int, int]) -> NDArray[np.bool_]:
         """Segment what lies in a box, and in the slices above and below.
 
         Args:
@@ -152,14 +159,15 @@ def key_boxes(prompt: SliceBoxes) -> tuple[int, list[tuple[int, int, int, int]],
         Its index, its boxes (y0, x0, y1, x1), and the lowest and highest slice with a box.
     """
     by_slice: dict[int, list[tuple[int, int, int, int]]] = {}
-    for z, *box in prompt.boxes:
-        by_slice.setdefault(int(z), []).append(tuple(int(v) for v in box))  # type: ignore[arg-type]
+    for row in prompt.boxes:
+        z, y0, x0, y1, x1 = (int(v) for v in row)
+        by_slice.setdefault(z, []).append((y0, x0, y1, x1))
     area = {z: sum((y1 - y0) * (x1 - x0) for y0, x0, y1, x1 in boxes) for z, boxes in by_slice.items()}
     key = min(area, key=lambda z: (-area[z], z))
     return key, by_slice[key], (min(area), max(area))
 
 
-def largest_part(mask: np.ndarray) -> np.ndarray:
+def largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The largest connected part of a mask (Z, Y, X), voxels that share a corner included; an empty mask stays so."""
     parts, number = ndimage.label(mask, structure=np.ones((3,) * mask.ndim))
     if number < 2:

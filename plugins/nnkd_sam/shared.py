@@ -7,6 +7,7 @@ from functools import partial
 from typing import Annotated, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
@@ -20,7 +21,7 @@ TABLE = "paper 1, Table 4,"
 ONE_BOX = "one slice is encoded and one box in it decoded"
 
 
-def corners(boxes: np.ndarray) -> np.ndarray:
+def corners(boxes: NDArray[np.integer]) -> NDArray[np.float64]:
     """(n, 4) int rows (y0, x0, y1, x1), upper bounds excluded -> float64 rows (x0, y0, x1, y1), the same edges."""
     return np.asarray(boxes, dtype=np.float64)[:, [1, 0, 3, 2]]
 

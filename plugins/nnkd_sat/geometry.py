@@ -9,16 +9,21 @@ Source: SAT's data/inference_dataset.py, which calls MONAI's LoadImaged, Orienta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 
 from nnkd.data.geometry import Grid
 from nnkd.errors import DatasetError, GeometryError
 from nnkd.teachers.foreign import resample_nearest, with_grid
+
+if TYPE_CHECKING:
+    from nibabel.spatialimages import SpatialImage
 
 SPACING = (1.0, 1.0, 3.0)  # mm, along the axes of the orientation code
 SAME_AFFINE = 1e-3  # MONAI resamples only what differs by more
@@ -41,8 +46,8 @@ class Resampled:
         high: One past its last.
     """
 
-    data: np.ndarray
-    affine: np.ndarray
+    data: NDArray[np.float32]
+    affine: NDArray[np.floating]
     low: tuple[int, ...]
     high: tuple[int, ...]
 
@@ -51,9 +56,26 @@ class Resampled:
         """(X, Y, Z) of the crop."""
         return tuple(b - a for a, b in zip(self.low, self.high, strict=True))
 
-    def cropped(self, low: ArrayLike, shape: ArrayLike) -> np.ndarray:
+    def cropped(self, low: Sequence[int], shape: Sequence[int]) -> NDArray[np.float32]:
         """(X, Y, Z) of the crop that begins at `low`."""
         return self.data[tuple(slice(a, a + n) for a, n in zip(low, shape, strict=True))]
+
+
+def loaded(file: Path) -> SpatialImage:
+    """nibabel's image of voxels.
+
+    Raises:
+        DatasetError: If the file holds something else, such as a surface.
+    """
+    import nibabel
+    from nibabel.spatialimages import SpatialImage
+
+    image = nibabel.load(file)
+    if not isinstance(image, SpatialImage):
+        raise DatasetError(
+            f"'{file.name}' is a {type(image).__name__}, but an image of voxels is expected. Convert it."
+        )
+    return image
 
 
 def resample(file: Path, case: str, code: str = "RAS", doubt: bool = False) -> Resampled:
@@ -73,7 +95,7 @@ def resample(file: Path, case: str, code: str = "RAS", doubt: bool = False) -> R
     from nibabel import orientations
 
     try:
-        image = nibabel.load(file)
+        image = loaded(file)
         data = np.asarray(image.dataobj, dtype=np.float32)
     except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
         raise DatasetError(
@@ -146,7 +168,7 @@ def _foreground(data: np.ndarray, case: str) -> tuple[tuple[int, ...], tuple[int
 
 
 def locate(
-    made: Resampled, shape: tuple[int, ...], own: np.ndarray | None, modality: str, case: str
+    made: Resampled, shape: tuple[int, ...], own: NDArray[np.float32] | None, modality: str, case: str
 ) -> tuple[int, ...]:
     """Where SAT's crop begins.
 
@@ -207,7 +229,7 @@ def _correlation(ours: np.ndarray, own: np.ndarray, modality: str) -> float:
     return float(np.corrcoef(chosen, theirs)[0, 1])
 
 
-def bring_back(mask: np.ndarray, made: Resampled, low: tuple[int, ...], target: Grid) -> np.ndarray:
+def bring_back(mask: NDArray[np.bool_], made: Resampled, low: tuple[int, ...], target: Grid) -> NDArray[np.bool_]:
     """A mask of SAT's on an image's grid.
 
     Args:
@@ -225,14 +247,14 @@ def bring_back(mask: np.ndarray, made: Resampled, low: tuple[int, ...], target: 
     return resample_nearest(with_grid(np.ascontiguousarray(mask.T).astype(np.uint8), grid), target) != 0
 
 
-def grid_of_affine(affine: np.ndarray, shape: tuple[int, ...]) -> Grid:
+def grid_of_affine(affine: NDArray[np.floating], shape: tuple[int, ...]) -> Grid:
     """nibabel's affine (RAS) and shape (X, Y, Z) as a grid (LPS)."""
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
     lengths = np.linalg.norm(lps[:3, :3], axis=0)
-    return Grid(
-        tuple(int(n) for n in shape[::-1]), tuple(map(float, lengths[::-1])), tuple(map(float, lps[:3, 3])),
-        lps[:3, :3] / lengths,
-    )  # fmt: skip
+    x, y, z = (int(n) for n in shape)
+    along_x, along_y, along_z = map(float, lengths)
+    left, back, up = map(float, lps[:3, 3])
+    return Grid((z, y, x), (along_z, along_y, along_x), (left, back, up), lps[:3, :3] / lengths)
 
 
 def _size(shape: tuple[int, ...]) -> str:

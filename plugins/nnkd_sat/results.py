@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnkd.data.nifti import check_whole
 from nnkd.errors import DatasetError
 from nnkd.teachers.foreign import MaskFile
+from nnkd_sat.geometry import loaded
 
 MASKS = "seg_"
 IMAGE = "img_"
@@ -35,7 +37,7 @@ class Result:
         """All of them."""
         return [*self.masks.values(), *([self.image] if self.image else [])]
 
-    def mask(self, text: str) -> np.ndarray:
+    def mask(self, text: str) -> NDArray[np.bool_]:
         """(X, Y, Z) bool.
 
         Raises:
@@ -43,7 +45,7 @@ class Result:
         """
         return MaskFile.read(self.masks[text]).values.T != 0
 
-    def own_image(self) -> np.ndarray | None:
+    def own_image(self) -> NDArray[np.float32] | None:
         """(X, Y, Z) float32 normalised intensities, if they are there."""
         if self.image is None:
             return None
@@ -51,7 +53,7 @@ class Result:
 
         check_whole(self.image)
         try:
-            return np.asarray(nibabel.load(self.image).dataobj, dtype=np.float32)
+            return np.asarray(loaded(self.image).dataobj, dtype=np.float32)
         except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
             raise DatasetError(f"'{self.image.name}' cannot be read ({error}). Copy it again.") from error
 

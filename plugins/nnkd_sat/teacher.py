@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnkd.data.geometry import Orientation
 from nnkd.data.intensities import kind_of_image
@@ -19,7 +20,7 @@ from nnkd.teachers.external import ExternalTeacher, Program, find_program, priva
 from nnkd.teachers.foreign import grid_of
 from nnkd.types import Prompt, TeacherContext, TextPrompt, Volume
 from nnkd_sat import results
-from nnkd_sat.geometry import Resampled, bring_back, grid_of_affine, locate, resample
+from nnkd_sat.geometry import Resampled, bring_back, grid_of_affine, loaded, locate, resample
 from nnkd_sat.names import prompts_of
 from nnkd_sat.results import Result
 
@@ -104,8 +105,9 @@ class SATTeacher(ExternalTeacher):
         ]
         _check_repository(repository)
         for option, file in needed.items():
-            self._weights.append(_hashed(option, file, licence))
-            self._options += [f"--{option}", str(Path(file).absolute())]  # type: ignore[arg-type]
+            there = _there(option, file)
+            self._weights.append({"name": there.name, "sha256": sha256(there), "licence": licence})
+            self._options += [f"--{option}", str(there.absolute())]
 
     def weights(self) -> Sequence[Mapping[str, str]]:
         """SAT's and its text encoder's; none where a folder is read."""
@@ -124,13 +126,13 @@ class SATTeacher(ExternalTeacher):
         files = [file for result in self._of_case(case) for file in result.files()]
         return {**found, **{f"SAT {file.relative_to(self.folder).as_posix()}": file for file in files}}
 
-    def predict(self, volume: Volume, prompts: Mapping[str, Prompt]) -> dict[str, np.ndarray]:
+    def predict(self, volume: Volume, prompts: Mapping[str, Prompt]) -> Mapping[str, NDArray[np.bool_ | np.floating]]:
         """Run SAT, or find what it wrote; and undo its geometry."""
         self._notes, self._asked = {}, self._texts(prompts)
         if volume.is_2d:
             raise DatasetError(f"'{volume.case}' is a 2D image, but SAT wants volumes. Leave it out.")
         if self.folder is None:
-            return dict(super().predict(volume, prompts))
+            return super().predict(volume, prompts)
         result = self._only(volume)
         with private_folder() as folder:
             return self._taken_back(volume, self._seen(volume, folder), result)
@@ -168,7 +170,7 @@ class SATTeacher(ExternalTeacher):
             *self._options,
         ]
 
-    def collect(self, volume: Volume, prompts: Mapping[str, Prompt], folder: Path) -> dict[str, np.ndarray]:
+    def collect(self, volume: Volume, prompts: Mapping[str, Prompt], folder: Path) -> dict[str, NDArray[np.bool_]]:
         """Read its masks."""
         found = results.find(folder / "results").get("image", [])
         missing = [text for text in self._asked.values() if not found or text not in found[0].masks]
@@ -184,9 +186,10 @@ class SATTeacher(ExternalTeacher):
     def _of_case(self, case: str) -> list[Result]:
         found = results.of_case(self._written, case)
         if not found:
+            where = "" if self.folder is None else f" in '{self.folder.name}'"
             raise DatasetError(
-                f"SAT wrote nothing for '{case}' in '{self.folder.name}': there is no folder seg_{case} or "  # type: ignore[union-attr]
-                f"seg_{case}_0000. Run SAT on it, or leave the case out."
+                f"SAT wrote nothing for '{case}'{where}: there is no folder seg_{case} or seg_{case}_0000. Run SAT on "
+                f"it, or leave the case out."
             )
         return found
 
@@ -211,7 +214,7 @@ class SATTeacher(ExternalTeacher):
 
     # --- both -----------------------------------------------------------------------------------------------------
 
-    def _taken_back(self, volume: Volume, file: Path, result: Result) -> dict[str, np.ndarray]:
+    def _taken_back(self, volume: Volume, file: Path, result: Result) -> dict[str, NDArray[np.bool_]]:
         """Masks on the volume's grid; a label without a file is left out."""
         there = {label: text for label, text in self._asked.items() if text in result.masks}
         there |= {label: label.lower() for label in self._asked if label not in there and label.lower() in result.masks}
@@ -229,7 +232,7 @@ class SATTeacher(ExternalTeacher):
         return {label: bring_back(mask, made, low, grid_of(volume)) for label, mask in masks.items()}
 
     def _located(
-        self, volume: Volume, file: Path, shape: tuple[int, ...], own: np.ndarray | None
+        self, volume: Volume, file: Path, shape: tuple[int, ...], own: NDArray[np.float32] | None
     ) -> tuple[Resampled, tuple[int, ...]]:
         """The image as SAT resampled it, and where its crop began."""
         modality = self._modality(volume)
@@ -296,18 +299,16 @@ def _commit(repository: Path) -> str:
         return ""
 
 
-def _hashed(option: str, file: Path | None, licence: str) -> dict[str, str]:
+def _there(option: str, file: Path | None) -> Path:
     if file is None or not file.is_file():
         named = "is not given" if file is None else f"'{file.name}' is not there"
         raise WeightsError(f"The sat teacher's {option} {named}. Download it from huggingface.co/zzh99/SAT and set it.")
-    return {"name": file.name, "sha256": sha256(file), "licence": licence}
+    return file
 
 
 def _check_same_place(file: Path, volume: Volume) -> None:
     """SAT's reader and nnU-Net's must agree on where a file's image lies."""
-    import nibabel
-
-    image = nibabel.load(file)
+    image = loaded(file)
     there = Orientation(grid_of_affine(image.affine, image.shape[:3])).grid
     difference = there.difference(grid_of(volume))
     if difference:

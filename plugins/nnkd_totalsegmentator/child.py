@@ -57,7 +57,7 @@ def _segment(asked: Mapping[str, Any]) -> None:
     import torch
 
     set_threads, most = torch.set_num_threads, int(asked["threads"])
-    torch.set_num_threads = lambda wanted: set_threads(min(wanted, most))
+    torch.set_num_threads = lambda nthreads: set_threads(min(nthreads, most))
     set_threads(most)
     from totalsegmentator import python_api
 

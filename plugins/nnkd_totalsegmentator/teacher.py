@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnkd.data.intensities import kind_of_image
 from nnkd.errors import DatasetError, GeometryError, ProgramError, SettingError
@@ -153,7 +154,7 @@ class TotalSegmentatorTeacher(ExternalTeacher):
                 f"them to whole numbers: hardly anything is left. Give it the scan with the scanner's own values."
             )
 
-    def collect(self, volume: Volume, prompts: Mapping[str, Prompt], folder: Path) -> dict[str, np.ndarray]:
+    def collect(self, volume: Volume, prompts: Mapping[str, Prompt], folder: Path) -> dict[str, NDArray[np.bool_]]:
         """Read the label map and join the structures of each label."""
         file = folder / "output.nii.gz"
         if not file.is_file():

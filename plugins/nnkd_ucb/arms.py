@@ -6,11 +6,25 @@ import random
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from math import isfinite
+from typing import Any, TypedDict
 
 from nnkd.errors import RecipeError
 from nnkd.plugin.schedulers import AuxiliaryScheduler
 
 Numbers = dict[str, float | None]  # by dataset; None: unknown
+
+
+class _Chosen(TypedDict):
+    dataset: str
+
+
+class Choice(_Chosen, total=False):
+    """A turn's arm, and what else of the choice the trace keeps."""
+
+    alpha: float
+    estimates: dict[str, float]
+    bounds: dict[str, float]
+    probabilities: dict[str, float]
 
 
 class Remembering(AuxiliaryScheduler):
@@ -62,8 +76,8 @@ class Remembering(AuxiliaryScheduler):
         """What the state holds beside its owner, as JSON; nothing of it may change later."""
         return {}
 
-    def _remember(self, state: Mapping[str, object]) -> None:
-        """Take `_memory` back."""
+    def _remember(self, state: Mapping[str, Any]) -> None:
+        """Take `_memory` back, as JSON that nobody has checked."""
 
 
 class ArmScheduler(Remembering):
@@ -73,7 +87,7 @@ class ArmScheduler(Remembering):
         super().__init__(datasets)
         self.turn = 0  # finished ones
         self.counts = dict.fromkeys(self.datasets, 0)  # finished turns by arm
-        self._chosen: dict[str, object] | None = None  # of the turn that has begun
+        self._chosen: Choice | None = None  # of the turn that has begun
         self._scores: dict[str, Numbers] = {}  # since the last finished turn
         self._last: dict[str, object] = {}
 
@@ -99,7 +113,7 @@ class ArmScheduler(Remembering):
             raise RecipeError(f"The turn's result is of '{dataset}', but {said}. Call select before each update.")
         cosine = observed(gradient_cosine, -1.0, 1.0)
         loss_or_none = observed(loss)
-        learned = {} if loss_or_none is None or cosine is None else self._learn(dataset, loss_or_none, cosine)
+        learned = {} if loss_or_none is None or cosine is None else self._learn(self._chosen, loss_or_none, cosine)
         self.turn += 1
         self.counts[dataset] += 1
         self._last = {
@@ -122,10 +136,10 @@ class ArmScheduler(Remembering):
         return random.Random(f"{seed}/{self.turn}").random()
 
     @abstractmethod
-    def _choose(self) -> dict[str, object]:
-        """{"dataset": the next turn's arm}, and whatever else of the choice the trace is to keep."""
+    def _choose(self) -> Choice:
+        """The next turn's arm."""
 
-    def _learn(self, dataset: str, loss: float, cosine: float) -> dict[str, object]:
+    def _learn(self, chosen: Choice, loss: float, cosine: float) -> dict[str, object]:
         """Take note of finite numbers; returns what of it the trace is to keep."""
         return {}
 
@@ -137,7 +151,7 @@ class ArmScheduler(Remembering):
             "scores": {name: dict(found) for name, found in self._scores.items()},
         }
 
-    def _remember(self, state: Mapping[str, object]) -> None:
+    def _remember(self, state: Mapping[str, Any]) -> None:
         counts, chosen = state["counts"], state["chosen"]
         self.turn = int(state["turn"])
         self.counts = {name: int(counts[name]) for name in self.datasets}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from math import exp, log, sqrt
-from typing import Literal
+from typing import Any, Literal
 
 from nnkd.errors import SettingError
-from nnkd_ucb.arms import Numbers, ScoredScheduler, filled, first_highest
+from nnkd_ucb.arms import Choice, Numbers, ScoredScheduler, filled, first_highest
 
 
 class Dal(ScoredScheduler):
@@ -59,7 +59,7 @@ class Dal(ScoredScheduler):
         number = len(self.datasets)
         return min(1 / number, sqrt(log(number) / (number * turn))) if turn else 1 / number
 
-    def _choose(self) -> dict[str, object]:
+    def _choose(self) -> Choice:
         if self.algorithm == "exp3":
             chances = self.probabilities()
             point = self.drawn(self.seed) * sum(chances.values())
@@ -70,9 +70,10 @@ class Dal(ScoredScheduler):
         bounds = {name: mean + sqrt(many / (self.counts[name] + 1)) for name, mean in estimates.items()}
         return {"dataset": first_highest(bounds), "estimates": estimates, "bounds": bounds}
 
-    def _learn(self, dataset: str, loss: float, cosine: float) -> dict[str, object]:
+    def _learn(self, chosen: Choice, loss: float, cosine: float) -> dict[str, object]:
+        dataset = chosen["dataset"]
         if self.algorithm == "exp3":
-            self._sums[dataset] += cosine / self._chosen["probabilities"][dataset]
+            self._sums[dataset] += cosine / chosen["probabilities"][dataset]
         else:
             self._hear(dataset, cosine)
         return {"reward": cosine}
@@ -92,7 +93,7 @@ class Dal(ScoredScheduler):
     def _memory(self) -> dict[str, object]:
         return {**super()._memory(), "sums": dict(self._sums), "means": dict(self._means)}
 
-    def _remember(self, state: Mapping[str, object]) -> None:
+    def _remember(self, state: Mapping[str, Any]) -> None:
         super()._remember(state)
         sums, means = state["sums"], state["means"]
         self._sums = {name: float(sums[name]) for name in self.datasets}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from nnkd.errors import RecipeError
-from nnkd_ucb.arms import ArmScheduler, Numbers, Remembering, ScoredScheduler, first_highest
+from nnkd_ucb.arms import ArmScheduler, Choice, Numbers, Remembering, ScoredScheduler, first_highest
 
 
 class Unasked(Remembering):
@@ -53,7 +53,7 @@ class Gms(ScoredScheduler):
         super().__init__(datasets)
         self._similarities = dict.fromkeys(self.datasets, 0.0)
 
-    def _choose(self) -> dict[str, object]:
+    def _choose(self) -> Choice:
         return {"dataset": first_highest(self._similarities), "estimates": dict(self._similarities)}
 
     def _scored(self, dataset: str, found: Numbers, norm: float | None, target_norm: float | None) -> Numbers:
@@ -63,7 +63,7 @@ class Gms(ScoredScheduler):
     def _memory(self) -> dict[str, object]:
         return {**super()._memory(), "similarities": dict(self._similarities)}
 
-    def _remember(self, state: Mapping[str, object]) -> None:
+    def _remember(self, state: Mapping[str, Any]) -> None:
         super()._remember(state)
         self._similarities = {name: float(state["similarities"][name]) for name in self.datasets}
 
@@ -80,7 +80,7 @@ class Random(ArmScheduler):
         super().__init__(datasets)
         self.seed = seed
 
-    def _choose(self) -> dict[str, object]:
+    def _choose(self) -> Choice:
         return {"dataset": self.datasets[int(self.drawn(self.seed) * len(self.datasets))]}
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, isfinite, log, sqrt
-from typing import Literal
+from typing import Any, Literal
 
 from nnkd.errors import SettingError
-from nnkd_ucb.arms import Numbers, ScoredScheduler, filled, first_highest
+from nnkd_ucb.arms import Choice, Numbers, ScoredScheduler, filled, first_highest
 
 FIRST_ALPHA = 0.5  # of the scores before the first turn: Algorithm 1, line 3
 
@@ -126,7 +126,7 @@ class Ucb(ScoredScheduler):
             for name, estimate in self.estimates().items()
         }
 
-    def _choose(self) -> dict[str, object]:
+    def _choose(self) -> Choice:
         bounds = self.bounds()
         return {
             "dataset": first_highest(bounds),
@@ -140,8 +140,8 @@ class Ucb(ScoredScheduler):
         super().update(dataset, loss, gradient_cosine)
         self._latest = dataset
 
-    def _learn(self, dataset: str, loss: float, cosine: float) -> dict[str, object]:
-        return {"reward": self._observe(dataset, loss, cosine, self.alpha(self.turn + 1))}
+    def _learn(self, chosen: Choice, loss: float, cosine: float) -> dict[str, object]:
+        return {"reward": self._observe(chosen["dataset"], loss, cosine, self.alpha(self.turn + 1))}
 
     def _due(self) -> tuple[str, ...]:
         if self.turn and self.rescore_every and self.turn % self.rescore_every == 0:
@@ -169,7 +169,7 @@ class Ucb(ScoredScheduler):
         means = {kind: dict(numbers) for kind, numbers in self._means.items()}
         return {**super()._memory(), "means": means, "latest": self._latest}
 
-    def _remember(self, state: Mapping[str, object]) -> None:
+    def _remember(self, state: Mapping[str, Any]) -> None:
         super()._remember(state)
         means = state["means"]
         self._means = {

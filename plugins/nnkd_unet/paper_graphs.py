@@ -18,7 +18,7 @@ AT = "512x512, one channel, one label"
 
 def training_graph(network: PUNet, image: Tensor) -> Tensor:
     """Prior, posterior and U-Net, all but the layers that see the latent: what paper 1's figure was counted on."""
-    masks = torch.zeros_like(image[:, :1]).expand(-1, network.posterior.seg_layers[0].in_channels, *image.shape[2:])
+    masks = torch.zeros_like(image[:, :1]).expand(-1, network.posterior.masks, *image.shape[2:])
     network.prior(image)
     network.posterior(image, masks)
     return network.decoder.features(network.encoder(image))

@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
-from typing import Any, NamedTuple
+from types import EllipsisType
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
@@ -57,7 +59,7 @@ class Reconstruction(NamedTuple):
     norms: torch.Tensor
 
 
-def noise(number: int, latent: int) -> np.ndarray:
+def noise(number: int, latent: int) -> NDArray[np.float32]:
     """Standard normal noise, the same in every call, so that sample n means the same in every window and case.
 
     Departs: it comes in pairs e, -e. Ten free draws, used for all images alike, would shift all of them one way.
@@ -89,9 +91,10 @@ class GaussianEncoder(nn.Module):
         super().__init__()
         conv = (nn.Conv2d, nn.Conv3d)[dim - 2]
         self.encoder = Encoder(inputs, widths, dim, norm)
+        self.masks = masks
         self.latent = conv(widths[-1], 2 * latent, 1)
         nn.init.normal_(self.latent.weight, std=0.01)  # both distributions start near the standard normal one
-        nn.init.zeros_(self.latent.bias)
+        nn.init.zeros_(self.latent.get_parameter("bias"))
         if masks:
             # the first convolution's mask channels stand apart under nnU-Net's name for what depends on the labels, so
             # that -pretrained_weights works with other ones
@@ -99,7 +102,7 @@ class GaussianEncoder(nn.Module):
             self._start_as_one_convolution(inputs, masks)
 
     def _start_as_one_convolution(self, inputs: int, masks: int) -> None:
-        first, ours = self.encoder.blocks[0][0].weight, self.seg_layers[0].weight
+        first, ours = self.encoder.get_parameter("blocks.0.0.weight"), self.seg_layers.get_parameter("0.weight")
         nn.init.kaiming_normal_(ours, nonlinearity="relu")
         with torch.no_grad():
             first.mul_((inputs / (inputs + masks)) ** 0.5)
@@ -116,11 +119,24 @@ class GaussianEncoder(nn.Module):
             return Gaussian(mean, BOUND * torch.tanh(raw / BOUND))
 
     def _first_block(self, x: torch.Tensor, masks: torch.Tensor | None) -> torch.Tensor:
-        convolution, *others = self.encoder.blocks[0]
+        convolution, *others = self.encoder.blocks[0].children()
         x = convolution(x) if masks is None else convolution(x) + self.seg_layers[0](masks)
         for layer in others:
             x = layer(x)
         return x
+
+
+class _Pointwise(Protocol):
+    @property
+    def weight(self) -> torch.Tensor: ...
+
+    @property
+    def bias(self) -> torch.Tensor: ...
+
+
+def _pointwise(layer: nn.Module) -> _Pointwise:
+    """A 1x1 convolution with a bias."""
+    return cast("_Pointwise", layer)  # torch's lists do not say what they hold
 
 
 class PUNet(ProbabilisticNetwork):
@@ -142,6 +158,8 @@ class PUNet(ProbabilisticNetwork):
         number: Samples of an answer.
         widths: Channels per level.
     """
+
+    noise: torch.Tensor
 
     def __init__(
         self,
@@ -172,8 +190,8 @@ class PUNet(ProbabilisticNetwork):
         # f_comb's first two layers; the third is the decoder's last one, where nnU-Net looks for it
         self.combine = nn.ModuleList([conv(widths[0] + latent, widths[0], 1), conv(widths[0], widths[0], 1)])
         for layer in self.combine:
-            nn.init.orthogonal_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            nn.init.orthogonal_(layer.get_parameter("weight"))
+            nn.init.zeros_(layer.get_parameter("bias"))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *arguments: Any, **keywords: Any) -> Any:
         """torch's, with a clear sentence about another latent.
@@ -193,20 +211,22 @@ class PUNet(ProbabilisticNetwork):
 
     def _features(self, padded_x: torch.Tensor, window: tuple[slice, ...]) -> torch.Tensor:
         """The U-Net without its last layer: (B, width, voxels)."""
-        return self.decoder.features(self.encoder(padded_x))[(..., *window)].flatten(2)
+        inside: tuple[EllipsisType | slice, ...] = (..., *window)
+        return self.decoder.features(self.encoder(padded_x))[inside].flatten(2)
 
     def _first(self, features: torch.Tensor) -> torch.Tensor:
         """What the first layer makes of features (B, width, voxels), without a latent: once for all samples."""
-        layer, width = self.combine[0], features.shape[1]
+        layer, width = _pointwise(self.combine[0]), features.shape[1]
         return torch.matmul(layer.weight[:, :width].flatten(1), features) + layer.bias[:, None]
 
     def _bias(self, latents: torch.Tensor) -> torch.Tensor:
         """What the first layer makes of latents (B, latent): a bias (B, width, 1), the same in all voxels."""
-        return functional.linear(latents, self.combine[0].weight[:, -self.latent :].flatten(1))[..., None]
+        weight = _pointwise(self.combine[0]).weight
+        return functional.linear(latents, weight[:, -self.latent :].flatten(1))[..., None]
 
     def _rest(self, first: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """f_comb behind its first layer: (B, width, voxels) -> (B, logits, voxels)."""
-        second, third = self.combine[1], self.decoder.seg_layers[0]
+        second, third = _pointwise(self.combine[1]), _pointwise(self.decoder.seg_layers[0])
         x = functional.relu(first + bias, inplace=True)
         x = functional.relu(torch.matmul(second.weight.flatten(1), x) + second.bias[:, None], inplace=True)
         return torch.matmul(third.weight.flatten(1), x) + third.bias[:, None]

@@ -18,10 +18,10 @@ from torch import distributed, nn
 from nnkd.data.plans import KEY
 from nnkd.data.recipes import Recipe
 from nnkd.errors import RecipeError, SettingError
+from nnkd.plugin.students import RecipeView, VotesView
 from nnkd.training.options import AtLeastOne, Positive, TrainingOptions
 from nnkd.training.trainer import nnUNetTrainerKD
 from nnkd.votes.bits import NO_VOTE
-from nnkd.votes.folder import VotesFolder
 from nnkd_unet.paper_graphs import PAPER_GRAPHS
 from nnkd_unet.punet_loss import EvidenceLoss, Terms
 from nnkd_unet.punet_network import PUNet
@@ -70,6 +70,7 @@ class nnUNetTrainerPUNet(nnUNetTrainerKD):
     supervises_deeply = False
     paper_graphs = PAPER_GRAPHS
     usual_aggregator = "random_teacher"
+    grad_scaler: torch.amp.GradScaler | None
 
     def __init__(
         self,
@@ -83,6 +84,7 @@ class nnUNetTrainerPUNet(nnUNetTrainerKD):
         if KEY not in plans:  # plans without recipe do not say what the network has to know: whether there are regions
             self.recipe = replace(self.recipe, has_regions=self.label_manager.has_regions)
             self.plans_manager.plans[KEY] = self.recipe.content()
+        self.heard_scale = 1 / self._voxels()
         if self.grad_scaler is not None:
             # KL is a small part of the loss per voxel and its gradients would vanish in float16; a scale that is too
             # large is halved until it fits
@@ -91,7 +93,7 @@ class nnUNetTrainerPUNet(nnUNetTrainerKD):
             self.logger.local_logger.my_fantastic_logging[name] = []
 
     @classmethod
-    def check_recipe(cls, recipe: Recipe, votes: VotesFolder) -> None:
+    def check_recipe(cls, recipe: RecipeView, votes: VotesView) -> None:
         """Refuse recipes without any disagreement to learn, and options that Eq. 2 has no use for.
 
         Raises:
@@ -154,7 +156,7 @@ class nnUNetTrainerPUNet(nnUNetTrainerKD):
 
     # --- steps --------------------------------------------------------------------------------------------------
 
-    def _on_device(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _on_device(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Images, targets (B, L [+ weight], *S), and the masks (B, L, *S) that the posterior sees."""
         data, target = self.on_device(batch)
         target = target if self.distils else self._of_label_maps(target)
@@ -173,11 +175,6 @@ class nnUNetTrainerPUNet(nnUNetTrainerKD):
             soft = torch.cat([target == label for label in manager.foreground_labels], 1).float()
             ignored = target == manager.ignore_label if manager.has_ignore_label else target[:, :0] > 0
         return soft.masked_fill(ignored.any(1, keepdim=True), NO_VOTE)
-
-    @property
-    def heard_scale(self) -> float:
-        """Samplers expect means over voxels."""
-        return 1 / self._voxels()
 
     def target_loss(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss per voxel, with the masks going into the network too."""

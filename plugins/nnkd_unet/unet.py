@@ -29,7 +29,7 @@ class Block(nn.Sequential):
         for i in range(3):
             conv = (nn.Conv2d, nn.Conv3d)[dim - 2](inputs if i == 0 else width, width, 3, padding=1)
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-            nn.init.zeros_(conv.bias)
+            nn.init.zeros_(conv.get_parameter("bias"))
             layers += [conv, *_norm(norm, width, dim), nn.ReLU(inplace=True)]
         super().__init__(*layers)
 
@@ -74,11 +74,11 @@ class Decoder(nn.Module):
         # without normalisation features are as large as they like, and logits would be, too; with it, so small a start
         # takes hundreds of iterations to grow out of, in which all labels are alike
         nn.init.normal_(last.weight, std=0.01 if norm == "none" else (2 / widths[0]) ** 0.5)
-        nn.init.zeros_(last.bias)
+        bias = nn.init.zeros_(last.get_parameter("bias"))
         with torch.no_grad():
             # softmax networks: head 0 is the background. With regions, or one logit, all heads are foreground; a
             # lower start does not hurt head 0 then either, because its bias is learned first.
-            last.bias[0 if logits == 1 else 1 :] = FOREGROUND_BIAS
+            bias[0 if logits == 1 else 1 :] = FOREGROUND_BIAS
         self.seg_layers = nn.ModuleList([last])
 
     def features(self, skips: list[torch.Tensor]) -> torch.Tensor:

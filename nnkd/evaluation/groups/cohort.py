@@ -94,7 +94,8 @@ def divide(participants: Mapping[str, Participant], options: GroupOptions, probl
         problems: Known already.
     """
     people = tuple({person.identifier: person for person in participants.values()}.values())
-    found, said, notes = [], list(problems), []
+    found: list[Partition] = []
+    said, notes = list(problems), list[str]()
     for attribute in options.attributes:
         try:
             some = partition(people, attribute, options)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import SupportsFloat
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from nnkd.evaluation.intervals import Bootstrap, limits, person_sums
@@ -52,7 +54,7 @@ class GroupTests:
     p_kruskal_holm: float | None = None
 
 
-def person_means(values: dict[str, float], person_of: dict[str, str], people: Sequence[str]) -> np.ndarray:
+def person_means(values: dict[str, float], person_of: dict[str, str], people: Sequence[str]) -> NDArray[np.float64]:
     """Mean over each person's cases.
 
     Args:
@@ -68,19 +70,21 @@ def person_means(values: dict[str, float], person_of: dict[str, str], people: Se
         return sums / numbers
 
 
-def counts(values: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:
+def counts(values: NDArray[np.floating], groups: Sequence[NDArray[np.integer]]) -> NDArray[np.int_]:
     """(G, M) int: people counted in each group; values (P, M), groups as indices of people."""
     return np.array([(~np.isnan(values[group])).sum(axis=0) for group in groups], dtype=int)
 
 
-def means(values: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:
+def means(values: NDArray[np.floating], groups: Sequence[NDArray[np.integer]]) -> NDArray[np.floating]:
     """(G, M) means of the groups; values (P, M), groups as indices of people. NaN where nobody is counted."""
     sums = np.array([np.nansum(values[group], axis=0) for group in groups])
     with np.errstate(invalid="ignore", divide="ignore"):
         return sums / counts(values, groups)
 
 
-def drawn_means(values: np.ndarray, groups: Sequence[np.ndarray], bootstrap: Bootstrap) -> np.ndarray:
+def drawn_means(
+    values: NDArray[np.floating], groups: Sequence[NDArray[np.integer]], bootstrap: Bootstrap
+) -> NDArray[np.float64]:
     """Means of the groups when their people are drawn again, with replacement, within each group.
 
     Args:
@@ -107,12 +111,12 @@ def drawn_means(values: np.ndarray, groups: Sequence[np.ndarray], bootstrap: Boo
     return found
 
 
-def figure(value: float, drawn: np.ndarray) -> Figure:
+def figure(value: SupportsFloat, drawn: NDArray[np.floating]) -> Figure:
     """A number with the interval of its draws (R,); without draws, or with NaN alone, it has none."""
     return Figure(float(value)) if np.isnan(drawn).all() else Figure(float(value), *limits(drawn))
 
 
-def spread(group_means: np.ndarray) -> np.ndarray:
+def spread(group_means: NDArray[np.floating]) -> NDArray[np.floating]:
     """Standard deviation over group means (..., G); dividing by the number of groups.
 
     Source: Li et al. 2025, Table 3.
@@ -121,7 +125,7 @@ def spread(group_means: np.ndarray) -> np.ndarray:
     return group_means.std(axis=-1)
 
 
-def spread_by_chance(samples: Sequence[np.ndarray]) -> float | None:
+def spread_by_chance(samples: Sequence[NDArray[np.floating]]) -> float | None:
     """What `spread` comes to on average if no group differs from another: means of few people scatter anyway.
 
     The root of the expected square: group means of variance s_g^2 / n_g scatter by (k - 1) / k^2 times their sum.
@@ -136,12 +140,12 @@ def spread_by_chance(samples: Sequence[np.ndarray]) -> float | None:
     return float(np.sqrt((k - 1) / k**2 * sum(variances)))
 
 
-def gap(group_means: np.ndarray) -> np.ndarray:
+def gap(group_means: NDArray[np.floating]) -> NDArray[np.floating]:
     """Highest minus lowest group mean, of (..., G)."""
     return group_means.max(axis=-1) - group_means.min(axis=-1)
 
 
-def equity_scaled(group_means: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+def equity_scaled(group_means: NDArray[np.floating], numbers: NDArray[np.integer]) -> NDArray[np.floating]:
     """Mean over all people, divided by 1 + the sum of the groups' distances from it.
 
     Source: Tian et al. 2024 (FairSeg), equity-scaled segmentation performance.
@@ -154,7 +158,7 @@ def equity_scaled(group_means: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     return overall[..., 0] / (1 + np.abs(group_means - overall).sum(axis=-1))
 
 
-def group_tests(samples: Sequence[np.ndarray]) -> GroupTests:
+def group_tests(samples: Sequence[NDArray[np.floating]]) -> GroupTests:
     """One-way ANOVA as in paper 1's Figure 2, Kruskal-Wallis, and effect sizes.
 
     Args:
@@ -182,7 +186,7 @@ def group_tests(samples: Sequence[np.ndarray]) -> GroupTests:
     )
 
 
-def wilcoxon(differences: np.ndarray) -> float:
+def wilcoxon(differences: NDArray[np.floating]) -> float:
     """p of Wilcoxon's signed-rank test, two-sided; 1 where nothing differs. One value per person."""
     return float(stats.wilcoxon(differences).pvalue) if np.any(differences) else 1.0
 
@@ -214,7 +218,7 @@ def stars(p: float | None) -> str:
     return next((mark for limit, mark in STARS if p < limit), NOT_SIGNIFICANT)
 
 
-def box(sample: np.ndarray) -> tuple[float, float, float, float, float]:
+def box(sample: NDArray[np.floating]) -> tuple[float, float, float, float, float]:
     """10, 25, 50, 75 and 90 percentiles for a box plot, none of them one person's value.
 
     Harrell and Davis' quantiles are weighted means of all values. Ordinary ones are, or lie beside, the values of
@@ -223,4 +227,6 @@ def box(sample: np.ndarray) -> tuple[float, float, float, float, float]:
     Args:
         sample: One value per person.
     """
-    return tuple(float(q) for q in stats.mstats.hdquantiles(sample, (0.1, 0.25, 0.5, 0.75, 0.9)))
+    quantiles = stats.mstats.hdquantiles(sample, (0.1, 0.25, 0.5, 0.75, 0.9))
+    lowest, lower, middle, upper, highest = (float(q) for q in quantiles)
+    return lowest, lower, middle, upper, highest

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnkd.data.groups import (
     ATTRIBUTES,
@@ -91,17 +92,17 @@ class Partition:
 
     title: str
     names: tuple[str, ...]
-    members: tuple[np.ndarray, ...]
+    members: tuple[NDArray[np.intp], ...]
     slices: tuple[tuple[int, ...], ...]
     spoken: bool
     crossed: bool = False
 
     @property
-    def sizes(self) -> np.ndarray:
+    def sizes(self) -> NDArray[np.int_]:
         """(G,) int, people by group."""
         return np.array([len(some) for some in self.members], dtype=int)
 
-    def shown(self, numbers: np.ndarray, smallest: int) -> np.ndarray:
+    def shown(self, numbers: NDArray[np.integer], smallest: int) -> NDArray[np.bool_]:
         """Which groups may be shown.
 
         Args:
@@ -176,7 +177,7 @@ def partition(people: Sequence[Participant], attribute: str, options: GroupOptio
         found, order = quartered(numbers), list(QUARTILES)
     else:
         found = [None if value is None else as_text(value) for value in values]
-        order = sorted(set(found) - {None})
+        order = sorted({group for group in found if group is not None})
     names = tuple(name for name in order if name in found)
     members = tuple(np.flatnonzero([group == name for group in found]) for name in names)
     spoken = edges is not None or attribute == "sex"
@@ -197,8 +198,8 @@ def intersection(partitions: Sequence[Partition], number: int) -> Partition | No
         return None
     index = np.full((number, len(partitions)), -1)
     for column, some in enumerate(partitions):
-        for group, members in enumerate(some.members):
-            index[members, column] = group
+        for group, inside in enumerate(some.members):
+            index[inside, column] = group
     complete = (index >= 0).all(axis=1)
     cells = sorted({tuple(int(g) for g in row) for row in index[complete]})
     if not cells or len(cells) > MOST_CELLS:

@@ -64,7 +64,8 @@ def change_plot(changes: Mapping[str, GroupChanges], title: str, before: str, af
     """
     figure, axes = new_figure(4.2, 1.1 + 0.3 * len(changes))
     for row, found in enumerate(changes.values()):
-        clear = found.gap.low is not None and not found.gap.low <= 0 <= found.gap.high
+        low, high = found.gap.low, found.gap.high
+        clear = low is not None and high is not None and not low <= 0 <= high
         colour = "#6B7280" if not clear else FAIR if found.gap.value < 0 else UNFAIR
         axes.annotate(
             "", (found.gap_after, row), (found.gap_before, row),

@@ -71,7 +71,7 @@ def _partition(fairness: Fairness, some: Partition) -> dict[str, Any]:
 
 def _spread_cell(fairness: Fairness, found: GroupFigures | None) -> dict[str, Any]:
     if found is None or found.by_chance is None:
-        return _cell(fairness, found and found.std)
+        return _cell(fairness, None if found is None else found.std)
     return _cell(fairness, found.std, chance=f"by chance {number(found.by_chance, fairness.digits)}")
 
 
@@ -84,14 +84,15 @@ def _sizes(fairness: Fairness, some: Partition) -> str:
 def _detail(fairness: Fairness, folder: str, some: Partition) -> dict[str, Any]:
     """One folder's groups: means, and under them gap, equity and tests."""
     found = [fairness.of(folder, some.title, column) for column in fairness.columns]
-    equities, tests = ([one and one.equity for one in found], [one and one.tests for one in found])
+    equities = [None if one is None else one.equity for one in found]
+    tests = [None if one is None else one.tests for one in found]
     kept = some.shown(some.sizes, fairness.cohort.options.smallest)
     rows = []
     for name, n, there in zip(some.names, some.sizes, kept, strict=True):
         if there:
             cells = [_mean_cell(fairness, one, name) for one in found]
             rows.append({"name": name, "n": int(n), "few": n < FEW, "cells": cells})
-    below = [("largest gap", [_cell(fairness, one and one.gap) for one in found])]
+    below = [("largest gap", [_cell(fairness, None if one is None else one.gap) for one in found])]
     if any(equities):
         below.append((f"equity-scaled {fairness.metric}", [_cell(fairness, one) for one in equities]))
     if not some.crossed:
@@ -195,11 +196,13 @@ def _quantity(fairness: Fairness) -> str:
 
 
 def _cell(fairness: Fairness, found: Figure | None, **more: Any) -> dict[str, Any]:
-    return {"text": number(found and found.value, fairness.digits), "small": interval(found, fairness.digits), **more}
+    value = None if found is None else found.value
+    return {"text": number(value, fairness.digits), "small": interval(found, fairness.digits), **more}
 
 
 def _change_cell(fairness: Fairness, found: Figure | None) -> dict[str, str]:
-    text, small = number(found and found.value, fairness.digits, True), interval(found, fairness.digits, True)
+    value = None if found is None else found.value
+    text, small = number(value, fairness.digits, True), interval(found, fairness.digits, True)
     return {"text": text.replace("-", "−"), "small": small.replace("-", "−")}
 
 

@@ -71,7 +71,7 @@ def binary_heads(network: nn.Module, outputs: int) -> nn.ModuleList:
         RecipeError: If the network has no such layers.
     """
     layers = getattr(getattr(network, "decoder", None), "seg_layers", None)
-    if layers is None or not all(isinstance(getattr(layer, "out_channels", None), int) for layer in layers):
+    if layers is None or not all(isinstance(layer, nn.Conv2d | nn.Conv3d) for layer in layers):
         raise RecipeError(
             f"{type(network).__name__} has no convolutions named decoder.seg_layers as its last layers, so that "
             f"auxiliary tasks cannot have heads of their own. Choose another student, or -as none."
@@ -79,7 +79,7 @@ def binary_heads(network: nn.Module, outputs: int) -> nn.ModuleList:
     return nn.ModuleList(_with_outputs(layer, outputs) for layer in layers)
 
 
-def _with_outputs(layer: nn.Module, outputs: int) -> nn.Module:
+def _with_outputs(layer: nn.Conv2d | nn.Conv3d, outputs: int) -> nn.Module:
     copied = deepcopy(layer)
     copied.out_channels = outputs
     for name, tensor in layer.named_parameters():

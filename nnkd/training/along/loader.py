@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from numpy.typing import NDArray
 
 from nnkd.auxiliary.tasks import Prepared
 from nnkd.errors import DatasetError, NnkdError, in_one_line
@@ -45,7 +46,7 @@ class BinaryLabels:
         self._seg, self._foreground, self._ignored, self._outside = seg, sorted(foreground), ignored, outside
         self.shape, self.dtype, self.ndim = seg.shape, np.dtype(np.int16), len(seg.shape)
 
-    def __getitem__(self, window: Any) -> np.ndarray:
+    def __getitem__(self, window: Any) -> NDArray[np.int16]:
         seg = np.asarray(self._seg[window])
         found = np.isin(seg, self._foreground).astype(np.int16)
         if self._ignored is not None:

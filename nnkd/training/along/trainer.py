@@ -97,7 +97,8 @@ class TrainsAlong(RecipeTrainer):
     def on_train_start(self) -> None:
         """nnU-Net's; then the auxiliaries' loaders."""
         super().on_train_start()
-        if self.auxiliaries is None:
+        turns = self.auxiliaries
+        if turns is None:
             return
         tasks = self._prepared_tasks()
         labels = self._one_foreground(any(task.index.ignore_label is not None for task in tasks))
@@ -106,9 +107,9 @@ class TrainsAlong(RecipeTrainer):
         def loss_of(batch: Mapping[str, Any]) -> Tensor:
             data, target = self.on_device(batch)
             with self.precision():
-                return loss(self.auxiliaries.second(data), target)
+                return loss(turns.second(data), target)
 
-        self.auxiliaries.begin(self._auxiliary_batches(tasks, labels), loss_of)
+        turns.begin(self._auxiliary_batches(tasks, labels), loss_of)
 
     def _one_foreground(self, ignores: bool) -> LabelManager:
         """Labels of a dataset with one label, and with an ignore label if a task has one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ class Turns:
             if self._arm is None and not self._choose(scale):
                 return
             wanted = self._number(self._arm)
-        loss, found = self.second.train(lambda: self._loss(wanted), scale)
+        loss, found = self.second.train(partial(self._loss, wanted), scale)
         self._heard.append((loss, found.cosine))
 
     def _choose(self, scale: float) -> bool:
@@ -74,10 +75,10 @@ class Turns:
         if due and not self.second.target_is_finite():
             return False
         if due:
-            self.batches.expect([self._number(name) for name in due])
+            self._begun()[0].expect([self._number(name) for name in due])
         for name in due:
             wanted = self._number(name)
-            loss, found, last = self.second.score(lambda wanted=wanted: self._loss(wanted), scale)
+            loss, found, last = self.second.score(partial(self._loss, wanted), scale)
             norm, target_norm = found.norms(last, scale)
             self.scheduler.score(name, loss, found.cosine, norm, target_norm)
         self._arm = self.scheduler.select()
@@ -87,7 +88,13 @@ class Turns:
         return (self.scheduler.datasets.index(name),)
 
     def _loss(self, wanted: tuple[int, ...]) -> Tensor:
-        return self.loss_of(self.batches.take(wanted))
+        batches, loss_of = self._begun()
+        return loss_of(batches.take(wanted))
+
+    def _begun(self) -> tuple[AuxiliaryBatches, Callable[[Mapping[str, Any]], Tensor]]:
+        if self.batches is None or self.loss_of is None:
+            raise RuntimeError("a turn was taken before `begin`")
+        return self.batches, self.loss_of
 
     def end_iteration(self, target_loss: float, epoch: int) -> None:
         """After the step; ends the turn if it is an iteration."""

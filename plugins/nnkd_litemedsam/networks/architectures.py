@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from torch import nn
+
 from nnkd.plugin.networks import Architecture, Paper
-from nnkd_litemedsam.networks.encoders import ENCODERS, build_encoder
+from nnkd_litemedsam.networks.encoders import ENCODERS, Fusible, build_encoder
 from nnkd_litemedsam.networks.model import LiteMedSAM
 from nnkd_litemedsam.sizes import SIZE
 
@@ -32,7 +34,7 @@ def architectures() -> Sequence[Architecture]:
             build=partial(_whole, name),
             inputs=(IMAGE, BOX),
             graph="one slice is encoded and one box in it decoded",
-            ready=lambda network: network.fuse(),
+            ready=_fused,
             paper=TEACHER if name == "swin" else None,
             uncountable=UNSEEN,
         )
@@ -44,13 +46,17 @@ def architectures() -> Sequence[Architecture]:
             build=partial(build_encoder, name),
             inputs=(IMAGE,),
             graph="one slice is encoded",
-            ready=lambda network: network.fuse(),
+            ready=_fused,
             paper=STUDENT if name == "repvit" else None,
             uncountable=UNSEEN,
         )
         for name in ENCODERS
     ]
     return [*wholes, *alone]
+
+
+def _fused(network: nn.Module) -> nn.Module:
+    return network.fuse() if isinstance(network, Fusible) else network
 
 
 def _whole(name: str) -> LiteMedSAM:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from nnkd.errors import UnknownNameError
 
@@ -29,6 +29,14 @@ class Encoder:
     cls: str
     sign: str
     trainer: str = ""
+
+
+@runtime_checkable
+class Fusible(Protocol):
+    """A network that can be made faster for good."""
+
+    def fuse(self) -> nn.Module:
+        """Make it faster; returns itself, in evaluation mode."""
 
 
 ENCODERS: Mapping[str, Encoder] = {

@@ -8,12 +8,18 @@ their kernels, are linear layers on pixels. The same function, up to rounding.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnkd_litemedsam.networks.fused_layers import linear
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import MaskDecoder, PromptEncoder
+    from segment_anything.modeling.transformer import Attention
 
 STRIP = 512  # pixels of the embedding that are enlarged at once, so that what lies between stays in the cache
 NORM_EPS = 1e-6
@@ -25,7 +31,7 @@ class FoldedDecoder:
     Source: Kirillov et al., ICCV 2023 (SAM): the two-way decoder.
     """
 
-    def __init__(self, prompt_encoder: nn.Module, mask_decoder: nn.Module):
+    def __init__(self, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder):
         """Read the modules' weights; they are shared, not copied.
 
         Args:
@@ -68,7 +74,7 @@ class FoldedDecoder:
         which = torch.cat([encoder.point_embeddings[2].weight, encoder.point_embeddings[3].weight])
         return torch.cat([angles.sin(), angles.cos()], dim=-1) + which
 
-    def _masks(self, pixels: Tensor, place: Tensor, tokens: Tensor, shape: tuple[int, int]) -> Tensor:
+    def _masks(self, pixels: Tensor, place: Tensor, tokens: Tensor, shape: Sequence[int]) -> Tensor:
         """Pixels (n, h w, C), their positions (h w, C), tokens (n, t, C) -> (n, 4h, 4w)."""
         transformer, point = self.decoder.transformer, tokens
         placed = pixels + place
@@ -87,7 +93,7 @@ class FoldedDecoder:
         kernel = self.decoder.output_hypernetworks_mlps[0](tokens[:, 1])  # of the mask that a box asks for
         return self._enlarged(pixels, kernel, shape)
 
-    def _enlarged(self, pixels: Tensor, kernel: Tensor, shape: tuple[int, int]) -> Tensor:
+    def _enlarged(self, pixels: Tensor, kernel: Tensor, shape: Sequence[int]) -> Tensor:
         (first, first_bias), (second, second_bias) = self.enlarge
         parts = []
         for strip in pixels.split(STRIP, dim=1):
@@ -106,22 +112,22 @@ def _by_pixel(layer: nn.ConvTranspose2d) -> Tensor:
     return layer.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous()
 
 
-def _heads(attention: nn.Module, x: Tensor) -> Tensor:
+def _heads(attention: Attention, x: Tensor) -> Tensor:
     """(n, t, heads d) -> (n, heads, t, d)."""
     return x.unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
 
 
-def _by_head(attention: nn.Module, weight: Tensor) -> Tensor:
+def _by_head(attention: Attention, weight: Tensor) -> Tensor:
     """A projection's weight (heads d, C) -> (heads, d, C)."""
     return weight.view(attention.num_heads, -1, weight.shape[-1])
 
 
-def _among(attention: nn.Module, placed: Tensor, tokens: Tensor) -> Tensor:
+def _among(attention: Attention, placed: Tensor, tokens: Tensor) -> Tensor:
     """Attention of tokens (n, t, C) among themselves: segment-anything's own."""
     return attention(q=placed, k=placed, v=tokens)
 
 
-def _gather(attention: nn.Module, asking: Tensor, placed: Tensor, pixels: Tensor) -> Tensor:
+def _gather(attention: Attention, asking: Tensor, placed: Tensor, pixels: Tensor) -> Tensor:
     """Tokens (n, t, C) look at pixels (n, p, C) -> (n, t, C).
 
     q (W x + b) = (q W) x + q b: the second part is the same for all pixels, so their softmax does not see it. Values
@@ -135,7 +141,7 @@ def _gather(attention: nn.Module, asking: Tensor, placed: Tensor, pixels: Tensor
     return attention.out_proj(seen.transpose(1, 2).flatten(2) + attention.v_proj.bias)
 
 
-def _spread(attention: nn.Module, placed: Tensor, asked: Tensor, tokens: Tensor, pixels: Tensor) -> Tensor:
+def _spread(attention: Attention, placed: Tensor, asked: Tensor, tokens: Tensor, pixels: Tensor) -> Tensor:
     """Pixels (n, p, C) look at tokens (n, t, C) -> pixels (n, p, C) with what they saw added.
 
     Each head's weights over the tokens sum to 1, so the output's bias is spread over heads.

@@ -49,8 +49,8 @@ def has_fused_linear(dtype: torch.dtype) -> bool:
     except (RuntimeError, AttributeError, TypeError):  # NotImplementedError is a RuntimeError
         return False
     (plain, expected), (curved, before) = pairs
-    tolerance = {"rtol": TOLERANCE[dtype], "atol": TOLERANCE[dtype]}
-    return torch.allclose(plain, expected, **tolerance) and torch.allclose(curved, F.gelu(before), **tolerance)
+    much = TOLERANCE[dtype]
+    return torch.allclose(plain, expected, much, much) and torch.allclose(curved, F.gelu(before), much, much)
 
 
 def _fused_linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:

@@ -12,8 +12,17 @@ from torch import Tensor, nn
 from nnkd.plugin.networks import BoxGraphs
 from nnkd_litemedsam.networks.folded_decoder import FoldedDecoder
 from nnkd_litemedsam.networks.model import LiteMedSAM
-from nnkd_litemedsam.networks.repvit import Block, Excite, RepViT
-from nnkd_litemedsam.networks.tiny_vit import ChannelNorm, Downsample, MBConv, TinyViT
+from nnkd_litemedsam.networks.repvit import Block, Excite, Filter, RepViT
+from nnkd_litemedsam.networks.tiny_vit import (
+    ChannelNorm,
+    ConvNorm,
+    ConvStage,
+    Downsample,
+    MBConv,
+    Stage,
+    TinyViT,
+    parts,
+)
 from nnkd_litemedsam.sizes import CHANNELS, GRID, SIZE
 
 
@@ -27,18 +36,18 @@ class RepViTGraph(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(1, 3, 256, 256) -> (1, 256, 64, 64)."""
-        first, _, second = self.encoder.features[0]
+        first, second = parts(self.encoder.features[0], ConvNorm)
         x = second.c(F.gelu(first.c(image)))
-        for block in self.encoder.features[1:]:
+        for block in parts(self.encoder.features, Block):
             x = self._block(block, x)
         return _neck(self.encoder.neck, x)
 
     def _block(self, block: Block, x: Tensor) -> Tensor:
-        kernel, excite = block.token_mixer
+        [kernel] = parts(block.token_mixer, Filter)
         x = kernel.conv.c(x)
-        if isinstance(excite, Excite):
+        for excite in parts(block.token_mixer, Excite):
             x = x * excite.fc2(F.relu(excite.fc1(x.mean((2, 3), keepdim=True)))).sigmoid()
-        widen, _, narrow = block.channel_mixer.m if block.identity else block.channel_mixer
+        widen, narrow = parts(block.mix, ConvNorm)
         y = narrow.c(F.gelu(widen.c(x)))
         return x + y if block.identity else y
 
@@ -52,13 +61,13 @@ class TinyViTGraph(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(1, 3, 256, 256) -> (1, 256, 64, 64)."""
-        first, _, second = self.encoder.patch_embed.seq
+        first, second = parts(self.encoder.patch_embed.seq, ConvNorm)
         x = second.c(F.gelu(first.c(image)))
-        convolutions, *others = self.encoder.layers
-        for block in convolutions.blocks:
+        [convolutions] = parts(self.encoder.layers, ConvStage)
+        for block in parts(convolutions.blocks, MBConv):
             x = F.gelu(x + self._filtered(block, x))
         x = self._filtered(convolutions.downsample, x).permute(0, 2, 3, 1)
-        for stage in others:
+        for stage in parts(self.encoder.layers, Stage):
             x = stage(x)
         return _neck(self.encoder.neck, x.permute(0, 3, 1, 2))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from nnkd.errors import BrokenPluginError
+from nnkd_litemedsam.networks.encoders import Fusible
 from nnkd_litemedsam.networks.folded_decoder import FoldedDecoder
 from nnkd_litemedsam.networks.tiny_vit import TinyViT
 from nnkd_litemedsam.sizes import CHANNELS, GRID, SIZE
@@ -55,7 +56,7 @@ class LiteMedSAM(nn.Module):
             Itself, in evaluation mode.
         """
         self.eval().requires_grad_(False)
-        if hasattr(self.image_encoder, "fuse"):
+        if isinstance(self.image_encoder, Fusible):
             self.image_encoder.fuse()
         if self.prompt_encoder.no_mask_embed.weight.device.type == "cpu":
             self._folded = FoldedDecoder(self.prompt_encoder, self.mask_decoder)

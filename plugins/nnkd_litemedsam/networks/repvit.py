@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnkd_litemedsam.networks.fused_layers import linear
-from nnkd_litemedsam.networks.tiny_vit import ChannelNorm, ConvNorm
+from nnkd_litemedsam.networks.tiny_vit import ChannelNorm, ConvNorm, parts
 from nnkd_litemedsam.sizes import CHANNELS
 
 # Width of each block, and whether its channels are weighted (squeeze and excite)
@@ -33,13 +33,13 @@ class Filter(nn.Module):
         super().__init__()
         self.conv = ConvNorm(width, width, 3, groups=width)
         self.conv1: nn.Conv2d | None = nn.Conv2d(width, width, 1, groups=width)
-        self.bn = nn.BatchNorm2d(width)
+        self.bn: nn.BatchNorm2d | nn.Identity = nn.BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.conv1 is None:
             return self.conv(x)
         if torch.is_grad_enabled():  # a factor for each channel: on CPUs the convolution took half of a training step
-            y = self.conv(x) + torch.addcmul(self.conv1.bias, x, self.conv1.weight.flatten() + 1)
+            y = self.conv(x) + torch.addcmul(self.conv1.get_parameter("bias"), x, self.conv1.weight.flatten() + 1)
         else:
             y = self.conv(x) + x + self.conv1(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.bn(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -47,15 +47,15 @@ class Filter(nn.Module):
     @torch.no_grad()
     def fuse(self) -> None:
         """Put the branches and the batch norms into one convolution: the same function, once training is over."""
-        if self.conv1 is None:
+        if self.conv1 is None or isinstance(self.bn, nn.Identity):
             return
         self.conv.fuse()
-        convolution = self.conv.c
+        convolution, bias = self.conv.c, self.conv.c.get_parameter("bias")
         convolution.weight[..., 1:2, 1:2] += self.conv1.weight + 1  # the middle of the 3 x 3
-        factor = self.bn.weight / torch.sqrt(self.bn.running_var + self.bn.eps)
+        factor = self.bn.weight / torch.sqrt(self.bn.get_buffer("running_var") + self.bn.eps)
         convolution.weight.mul_(factor[:, None, None, None])
-        convolution.bias += self.conv1.bias - self.bn.running_mean
-        convolution.bias.mul_(factor).add_(self.bn.bias)
+        bias.add_(self.conv1.get_parameter("bias") - self.bn.get_buffer("running_mean"))
+        bias.mul_(factor).add_(self.bn.bias)
         self.conv1, self.bn = None, nn.Identity()
 
 
@@ -89,16 +89,22 @@ class Block(nn.Module):
     def __init__(self, inside: int, outside: int, excite: bool, zero_init: bool):
         super().__init__()
         self.token_mixer = nn.Sequential(Filter(inside), Excite(inside) if excite else nn.Identity())
-        mix = nn.Sequential(ConvNorm(inside, 2 * inside), nn.GELU(), ConvNorm(2 * inside, outside))
+        widen, narrow = ConvNorm(inside, 2 * inside), ConvNorm(2 * inside, outside)
         self.identity = inside == outside
         if self.identity or zero_init:
-            nn.init.zeros_(mix[2].bn.weight)
-        self.channel_mixer = Residual(mix) if self.identity else mix
+            nn.init.zeros_(narrow.bn.get_parameter("weight"))
+        mix = nn.Sequential(widen, nn.GELU(), narrow)
+        self.channel_mixer: Residual | nn.Sequential = Residual(mix) if self.identity else mix
+
+    @property
+    def mix(self) -> nn.Sequential:
+        """What mixes the channels: a convolution, GELU, a convolution."""
+        return self.channel_mixer.m if isinstance(self.channel_mixer, Residual) else self.channel_mixer
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.token_mixer(x)
-        layers = self.channel_mixer.m if self.identity else self.channel_mixer
-        y = layers[2](layers[0](x, gelu=True))  # not in strips: on this small grid they took a tenth longer
+        widen, narrow = parts(self.mix, ConvNorm)
+        y = narrow(widen(x, gelu=True))  # not in strips: on this small grid they took a tenth longer
         return x + y if self.identity else y
 
 
@@ -132,11 +138,12 @@ class RepViT(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.features[0][2](self.features[0][0](x.permute(0, 2, 3, 1), gelu=True))
+        first, second = parts(self.features[0], ConvNorm)
+        x = second(first(x.permute(0, 2, 3, 1), gelu=True))
         for block in self.features[1:]:
             x = block(x)
         narrow, *others = self.neck
-        x = linear(x, narrow.weight.flatten(1), None).permute(0, 3, 1, 2)
+        x = linear(x, narrow.get_parameter("weight").flatten(1), None).permute(0, 3, 1, 2)
         for layer in others:
             x = layer(x)
         return x

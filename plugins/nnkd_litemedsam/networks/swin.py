@@ -23,6 +23,9 @@ SPREAD = 0.02  # standard deviation of weights at the start
 class Attention(nn.Module):
     """Attention inside windows, with a bias learned for each distance; (B, rows, columns, tokens, C)."""
 
+    index: Tensor
+    bias: Tensor | None
+
     def __init__(self, width: int, heads: int, window: int):
         super().__init__()
         self.heads = heads
@@ -39,11 +42,11 @@ class Attention(nn.Module):
         """mask: (rows, columns, tokens, tokens), added to what tokens of a window pay each other; None: nothing."""
         images, tokens, width = len(x), *x.shape[3:]
         qkv = linear(x, self.qkv.weight, self.qkv.bias)
-        qkv = qkv.view(-1, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.view(-1, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         bias = self._bias() if self.bias is None else self.bias
         if mask is not None:
             bias = (bias + mask.flatten(0, 1)[:, None]).repeat(images, 1, 1, 1)
-        mixed = F.scaled_dot_product_attention(*qkv, attn_mask=bias.to(x.dtype))
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(x.dtype))
         return linear(mixed.transpose(1, 2).reshape(x.shape), self.proj.weight, self.proj.bias)
 
     def _bias(self) -> Tensor:
@@ -179,6 +182,8 @@ class Swin(nn.Module):
     4,194,304 of them are the position table. `norm0`, `norm1` and `norm2`, of earlier stages' outputs, are never used,
     but published and counted.
     """
+
+    norm3: nn.LayerNorm
 
     def __init__(
         self,

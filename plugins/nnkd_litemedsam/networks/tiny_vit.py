@@ -7,6 +7,7 @@ Source: Wu et al., ECCV 2022 (TinyViT); names and sizes as in LiteMedSAM's publi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,13 @@ from torch import Tensor, nn
 from nnkd_litemedsam.networks.fused_layers import ROWS, by_rows, in_strips, linear
 from nnkd_litemedsam.sizes import CHANNELS
 
+M = TypeVar("M", bound=nn.Module)
+
+
+def parts(container: nn.Module, kind: type[M]) -> list[M]:
+    """The modules of one class in a list or sequence of torch's, in order."""
+    return [module for module in container.children() if isinstance(module, kind)]
+
 
 class ConvNorm(nn.Module):
     """A convolution and its batch norm; (B, H, W, C)."""
@@ -22,7 +30,7 @@ class ConvNorm(nn.Module):
     def __init__(self, inside: int, outside: int, kernel: int = 1, stride: int = 1, groups: int = 1):
         super().__init__()
         self.c = nn.Conv2d(inside, outside, kernel, stride, kernel // 2, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(outside)
+        self.bn: nn.BatchNorm2d | nn.Identity = nn.BatchNorm2d(outside)
 
     @property
     def fused(self) -> bool:
@@ -38,11 +46,11 @@ class ConvNorm(nn.Module):
     @torch.no_grad()
     def fuse(self) -> None:
         """Put the batch norm into the convolution: the same function, once training is over."""
-        if self.fused:
+        if isinstance(self.bn, nn.Identity):
             return
-        factor = self.bn.weight / torch.sqrt(self.bn.running_var + self.bn.eps)
+        factor = self.bn.weight / torch.sqrt(self.bn.get_buffer("running_var") + self.bn.eps)
         self.c.weight.copy_(self.c.weight * factor[:, None, None, None])
-        self.c.bias = nn.Parameter(self.bn.bias - self.bn.running_mean * factor)
+        self.c.bias = nn.Parameter(self.bn.bias - self.bn.get_buffer("running_mean") * factor)
         self.bn = nn.Identity()
 
 
@@ -85,6 +93,9 @@ class Downsample(nn.Module):
 
 class Attention(nn.Module):
     """Attention inside windows, with a bias learned for each distance; (windows, tokens, C)."""
+
+    index: Tensor
+    bias: Tensor | None
 
     def __init__(self, width: int, heads: int, window: int):
         super().__init__()

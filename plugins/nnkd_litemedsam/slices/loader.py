@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from nnkd.boxes.pixels import prepare
@@ -51,11 +52,11 @@ class Sample:
     """
 
     key: str
-    image: np.ndarray
+    image: NDArray[np.float32]
     shape: tuple[int, int]
     label: str = ""
-    mask: np.ndarray | None = None
-    box: np.ndarray | None = None
+    mask: NDArray[np.bool_] | None = None
+    box: NDArray[np.float32] | None = None
     file: Path | None = None
 
 
@@ -144,7 +145,7 @@ def _component(mask: np.ndarray, smallest: float, rng: np.random.Generator) -> n
     return numbered == chosen + 1
 
 
-def box_around(mask: np.ndarray, jitter: float, rng: np.random.Generator) -> np.ndarray:
+def box_around(mask: NDArray[np.bool_], jitter: float, rng: np.random.Generator) -> NDArray[np.float32]:
     """The box around a mask, each side moved outwards by a number drawn from 0 to `jitter` pixels.
 
     Source: Yang et al. 2024, section 3.3, and its code: at most 10 pixels, never inwards.
@@ -180,9 +181,11 @@ def collated(samples: Sequence[Sample]) -> dict[str, Any]:
         "keys": [sample.key for sample in samples],
         "labels": [sample.label for sample in samples],
     }
-    if all(sample.mask is not None for sample in samples):
-        batch["target"] = torch.from_numpy(np.stack([sample.mask for sample in samples])[:, None])
-        batch["boxes"] = torch.from_numpy(np.stack([sample.box for sample in samples]))
+    masks = [sample.mask for sample in samples if sample.mask is not None]
+    boxes = [sample.box for sample in samples if sample.box is not None]
+    if len(masks) == len(boxes) == len(samples):
+        batch["target"] = torch.from_numpy(np.stack(masks)[:, None])
+        batch["boxes"] = torch.from_numpy(np.stack(boxes))
     if samples[0].file is not None:
         batch["files"] = [str(sample.file) for sample in samples]
         batch["embeddings"] = [EmbeddingFiles.read(sample.file) for sample in samples]
@@ -215,14 +218,14 @@ class DrawnSlices:
         return self
 
     def __next__(self) -> dict[str, Any]:
-        if self._batches is None:
+        if self._batches is None or self._rng is None:
             self._batches = self.draw.batches(self.thread_id)
             self._rng = np.random.default_rng()  # entropy of this process: workers must not draw alike
         rng = self._rng
         keys = next(self._batches)
         chosen = [(key, self.reader.choices(key)) for key in keys]
         return collated(
-            [self.reader.sample(key, zs[rng.integers(len(zs))], rng, self.flips) for key, zs in chosen]  # type: ignore[union-attr]
+            [self.reader.sample(key, zs[int(rng.integers(len(zs)))], rng, self.flips) for key, zs in chosen]
         )
 
 

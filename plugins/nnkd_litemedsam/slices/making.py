@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from nnkd.boxes.pixels import resize, scaled_shape
 from nnkd.data.dataset import ImageFolder, RawDataset
@@ -272,7 +273,7 @@ def _one(data: np.ndarray, scales: Sequence[GreyScale], ranks: np.ndarray) -> np
     return np.concatenate([scaled, nearest(ranks, shape)[None]])
 
 
-def nearest(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def nearest(array: NDArray[np.generic], shape: tuple[int, int]) -> NDArray[np.generic]:
     """Resize (H, W) by taking, for each new pixel, the old one that its centre lies in."""
     rows, columns = (
         np.minimum(((np.arange(after) + 0.5) * before / after).astype(int), before - 1)

@@ -54,9 +54,9 @@ def write_plans(names: Sequence[str]) -> str:
             _copy(raw / file, target / file)
     folder = room("nnUNet_preprocessed") / names[0]
     plans = _plans(DatasetSpec.read(folder / "dataset.json"))
-    file = folder / f"{PLANS}.json"
-    if not file.is_file() or read_json(file) != plans:
-        write_json(file, plans)
+    written = folder / f"{PLANS}.json"
+    if not written.is_file() or read_json(written) != plans:
+        write_json(written, plans)
     return PLANS
 
 

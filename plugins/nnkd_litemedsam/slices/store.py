@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nnkd.data.predictions import Lineage
@@ -155,7 +156,7 @@ class Slices:
         """Where a case's slices lie."""
         return self.folder / f"{case}.b2nd"
 
-    def read(self, case: str, z: int, grey: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, case: str, z: int, grey: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """One slice.
 
         Args:
@@ -180,7 +181,7 @@ class Slices:
             ) from error
         return _picture(stored, grey, self.colour), stored[-1]
 
-    def mask(self, stored: np.ndarray, label: str) -> np.ndarray:
+    def mask(self, stored: NDArray[np.uint8], label: str) -> NDArray[np.bool_]:
         """bool mask of a label in a stored label map."""
         return np.isin(stored, [self.index.values.index(value) for value in self.index.labels[label]])
 

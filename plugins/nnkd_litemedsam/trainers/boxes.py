@@ -120,7 +120,7 @@ class nnUNetTrainerLiteMedSAM(SliceTrainer):
         if self.options.trained == "decoder":
             self.network.image_encoder.eval()
 
-    def outputs(self, batch: dict) -> tuple[Answer, Tensor]:
+    def outputs(self, batch: Mapping[str, Any]) -> tuple[Answer, Tensor]:
         """Masks of one box an image."""
         images = batch["data"].to(self.device, non_blocking=True)
         boxes = batch["boxes"].to(self.device, non_blocking=True)

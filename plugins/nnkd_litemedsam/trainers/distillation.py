@@ -157,7 +157,7 @@ class nnUNetTrainerRepViTDistill(SliceTrainer):
         """Images alone."""
         return Reader(self.slices, self.several, files=self.kept)
 
-    def taught(self, batch: dict, images: Tensor) -> Tensor:
+    def taught(self, batch: Mapping[str, Any], images: Tensor) -> Tensor:
         """The teacher's embeddings of a batch, (B, 256, 64, 64) float32: those that are kept, and the others, which are
         computed now and kept.
 
@@ -187,7 +187,7 @@ class nnUNetTrainerRepViTDistill(SliceTrainer):
         self.network.prompt_encoder.eval()
         self.network.mask_decoder.eval()
 
-    def outputs(self, batch: dict) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def outputs(self, batch: Mapping[str, Any]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Embeddings, and the teacher's with what of them is no padding."""
         images = batch["data"].to(self.device, non_blocking=True)
         taught = self.taught(batch, images)

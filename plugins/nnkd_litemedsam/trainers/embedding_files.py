@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from nnkd.errors import NnkdError
 from nnkd.files import atomic
@@ -70,10 +71,10 @@ class EmbeddingFiles:
         self.budget -= sum(others.values())
         return self
 
-    def file(self, dataset: str, picture: np.ndarray) -> Path:
+    def file(self, dataset: str, picture: NDArray[np.uint8]) -> Path:
         """Where the embedding of a picture (h, w, 3) uint8 is kept, or would be."""
         digest = hashlib.blake2b(repr(picture.shape).encode(), digest_size=16)
-        digest.update(np.ascontiguousarray(picture))
+        digest.update(np.ascontiguousarray(picture).data)
         name = digest.hexdigest()
         return self.folders[dataset] / name[:2] / f"{name}.npy"
 

@@ -126,6 +126,7 @@ class SliceTrainer(OwnData, RecipeTrainer):
     # --- network ------------------------------------------------------------------------------------------------
 
     network: Any
+    was_initialized: bool
 
     def make_network(self) -> LiteMedSAM:
         """The network at the start of a training."""
@@ -309,7 +310,7 @@ class SliceTrainer(OwnData, RecipeTrainer):
         self.print_to_log_file(f"Current learning rate: {rate:.3g}")
         self.logger.log("lrs", rate, self.current_epoch)
 
-    def outputs(self, batch: dict) -> tuple[Any, Any]:
+    def outputs(self, batch: Mapping[str, Any]) -> tuple[Any, Any]:
         """What the network says of a batch, and the target, as `loss` wants both."""
         raise NotImplementedError
 
