@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from planned import configuration, make_plans, preprocess, preprocessed_folder
+from processes import on_two
 from toy import toy_dataset, toy_teacher
 from two_ranks import one_of_two, total, trainer_of
 
@@ -128,7 +128,8 @@ def test_export_install_predict_and_evaluate(here, tmp_path, monkeypatch):
     installed = tmp_path / "elsewhere" / "Dataset701_Toy" / MODEL
     assert json.loads((installed / "plans.json").read_text())["nnkd"]["teachers"] == ["t0", "t1"]
     raw = here / "nnUNet_raw" / "Dataset701_Toy"
-    stock("nnUNetv2_predict", "-i", raw / "imagesTs", "-o", tmp_path / "theirs", *names, "-device", "cpu", "-npp", 1)
+    theirs = ["-i", raw / "imagesTs", "-o", tmp_path / "theirs", *names, "-device", "cpu", "-npp", 0, "-nps", 0]
+    stock("nnUNetv2_predict", *theirs)
     ours = ["-i", raw / "imagesTs", "-o", tmp_path / "ours", *names, "-device", "cpu", "-npp", 0, "-nps", 0]
     assert call(predict, *ours) == 0
     dataset = RawDataset(raw)
@@ -288,14 +289,16 @@ def test_the_cascade(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("student", ["nnUNetTrainerPUNet", "nnUNetTrainerHSNet"])
-def test_stock_nnunet_predicts_with_our_students(here, tmp_path, student):
+def test_stock_nnunet_predicts_with_our_students(here, tmp_path, monkeypatch, student):
+    from nnunetv2.inference.predict_from_raw_data import predict_entry_point as stock_predict
+
     if student == "nnUNetTrainerHSNet":
-        pytest.importorskip("timm", reason="HSNet needs timm")
+        pytest.importorskip("timm", reason='needs timm: pip install "nnkd[hsnet]"')
     one_window = ["--set", *SHORT[1:], "patch_size=24,24"]
     assert call(train, 701, "2d", 0, "-device", "cpu", "-tr", student, "-n", f"window{student}", *one_window) == 0
     names = ["-d", 701, "-tr", student, "-p", f"nnUNetPlans_window{student}", "-c", "2d", "-f", 0, "-device", "cpu"]
     names += ["-i", here / "nnUNet_raw" / "Dataset701_Toy" / "imagesTs", "--disable_tta", "--save_probabilities"]
-    stock("nnUNetv2_predict", *names, "-o", tmp_path / "theirs", "-npp", 1, "-nps", 1)
+    stock_here(monkeypatch, stock_predict, *names, "-o", tmp_path / "theirs", "-npp", 0, "-nps", 0)
     assert call(predict, *names, "-o", tmp_path / "ours", "-npp", 0, "-nps", 0) == 0
     for case in ("toy_004", "toy_005"):
         mine, theirs = (np.load(tmp_path / n / f"{case}.npz")["probabilities"] for n in ("ours", "theirs"))
@@ -322,7 +325,7 @@ def test_two_ranks_share_batches_and_weights(here, student):
     assert call(train, 701, "2d", 0, "-device", "cpu", "-tr", student, "-n", f"two{student}", "--dry_run", *flags) == 0
     (here / "nnUNet_preprocessed" / "Dataset701_Toy" / "splits_final.json").write_text(json.dumps(SPLIT))
     (here / student).mkdir()
-    torch.multiprocessing.spawn(_one_rank, (str(here), student), nprocs=2)
+    on_two(_one_rank, str(here), student)
     first, second = (json.loads((here / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert (first["batch"], second["batch"]) in ((1, 2), (2, 1))
     assert first["slice"] == f"slice(0, {first['batch']}, None)"

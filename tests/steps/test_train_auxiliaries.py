@@ -143,7 +143,7 @@ def test_trained_continued_and_predicted_by_stock_nnunet_too(target, tmp_path, m
     names += ["-tr", "nnUNetTrainerKD"]
     assert call(predict, *names, "-o", tmp_path / "ours", "-npp", 0, "-nps", 0) == 0
     monkeypatch.setenv("nnUNet_extTrainer", paths.trainer_path())
-    stock = [Path(sys.executable).parent / "nnUNetv2_predict", *names, "-o", tmp_path / "theirs", "-npp", 1, "-nps", 1]
+    stock = [Path(sys.executable).parent / "nnUNetv2_predict", *names, "-o", tmp_path / "theirs", "-npp", 0, "-nps", 0]
     subprocess.run([str(word) for word in stock], check=True, capture_output=True, timeout=300)
     case = PredictionFolder(tmp_path / "ours").cases()[0]
     dataset = RawDataset(raw)

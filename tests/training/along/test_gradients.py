@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import on_two
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -199,7 +200,7 @@ def one_rank(rank: int, folder: str) -> None:
 
 
 def test_two_processes_are_one_with_the_joined_batch(tmp_path):
-    torch.multiprocessing.spawn(one_rank, (str(tmp_path),), nprocs=2)
+    on_two(one_rank, str(tmp_path))
     network, heads = made()
     heard, weights = steps(network, SecondPass(network, heads), *data(1), *data(2, labels=2))
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))

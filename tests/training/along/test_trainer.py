@@ -13,6 +13,7 @@ import torch
 from auxiliary_toys import auxiliary, few_shot_target, prepared
 from nnkd_unet.punet_trainer import nnUNetTrainerPUNet
 from planned import preprocess
+from processes import on_two
 from toy import toy_teacher
 from two_ranks import one_of_two, total
 from two_ranks import trainer_of as trainer_of_rank
@@ -287,7 +288,7 @@ def test_two_ranks_choose_the_same_and_one_writes_the_record(target):
     plans = dict(trainer.plans_manager.plans)
     (target.preprocessed / "nnUNetPlans_two.json").write_text(json.dumps({**plans, "plans_name": "nnUNetPlans_two"}))
     folder = target.preprocessed.parents[1]
-    torch.multiprocessing.spawn(one_rank, (str(folder),), nprocs=2)
+    on_two(one_rank, str(folder))
     first, second = (json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert (first.pop("writes"), second.pop("writes")) == (True, False)
     assert first["total"] == pytest.approx(second.pop("total"), rel=1e-6)
