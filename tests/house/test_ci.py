@@ -71,7 +71,7 @@ def test_it_runs_the_command_in_a_fresh_environment_and_says_how_it_ended(tmp_pa
     (tmp_path / "README.md").write_text(f"<!-- test command -->\n```\n{sys.executable} -m pytest -q test_it.py\n```\n")
     fake = tmp_path / "fake_python"
     fake.write_text(
-        "#!/bin/bash\nmkdir -p $3/bin\nprintf '#!/bin/bash\\n' | tee $3/bin/python $3/bin/ruff > $3/bin/lint-imports\n"
+        "#!/bin/bash\nmkdir -p $3/bin\nprintf '#!/bin/bash\\n' | tee $3/bin/python > $3/bin/nox\n"
         "printf 'PATH=%s/bin:$PATH\\n' $3 > $3/bin/activate\nchmod +x $3/bin/*\n"
     )
     fake.chmod(0o755)
