@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import configparser
 import importlib
@@ -17,7 +18,10 @@ from nnkd.cli import command
 from nnkd.plugin import options, registry
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 FLAGS = {"-a": "aggregator", "-s": "sampler", "-tr": "student", "-as": "auxiliary_scheduler"}
 TRAINING = (
     ("nnkd/training/options.py", "TrainingOptions"),
@@ -267,3 +271,145 @@ def test_modules_that_are_named_exist(page):
     """Dotted names such as `nnkd.votes.bits` or `nnkd.votes.bits.fit`, braces left out."""
     named = re.findall(r"`(nnkd(?:_[a-z]+)?(?:\.\w+)+)(?:\([^`]*\))?`", page.read_text(encoding="utf-8"))
     assert [name for name in named if not name.startswith("nnkd_example") and not exists(name)] == []
+
+
+# --- names outside command lines ----------------------------------------------------------------------------------
+
+FOREIGN_FLAGS = {  # of nnU-Net's commands, of pip, of SAT
+    "-pfile", "-pl", "--npz", "--rcd_dir", "--val", "--val_best", "--disable_checkpointing", "--no-index",
+    "--find-links",
+}  # fmt: skip
+USERS_FILES = {"FILE.json", "pytorch_model.bin"}  # what a user, or a publisher, calls as he likes
+ENDINGS = "jsonl|json|tsv|csv|html|png|pth|pt|b2nd|npz|onnx|safetensors|sh|zip|pkl|bin"
+
+
+def inline(page: Path) -> list[str]:
+    """A page's inline code."""
+    text = re.sub(r"^```\w*\n.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"`([^`]+)`", text)
+
+
+@pytest.fixture(scope="module")
+def flags() -> set[str]:
+    """Every option of every command and conversion."""
+    found: set[str] = set()
+    original = argparse._ActionsContainer.add_argument
+
+    def add_argument(self, *names, **keywords):
+        found.update(name for name in names if name.startswith("-"))
+        return original(self, *names, **keywords)
+
+    conversions = (f"nnkd_dataset_conversion.{file.stem}" for file in (ROOT / "dataset_conversion").glob("*.py"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse._ActionsContainer, "add_argument", add_argument)
+        for module in (*commands().values(), *conversions):
+            if main := getattr(importlib.import_module(module), "main", None):
+                with pytest.raises(SystemExit):
+                    main(["--help"])
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_that_are_named_exist(page, flags):
+    """In inline code that is no command line of ours, such as `--box_margin`; of benchmarks: they are read, not run."""
+    benchmarks = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "benchmarks").glob("*.py"))
+    known = flags | FOREIGN_FLAGS | set(re.findall(r'"(--?\w[\w-]*)"', benchmarks))
+    pieces = [piece for piece in inline(page) if not re.match(r"(pip|nox|pytest|python -m|nnUNetv2_|#|git)", piece)]
+    named = {flag for piece in pieces for flag in re.findall(r"(?<![\w\]}-])(--?[A-Za-z]\w*(?:-\w+)*)", piece)}
+    assert sorted(named - known) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_entries_that_are_named_exist(page, plugins):
+    """`-t litemedsam`, `-a staple` and the like, and options of entries, such as `majority.ties`."""
+    kinds = {"-t": "teacher", **FLAGS}
+    for piece in inline(page):
+        for flag, name in re.findall(r"(?:^| )(-as|-tr|-t|-a|-s) ([a-z]\w*|nnUNetTrainer\w+)(?= |$)", piece):
+            if not piece.startswith(("nnKD_", "nox ")) and name != "none":
+                assert name in NNUNETS.union(plugins.names(kinds[flag])), f"there is no {kinds[flag]} '{name}'"
+        if setting := re.fullmatch(r"([a-z]\w*)\.([a-z]\w*)(=.*)?", piece):
+            for kind in ("teacher", "aggregator", "sampler", "auxiliary_scheduler"):
+                if setting[1] in plugins.names(kind):
+                    assert setting[2] in {"channel", *options.options_of(plugins.load(kind, setting[1]))}, piece
+
+
+@pytest.fixture(scope="module")
+def constants() -> str:
+    """All strings of the code, one a line, f-strings with their gaps left out."""
+    found: set[str] = set()
+    for folder in ("nnkd", "plugins", "dataset_conversion", "benchmarks"):
+        for file in (ROOT / folder).rglob("*.py"):
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            found |= {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    tables = [file.read_text(encoding="utf-8") for file in (ROOT / "nnkd").rglob("*.json")]
+    return "\n".join([*found, *tables])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_on_disk_that_are_named_are_written_or_read(page, constants):
+    """`consensus.json`, and the trees of files: some string of the code has that name, or its end after a word in
+    capitals that stands for a name."""
+    text = page.read_text(encoding="utf-8")
+    trees = re.findall(r"^```text\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    names = {name for part in (*inline(page), *trees) for name in re.findall(rf"[\w.-]+\.(?:{ENDINGS})\b", part)}
+    here = {file.name for folder in ("docs", "benchmarks", "tests") for file in (ROOT / folder).rglob("*.*")}
+    missing = []
+    for name in names - USERS_FILES - here:
+        end = re.sub(
+            r"^(?:[A-Z]+_)*[A-Z]+(?=[_.])|^nnUNetPlans(?:_(?:2d|NAME))?(?=[_.])|(?<=fold_)[X0](?=\.)", "", name
+        )
+        stem, _, ending = end.rpartition(".")
+        if end not in constants and not (stem and f"{stem}" in constants and f".{ending}" in constants):
+            missing.append(name)
+    assert missing == []
+
+
+def definitions(file: Path) -> set[str]:
+    """Names of the functions, methods, classes and constants of a module."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    constants = {t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
+    return constants | {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
+
+
+PLACES = re.split(r"\n(?=\d+\. |\||- |\n)", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("place", [p for p in PLACES if ".py`" in p], ids=lambda place: place.strip()[:40])
+def test_what_the_tour_names_stands_in_the_file_before_it(place):
+    """`nnkd/votes/bits.py`, `fit`: the function stands in the last file that was named before it."""
+    file, missing = None, []
+    for name in re.findall(r"`([^`]+)`", place):
+        if name.endswith(".py"):
+            file = ROOT / name
+        elif file and re.fullmatch(r"_?[a-z]\w*", name) and name not in definitions(file):
+            missing.append(name)
+    assert missing == []
+
+
+# --- limits ---------------------------------------------------------------------------------------------------------
+
+LIMITING = r"\b(no command|not yet|only|at most|no more than|not tested|not seeded)\b"
+
+
+def limits() -> list[str]:
+    """The points of docs/limits.md."""
+    text = (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
+    return [" ".join(point.split()) for point in re.split(r"^- ", text, flags=re.MULTILINE)[1:]]
+
+
+@pytest.mark.parametrize("point", limits(), ids=lambda point: point[:40])
+def test_a_limit_names_the_test_that_fails_when_it_falls(point):
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", point)
+    assert named or not re.search(LIMITING, point, flags=re.IGNORECASE), "no test is named"
+    for file, name in named:
+        tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, f"{file} has no {name}"
+
+
+def test_the_versions_of_nnunet_that_are_named_are_those_required():
+    """docs/limits.md names one, setup.cfg a range that holds no other."""
+    said = re.search(r"nnunetv2 (\d+)\.(\d+)", " ".join(limits()))
+    major, minor = said.groups()
+    wanted = f"nnunetv2>={major}.{minor},<{major}.{int(minor) + 1}"
+    assert wanted in (ROOT / "setup.cfg").read_text(encoding="utf-8").split()

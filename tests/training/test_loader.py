@@ -78,6 +78,20 @@ def test_targets_follow_the_image(image_is_vote, kind, moves):
     assert seen > 0
 
 
+def test_augmentation_is_not_seeded(image_is_vote):
+    """docs/limits.md says so."""
+    cases, votes = image_is_vote
+    targets = Targets(labels=((1,), (2,)), votes=votes, tables={"toy_000": np.array([[0, 1], [0, 1]], np.float32)})
+    manager = LabelManager({"background": 0, "liver": 1, "spleen": 2}, None)
+    sizes = (8, 24, 24), (8, 16, 16)
+    moves = ComposeTransforms([spatial(sizes[1], 1)])
+    first, second = (
+        VotesDataLoader(cases, 2, *sizes, manager, 1.0, transforms=moves, targets=targets).generate_train_batch()
+        for _ in range(2)
+    )
+    assert not torch.equal(first["data"], second["data"])
+
+
 def test_equal_seeds_give_equal_batches_and_workers_share_them():
     people = {f"c{i}": Participant(f"p{i}") for i in range(9)}
 
