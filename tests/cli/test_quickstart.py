@@ -1,5 +1,5 @@
-"""The one test of everything: nnKD_quickstart as a newcomer calls it, with seven people instead of twelve, of whom two are
-held out and two are atlases, scans of a fifth of the size and a training of one short epoch."""
+"""The one test of everything: nnKD_quickstart as a newcomer calls it, with seven people instead of twelve, of whom two
+are held out and two are atlases, scans of a fifth of the size and a training of one short epoch."""
 
 from __future__ import annotations
 
