@@ -20,10 +20,11 @@ from functools import partial
 from nnkd.cli import quickstart
 from nnkd.data import phantoms
 quickstart.CASES = 7
-for long, short in (("--test 4 --labelled 3", "--test 2 --labelled 2"), ("iterations=40", "iterations=4")):
+fewer = {"--test 4 --labelled 3": "--test 2 --labelled 2", "iterations=40": "iterations=4", "batch_size=4": "batch_size=2"}
+for long, short in fewer.items():
     assert long in quickstart.TOUR
     quickstart.TOUR = quickstart.TOUR.replace(long, short)
-phantoms.write_cohort = partial(phantoms.write_cohort, shape=(5, 72, 72), spacing=(38.0, 5.6, 5.6))
+phantoms.write_cohort = partial(phantoms.write_cohort, shape=(4, 72, 72), spacing=(47.5, 5.6, 5.6))
 sys.exit(quickstart.main())
 """
 
