@@ -20,8 +20,8 @@ from functools import partial
 from nnkd.cli import quickstart
 from nnkd.data import phantoms
 quickstart.CASES = 7
-fewer = {"--test 4 --labelled 3": "--test 2 --labelled 2", "iterations=40": "iterations=4", "batch_size=4": "batch_size=2"}
-for long, short in fewer.items():
+fewer = {"--test 4 --labelled 3": "--test 2 --labelled 2", "iterations=40": "iterations=4"}
+for long, short in {**fewer, "batch_size=4": "batch_size=2"}.items():
     assert long in quickstart.TOUR
     quickstart.TOUR = quickstart.TOUR.replace(long, short)
 phantoms.write_cohort = partial(phantoms.write_cohort, shape=(4, 72, 72), spacing=(47.5, 5.6, 5.6))
