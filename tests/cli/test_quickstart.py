@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pandas
 import pytest
+from extras import needs
 
 from nnkd.cli.quickstart import tour
 from nnkd.data.predictions import PredictionFolder
 
+pytestmark = needs("litemedsam")
 CODE = """
 import sys
 from functools import partial
