@@ -58,6 +58,7 @@ def test_here_nothing_is_done_before_it_is_asked_for():
     assert done == [1]
 
 
+@pytest.mark.heavy
 def test_order_is_kept_where_it_is_asked_for():
     jobs = [0, 1, 2, 3] * 3
     results = list(run_all(in_which, jobs, 3, killed=KILLED, in_order=True))

@@ -171,6 +171,7 @@ def damaged(folder, name="fold_0", content=b"{}"):
     return folder
 
 
+@pytest.mark.heavy
 def test_predictions_carry_the_records_of_their_folds(tmp_path):
     model = student(tmp_path, "0", "1", "all")
     carry([model], tmp_path / "p")
@@ -212,6 +213,7 @@ PACKED = packed(json.dumps({"turn": 1, "dataset": "a", "counts": {"a": 1}}).enco
 STRANGE = {"turn": 1, "dataset": "a", "counts": {"a": 1}, "estimates": {"b": "high"}, "loss": 0.1}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -16,7 +16,7 @@ from nnkd.errors import SettingError, WeightsError
 from nnkd.files import sha256
 from nnkd.networks import runtimes
 
-pytestmark = needs("export", "onnx", "onnxscript", "onnxruntime")
+pytestmark = [needs("export", "onnx", "onnxscript", "onnxruntime"), pytest.mark.heavy]
 
 
 @pytest.fixture(scope="module")

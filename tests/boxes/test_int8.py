@@ -20,6 +20,8 @@ from nnkd.errors import DatasetError, FolderError, SettingError, WeightsError
 from nnkd.files import sha256
 from nnkd.networks import runtimes
 
+pytestmark = pytest.mark.heavy
+
 needs_export = needs("export", "onnx", "onnxscript", "onnxruntime")
 
 

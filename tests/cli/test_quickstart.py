@@ -15,7 +15,7 @@ from extras import needs
 from nnkd.cli.quickstart import tour
 from nnkd.data.predictions import PredictionFolder
 
-pytestmark = needs("litemedsam")
+pytestmark = [needs("litemedsam"), pytest.mark.heavy]
 CODE = """
 import sys
 from functools import partial

@@ -264,6 +264,7 @@ except NnkdError as error:
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mha", ".nrrd"])
 def test_a_full_disk_leaves_the_old_label_map_and_nothing_else(tmp_path, ending):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 from extras import needs
 from toy import REAL_DATA, needs_real_data
@@ -34,6 +35,7 @@ STORED = {
 }
 
 
+@pytest.mark.heavy
 @needs("litemedsam")
 @needs_real_data("trunk_ct")
 def test_however_a_scan_is_stored_its_masks_lie_at_the_same_place(nnunet_folders):

@@ -159,6 +159,7 @@ def test_participants_pickle():
     assert read_back == person
 
 
+@pytest.mark.heavy
 @given(
     st.lists(
         st.tuples(

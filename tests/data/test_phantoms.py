@@ -24,6 +24,8 @@ from nnkd.data.phantoms import (
 )
 from nnkd.errors import DatasetError
 
+pytestmark = pytest.mark.heavy
+
 RANGES_ML = {  # what radiologists measure in adults; the lung only as far as it is in the field of view
     "liver": (600, 2400),
     "kidney": (150, 550),

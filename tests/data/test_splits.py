@@ -40,6 +40,7 @@ def strata(cohort: dict[str, Participant], names: set[str]) -> Counter:
     return Counter((persons[name].sex, persons[name].attributes["site"]) for name in names)
 
 
+@pytest.mark.heavy
 @settings(max_examples=60, deadline=None)
 @given(cohorts(), st.integers(2, 5), st.integers(0, 2**32 - 1))
 def test_folds(cohort: dict[str, Participant], folds: int, seed: int):
@@ -151,6 +152,7 @@ def test_refusals():
             hold_out(cohort, nonsense, [], rng)
 
 
+@pytest.mark.heavy
 @settings(max_examples=60, deadline=None)
 @given(cohorts(), st.integers(1, 4), st.integers(1, 6), st.integers(0, 2**32 - 1))
 def test_few_shot_folds(cohort: dict[str, Participant], shots: int, folds: int, seed: int):

@@ -224,6 +224,7 @@ convert(Path(sys.argv[1]), "Dataset710_Kill", channels=["CT"], labels={"x": 1})
 """
 
 
+@pytest.mark.heavy
 def test_killed_and_run_again_gives_the_same_as_in_one_go(tmp_path, nnunet_folders):
     arrays = {}
     for k in range(40):  # nrrd: every file has to be encoded

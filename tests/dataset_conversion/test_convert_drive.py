@@ -96,6 +96,7 @@ def test_missing_label_broken_image_and_wrong_folder(drive, nnunet_folders, tmp_
         convert(tmp_path, "Dataset713_Drive")
 
 
+@pytest.mark.heavy
 @needs_real_data("drive")
 def test_real_photographs(nnunet_folders):
     report = convert(REAL_DATA / "drive", "Dataset712_Drive", raters=True, swap=True, fov=True)

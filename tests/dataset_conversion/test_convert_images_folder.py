@@ -257,6 +257,7 @@ REAL = [
 ]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("folder", "images", "masks", "options", "count"),
     [pytest.param(*row, id=row[0], marks=needs_real_data(row[0])) for row in REAL],

@@ -97,6 +97,7 @@ def test_wrong_label_words_are_usage_errors(task, nnunet_folders, words, capsys)
     assert stopped.value.code == 2
 
 
+@pytest.mark.heavy
 @needs_real_data("hippocampus")
 def test_hippocampus(nnunet_folders):
     report = convert(

@@ -58,6 +58,7 @@ def _dies(task):
     os._exit(9)
 
 
+@pytest.mark.heavy
 def test_a_process_that_dies_is_one_sentence(setting, monkeypatch):
     settings, files = setting
     monkeypatch.setattr(comparisons, "_compare_case", _dies)

@@ -73,6 +73,7 @@ def blobs(shape, seed, share=0.4):
     return np.digitize(noise, np.quantile(noise, [1 - share, 1 - share / 2])).astype(np.int32)
 
 
+@pytest.mark.heavy
 @definitions
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (2.5, 0.8, 0.8), (5, 0.4, 1.3)])
 @pytest.mark.parametrize("shape", [(12, 14, 16), (1, 30, 40), (5, 1, 20)])
@@ -85,6 +86,7 @@ def test_values_are_the_oracles(shape, spacing, definition):
             assert ours[name].values[metric] == pytest.approx(value, **CLOSE), (name, metric)
 
 
+@pytest.mark.heavy
 @definitions
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())

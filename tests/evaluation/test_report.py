@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from scored import CASES, GOOD, LABELS, POOR, folder, scores, words
 from toy import write_image
 
@@ -13,6 +14,8 @@ from nnkd.data.dataset import DatasetSpec
 from nnkd.data.predictions import Lineage
 from nnkd.evaluation.part import Plain
 from nnkd.evaluation.report import SECTIONS, Evaluation, chosen_cases, integer_names, render, write_report
+
+pytestmark = pytest.mark.heavy
 
 JSON = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "spleen": 2}, "file_ending": ".nii.gz"}
 FACTS = {

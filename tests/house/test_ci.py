@@ -62,6 +62,7 @@ def test_without_a_command_it_fails(tmp_path, text):
     assert "has no code block right behind the line '<!-- test command -->'" in run.stderr
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("test", "code"), [("assert True", 0), ("assert False", 1)])
 def test_it_runs_the_command_in_a_fresh_environment_and_says_how_it_ended(tmp_path, test, code):
     """With a made-up project and made-up pip, python and linters, so that nothing is downloaded."""

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).parents[2]
 OURS = ("nnkd", "plugins", "dataset_conversion")
 IN_THE_REPOSITORY = {file.stem for file in (ROOT / "benchmarks").glob("*.py")} | {

@@ -17,6 +17,8 @@ import pytest
 from nnkd.cli import command
 from nnkd.plugin import options, registry
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).parents[2]
 PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING")),

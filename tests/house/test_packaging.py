@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).parents[2]
 INSTALLED = ("nnkd", "plugins", "dataset_conversion")
 TOP_LEVEL = {"setup.cfg", "pyproject.toml", "nnkd", "plugins", "dataset_conversion", "tests", "README.md", "LICENSE"}

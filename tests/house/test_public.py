@@ -62,6 +62,7 @@ def test_plugins_import_what_is_public():
     assert {module: who for module, who in imported().items() if module not in allowed} == {}
 
 
+@pytest.mark.heavy
 def test_nothing_is_public_that_nobody_needs():
     """A module is listed because a plugin imports it, or because the face hands out what stands in it."""
     handed_out = {getattr(nnkd, name).__module__ for name in nnkd.__all__ if hasattr(getattr(nnkd, name), "__module__")}

@@ -6,6 +6,8 @@ import ast
 from collections import defaultdict
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 RUN = 8
 
@@ -42,6 +44,7 @@ def repeated(root: Path) -> list[str]:
     return [" ~ ".join(found.values()) for found in places.values() if len(found) > 1]
 
 
+@pytest.mark.heavy
 def test_no_eight_equal_lines_stand_in_two_rooms():
     assert repeated(ROOT) == []
 

@@ -97,10 +97,12 @@ def test_there_are_no_circles():
         pytest.fail(" -> ".join(error.args[1]))
 
 
+@pytest.mark.heavy
 def test_plugins_and_rooms_keep_to_the_doors():
     assert wrong_doors(sources()) == []
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("name", "code"),
     [
@@ -133,6 +135,7 @@ def test_rooms_are_small_and_have_a_door_plate():
             assert unsaid == [] or here.name in ("cli", "steps", "nnunet_ext"), (here, unsaid)
 
 
+@pytest.mark.heavy
 def test_nobody_prints_but_commands_and_converters():
     prints = [
         f"{name}, line {node.lineno}"
@@ -144,10 +147,12 @@ def test_nobody_prints_but_commands_and_converters():
     assert prints == []
 
 
+@pytest.mark.heavy
 def test_no_module_is_called_by_a_word_that_says_nothing():
     assert [name for name in sources() if VAGUE & set(name.split("."))] == []
 
 
+@pytest.mark.heavy
 def test_each_step_has_one_public_function():
     for name, tree in sources().items():
         if is_in(name, ("nnkd.steps",)) and name != "nnkd.steps":

@@ -35,6 +35,7 @@ def probes(tree: ast.Module) -> list[str]:
     return found
 
 
+@pytest.mark.heavy
 def test_trainers_are_asked_through_their_interface():
     files = sorted((ROOT / "nnkd").glob("**/*.py"))
     found = {str(file): seen for file in files if (seen := probes(ast.parse(file.read_text(encoding="utf-8"))))}

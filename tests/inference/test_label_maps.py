@@ -55,6 +55,7 @@ def check(logits, made, facts):
 sizes = st.tuples(*[st.integers(1, 9)] * 3)
 
 
+@pytest.mark.heavy
 @settings(max_examples=150)
 @given(
     shape=sizes, target=sizes, low=st.tuples(*[st.integers(0, 3)] * 3), high=st.tuples(*[st.integers(0, 3)] * 3),

@@ -15,7 +15,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from planned import configuration
 from torch import nn
 
-from nnkd.errors import PredictionError, SettingError
+from nnkd.errors import BrokenPluginError, PredictionError, SettingError
 from nnkd.inference import samples as sampling
 from nnkd.inference.predictor import logits_of
 from nnkd.inference.probabilistic import ProbabilisticNetwork
@@ -190,6 +190,7 @@ def test_ordinary_networks_keep_nnunets_logits(regions, monkeypatch):
     assert found.spread.maps["standard_deviation"].max() > 0.01
 
 
+@pytest.mark.heavy
 def test_a_compiled_network_is_known():
     predictor = predictor_of(2, False, Toy(2, False))
     data = np.random.default_rng(0).normal(0, 1, (1, 1, 8, 10)).astype(np.float32)
@@ -230,6 +231,15 @@ def test_numbers_that_are_not_finite_are_refused():
         network.layer.bias.fill_(torch.nan)
     with pytest.raises(PredictionError, match="not finite"):
         sampling.answer(predictor_of(2, False, network), np.zeros((1, 1, 8, 10), np.float32))
+
+
+def test_a_network_without_samples_is_named(monkeypatch):
+    monkeypatch.setattr(Toy, "samples", lambda *_: iter(()))
+    network = Toy(2, False)
+    with pytest.raises(BrokenPluginError, match="Toy answers with no sample, but 3 are expected"):
+        sampling.answer(predictor_of(2, False, network), np.zeros((1, 1, 8, 10), np.float32))
+    with pytest.raises(BrokenPluginError, match="Toy answers with no sample"):
+        network.answer(torch.zeros(1, 1, 8, 8))
 
 
 def test_the_number_of_samples():

@@ -13,7 +13,7 @@ from nnkd.networks import files, runtimes
 from nnkd.networks.files import Difference, check_packages, difference, write_onnx, write_openvino
 from nnkd.networks.runtimes import installed, open_session
 
-pytestmark = needs("export", "onnx", "onnxscript", "onnxruntime")
+pytestmark = [needs("export", "onnx", "onnxscript", "onnxruntime"), pytest.mark.heavy]
 
 
 class Toy(nn.Module):
@@ -131,3 +131,10 @@ def test_differences_add_up():
         difference(first, np.full_like(first, np.nan))
     with pytest.raises(WeightsError, match=r"answers with \(3,\) numbers"):
         difference(first, np.zeros(3))
+
+
+def test_an_exporter_that_gives_nothing_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: None)
+    with pytest.raises(BrokenPluginError, match="torch's exporter gave nothing"):
+        write_onnx(torch.nn.Conv2d(1, 1, 1), {"x": torch.zeros(1, 1, 4, 4)}, "y", tmp_path / "x.onnx")
+    assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -109,6 +110,16 @@ def test_imported_packages_are_not_the_networks_memory(on_meta):
 def test_what_goes_wrong_is_told(what, error, message):
     with pytest.raises(error, match=message):
         measure(what, runs=1)
+
+
+def test_a_peak_that_may_be_an_earlier_one_is_no_figure(monkeypatch):
+    """Where it cannot be set back, and the network stayed below what the process had held before."""
+    monkeypatch.setattr(latency, "CLEAR_REFS", Path("no such file"))
+    monkeypatch.setattr(latency, "_resident_peak", lambda: 10**15)
+    assert measure_here(partial(holds, 1), runs=1).peak is None
+    highest = iter((10**14, 10**15))
+    monkeypatch.setattr(latency, "_resident_peak", lambda: next(highest))
+    assert measure_here(partial(holds, 1), runs=1).peak > 10**14
 
 
 def test_where_the_system_tells_nothing(monkeypatch):

@@ -47,6 +47,7 @@ def model(tmp_path, monkeypatch) -> TrainedModel:
     return TrainedModel.open(folder, ["0"], "checkpoint_final.pth")
 
 
+@pytest.mark.heavy
 def test_it_predicts_the_same_masks_where_nnkd_is_not_installed(model, tmp_path):
     (line,) = write_stock_model(model, tmp_path / "out" / "nnunet")
     target = tmp_path / "out" / "nnunet" / "Dataset799_Trained" / "nnUNetTrainer__nnUNetPlans__3d_fullres"

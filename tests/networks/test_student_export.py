@@ -20,7 +20,7 @@ from nnkd.networks import runtimes, student_export
 from nnkd.networks.student_export import write_student
 from nnkd.weights.checkpoints import TrainedModel
 
-pytestmark = needs("export", "onnx", "onnxscript", "onnxruntime")
+pytestmark = [needs("export", "onnx", "onnxscript", "onnxruntime"), pytest.mark.heavy]
 TEACHER = {"name": "t", "licence": "MIT", "weights_licence": "CC-BY-NC-4.0"}
 
 

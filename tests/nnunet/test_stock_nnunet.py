@@ -23,6 +23,8 @@ from nnkd.data.dataset import RawDataset
 from nnkd.data.predictions import PredictionFolder
 from nnkd.weights.checkpoints import load_checkpoint
 
+pytestmark = pytest.mark.heavy
+
 NAMES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 SHORT = ("--set", "epochs=1", "iterations=1", "val_iterations=1")
 SPLIT = [

@@ -20,6 +20,8 @@ from toy import toy_teacher
 from nnkd.paths import room
 from nnkd.weights.checkpoints import load_checkpoint
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).parents[2]
 THIRD_PARTY = ROOT / "tests" / "third_party"
 STUDENT = ROOT / "tests" / "third_party_student"

@@ -34,6 +34,7 @@ def dsc(dataset, case, answer, label):
     return 2 * (reference & answer[label]).sum() / (reference.sum() + answer[label].sum())
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "options",
     [
@@ -51,6 +52,7 @@ def test_labels_arrive(labelled, options):
     assert len(teacher.notes()["atlases"]) == options.get("number", 3)
 
 
+@pytest.mark.heavy
 def test_the_result_does_not_depend_on_threads_or_repetition(labelled):
     volume, _, _ = labelled.images().volume("toy_004")
     answers = [teacher_of(labelled, workers).predict(volume, {}) for workers in (1, 2)]
@@ -132,6 +134,7 @@ def test_coarsening_keeps_the_place():
     assert ((back > 0.5) == (array > 0.5)).mean() > 0.95
 
 
+@pytest.mark.heavy
 @needs_real_data("hippocampus")
 def test_hippocampus_reaches_what_one_registration_should(tmp_path):
     names = sorted(p.name for p in (REAL_DATA / "hippocampus" / "labelsTr").glob("*.nii.gz"))

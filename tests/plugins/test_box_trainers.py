@@ -165,6 +165,7 @@ def test_presets():
 # --- nnKD_train ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_distilling_from_several_datasets_without_planning(shrunk, capsys):
     raw(shrunk, 701, labelled=0)
     raw(shrunk, 702, training=2, labelled=1, seed=1)
@@ -216,6 +217,7 @@ def test_distilling_from_several_datasets_without_planning(shrunk, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.heavy
 def test_stage_1_trains_goes_on_and_teaches_stage_2(shrunk, monkeypatch):
     raw(shrunk)
     short = [*SHORT, "encoder=repvit", "flips=false"]
@@ -259,6 +261,7 @@ def stock_nnunet_names_the_right_command(folder: Path, monkeypatch) -> None:
     assert source().export_graphs().weights["name"] == "checkpoint_final.pth"
 
 
+@pytest.mark.heavy
 def test_continuing_keeps_optimiser_schedule_and_place(shrunk):
     raw(shrunk)
     trainer = trainer_of(shrunk, nnUNetTrainerRepViTDistill, epochs=3, iterations=2, val_iterations=1, cache=0)
@@ -295,6 +298,7 @@ def trainer_of(folders: Path, kind: type, batch_size: int = 2, fold: object = "a
     return kind(plans, "2d", fold, dataset_json, torch.device("cpu"))
 
 
+@pytest.mark.heavy
 def test_the_embedding_error_falls(shrunk):
     raw(shrunk, training=1)
     torch.manual_seed(0)

@@ -72,6 +72,7 @@ def test_what_they_cost(variant, parameters, macs):
     assert (found.parameters, found.macs) == (parameters, macs)
 
 
+@pytest.mark.heavy
 @needs_sam
 @pytest.mark.parametrize(
     ("variant", "parameters", "macs", "printed"),

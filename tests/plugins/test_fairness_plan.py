@@ -49,6 +49,7 @@ def most_by_trying(rule: Rule, available: np.ndarray) -> int:
     return most(tuple(available), 0)
 
 
+@pytest.mark.heavy
 @settings(max_examples=60, deadline=None)
 @given(small_cohorts())
 def test_the_number_of_batches_is_the_largest(cohort):

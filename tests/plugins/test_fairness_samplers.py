@@ -58,6 +58,7 @@ def people_of(cases, batches) -> list[str]:
 # --- balanced ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @settings(max_examples=12, deadline=None)
 @given(cohorts(), st.sampled_from([2, 4]), st.integers(0, 2**32 - 1), st.integers(0, 5))
 def test_every_batch_obeys_the_rule_and_nobody_is_twice_in_an_epoch(cases, size, seed, number):
@@ -130,6 +131,7 @@ def test_no_group_stands_where_foreground_is_forced_more_often():
                 assert abs(count - total * share) < 5 * np.sqrt(total * share * (1 - share)), (name, group)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_an_epoch_has_the_same_batches_for_any_number_of_workers(workers):
     cases, sampler = papers_cohort(), Balanced()
@@ -179,6 +181,7 @@ def test_all_epochs_are_equally_long_where_plans_are_not_proven(monkeypatch):
     assert {len(epoch(sampler, cases, 24, number=n)) for n in range(5)} == {sampler.epoch_length(cases, 24)}
 
 
+@pytest.mark.heavy
 def test_a_participants_cases_take_turns_at_random():
     people = {name: Participant(name, sex) for name, sex in (("a", "F"), ("b", "M"))}
     cases = {f"{name}{i}": person for name, person in people.items() for i in range(3)}
@@ -327,6 +330,7 @@ def test_papers_procedure_ends_where_nothing_can_be_balanced():
     assert "Warning: no batch of 8 can be balanced, so each ends after 30" in sampler.report(cases, 8, 0)[-1]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ALL)
 def test_equal_seeds_give_equal_batches_of_training_cases(kind):
     cases = papers_cohort()

@@ -78,6 +78,7 @@ def killed_after_one_epoch(trainer):
     return kept
 
 
+@pytest.mark.heavy
 def test_a_training_has_the_samplers_batches_in_order_and_goes_on_where_it_ended(cohort):
     sampler = Choice("balanced", {"attributes": ["sex"]})
     trainer = trainer_of(cohort, sampler)
@@ -98,6 +99,7 @@ def test_a_training_has_the_samplers_batches_in_order_and_goes_on_where_it_ended
     assert again.drawn == trainer.drawn[3:]
 
 
+@pytest.mark.heavy
 def test_group_dro_hears_losses_and_resumes_its_weights(cohort):
     sampler = Choice("group_dro", {"attributes": ["sex"], "step": 0.5})
     trainer = trainer_of(cohort, sampler)
@@ -114,6 +116,7 @@ def test_group_dro_hears_losses_and_resumes_its_weights(cohort):
     assert again.draw.sampler.state_dict() == first
 
 
+@pytest.mark.heavy
 def test_results_hold_no_attribute_of_a_person(cohort):
     """Columns without bins: raw cells would be the strata's names."""
     folder = preprocessed_folder(cohort)
@@ -137,6 +140,7 @@ def test_results_hold_no_attribute_of_a_person(cohort):
     assert SAMPLER_STATE not in elsewhere
 
 
+@pytest.mark.heavy
 def test_a_probabilistic_student_is_weighed_too(cohort, monkeypatch):
     sampler, heard, update = Choice("group_dro", {"attributes": ["sex"]}), [], GroupDRO.update
     monkeypatch.setattr(GroupDRO, "update", lambda self, *told: (heard.extend(told[2]), update(self, *told)))
@@ -195,6 +199,7 @@ def test_the_command_writes_batch_size_and_options_into_the_recipe(cohort):
     }
 
 
+@pytest.mark.heavy
 def test_a_loaders_workers_deal_whole_batches(cohort, monkeypatch):
     monkeypatch.setenv("nnUNet_n_proc_DA", "2")
     trainer = trainer_of(cohort, Choice("balanced", {"attributes": ["sex"]}), epochs=1)

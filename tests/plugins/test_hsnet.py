@@ -18,7 +18,7 @@ from nnkd.files import sha256
 from nnkd.plugin.options import parse_options
 from nnkd.training.losses import DistillationLoss
 
-pytestmark = needs("hsnet")
+pytestmark = [needs("hsnet"), pytest.mark.heavy]
 
 from nnkd_hsnet import weights  # noqa: E402
 from nnkd_hsnet.network import HSNet, pvt_v2_b2  # noqa: E402

@@ -143,6 +143,7 @@ def test_looked_for_and_not_there_is_an_empty_mask():
     assert one.predict(scan((2, 20, 20)), {}) == {}
 
 
+@pytest.mark.heavy
 def test_batches_change_nothing():
     prompts = {"liver": SliceBoxes([(z, 2, 2, 15, 17) for z in range(5)])}
     alone, together = (teacher(batch=n).predict(scan((5, 33, 47)), prompts)["liver"] for n in (1, 3))
@@ -187,6 +188,7 @@ def test_threads_are_as_before_even_after_an_error():
     assert (seen, torch.get_num_threads()) == ([before + 1], before)
 
 
+@pytest.mark.heavy
 def test_bfloat16_is_close():
     image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     exact, rough = (teacher(precision=p).encode(image) for p in ("float32", "bfloat16"))
@@ -496,6 +498,7 @@ def test_the_published_weights_are_recorded(real):
     assert real.weights() == ({"name": "lite_medsam.pth", "sha256": weights.SHA256, "licence": "Apache-2.0"},)
 
 
+@pytest.mark.heavy
 @needs_weights
 def test_the_weights_package_is_not_imported():
     import subprocess
@@ -506,6 +509,7 @@ def test_the_weights_package_is_not_imported():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.heavy
 @needs_weights
 @pytest.mark.filterwarnings("ignore")
 def test_the_encoder_and_the_masks_are_the_packages(real, theirs):
@@ -526,6 +530,7 @@ def test_the_encoder_and_the_masks_are_the_packages(real, theirs):
     assert 2 * ((probabilities > 0.5) & disc).sum() / ((probabilities > 0.5).sum() + disc.sum()) > 0.95
 
 
+@pytest.mark.heavy
 @needs_weights
 @needs_real_data("trunk_ct")
 def test_a_slice_of_a_real_ct(real):

@@ -48,6 +48,7 @@ def test_the_parts_are_the_whole(graphs, number):
     assert graphs.whole._folded is None  # what is compared with stays as it was trained
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("graphs", ["tinyvit"], indirect=True)  # the decoder is always the same
 def test_no_number_of_boxes_is_written_into_the_decoder(graphs):
     number = torch.export.Dim("n", min=1)

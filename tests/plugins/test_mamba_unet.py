@@ -157,6 +157,7 @@ def test_it_computes_in_bfloat16_and_loses_in_float32(slices):
     slices.zero_grad()
 
 
+@pytest.mark.heavy
 def test_torch_compile_takes_it_whole(slices):
     image = torch.rand(1, 1, 8, 8)
     compiled = torch.compile(slices.train(), backend="eager", fullgraph=True)

@@ -149,6 +149,7 @@ def test_regions_and_an_ignore_label(nnunet_folders, tmp_path):
     assert np.array_equal(answer["core"], theirs >= 2)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("talk", [True, False])
 def test_the_whole_step(models, dataset, nnunet_folders, tmp_path, capsys, talk):
     """Through nnKD_predict_teachers, from a path relative to nnUNet_results; nnU-Net's talk stays out of stdout."""

@@ -27,6 +27,7 @@ def rows(trainer) -> dict:
     return {row.variant: row for row in architectures(trainer, trainer.__name__, (512, 512))}
 
 
+@pytest.mark.heavy
 @needs_thop
 @pytest.mark.parametrize(("trainer", "variant", "parameters", "macs"), EXPECTED)
 def test_as_the_paper_counted(trainer, variant, parameters, macs):
@@ -44,6 +45,7 @@ def test_ten_samples_are_cheaper_than_written_down():
     assert found["default"].macs == 79_289_127_040 < found["paper, 10 samples"].macs == 82_208_360_704
 
 
+@pytest.mark.heavy
 @needs_timm
 def test_hsnets_attention_is_counted_by_torchs_counter():
     found = rows(nnUNetTrainerHSNet)

@@ -28,6 +28,8 @@ from nnkd.errors import RecipeError, SettingError, WeightsError
 from nnkd.votes.bits import NO_VOTE
 from nnkd.votes.folder import VotesFolder
 
+pytestmark = pytest.mark.heavy
+
 SHORT = {"epochs": 1, "iterations": 2, "val_iterations": 1}
 
 

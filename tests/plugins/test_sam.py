@@ -18,7 +18,7 @@ from nnkd.types import SliceBoxes, TeacherContext, TextPrompt, Volume
 from nnkd.weights import store
 from nnkd.weights.store import find, known
 
-pytestmark = needs("sam")
+pytestmark = [needs("sam"), pytest.mark.heavy]
 needs_thop = needs("profile")
 
 from nnkd_sam import checkpoints, sam  # noqa: E402

@@ -131,6 +131,7 @@ def test_the_checkouts_commit_is_noted(scan, sat, tmp_path, head):
     assert teacher.notes()["commit"] == "5676be5"
 
 
+@pytest.mark.heavy
 def test_only_what_is_asked_for_is_answered(scan, sat):
     """A text that is more than the label's name is what SAT is told."""
     teacher = SATTeacher(TeacherContext(("liver", "ivc"), dataset=scan), **parse_options(SATTeacher, sat, "sat"))
@@ -170,6 +171,7 @@ def test_masks_come_back_voxel_for_voxel(scan, sat):
     assert teacher.notes() == {"prompts": {"liver": "liver", "ivc": "inferior vena cava"}}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("angle", [0.05, 0.3, 0.7])
 def test_oblique_scans(scan, sat, angle):
     """MONAI places the new voxels of such an image by the first voxel or by the middle; SAT's own image tells."""
@@ -178,6 +180,7 @@ def test_oblique_scans(scan, sat, angle):
     assert equal(answer, scan)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "more", [{"more_low": [1, 0, 1]}, {"more_high": [0, 1, 0]}, {"more_low": [0, 1, 0], "more_high": [1, 0, 0]}]
 )
@@ -256,6 +259,7 @@ def test_a_larger_crop_without_sats_own_image_is_refused(scan, sat, tmp_path):
         ask(scan, folder=str(results))
 
 
+@pytest.mark.heavy
 def test_broken_results(scan, sat, tmp_path):
     results = run_by_hand(scan, sat, tmp_path)
     masks = results / "mine" / "seg_a_0000"

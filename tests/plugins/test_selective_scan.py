@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nnkd_networks import selective_scan as scan
 from torch.nn import functional
@@ -44,11 +44,11 @@ def with_gradients(function, arguments) -> list[torch.Tensor]:
     return [x.double().cpu() for x in (y.detach(), *torch.autograd.grad((y * weights).sum(), arguments))]
 
 
-def assert_equal(found, expected):
+def assert_equal(found, expected, tolerance=1e-5):
     for name, one, other in zip(("y", *NAMES), found, expected, strict=True):
         scale = max(1.0, float(other.abs().max()))
         assert one.shape == other.shape
-        assert float((one - other).abs().max()) <= 1e-5 * scale, name
+        assert float((one - other).abs().max()) <= tolerance * scale, name
 
 
 @pytest.fixture
@@ -57,7 +57,9 @@ def small_pieces(monkeypatch):
     monkeypatch.setitem(scan.CALL, "cpu", 300)
 
 
+@pytest.mark.heavy
 @settings(max_examples=20, deadline=None)
+@example(batch=1, ways=2, length=31, channels=1, states=1, spread=4.0, segment=200, call=50, seed=87)  # cancels
 @given(
     batch=st.integers(1, 2),
     ways=st.integers(1, 3),
@@ -76,7 +78,8 @@ def test_it_is_the_loop_however_it_is_cut(batch, ways, length, channels, states,
         patch.setitem(scan.SEGMENT, "cpu", segment)
         patch.setitem(scan.CALL, "cpu", call)
         found = with_gradients(scan.selective_scan, some(*sizes, seed=seed, spread=spread))
-    assert_equal(found, exact)
+    # logarithms of decays are added up: where they are large, so is what float32 rounds off
+    assert_equal(found, exact, 1e-5 * max(1.0, spread**2))
 
 
 def test_in_float64_its_gradient_is_the_numerical_one(small_pieces):

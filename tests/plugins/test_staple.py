@@ -128,6 +128,7 @@ def test_teachers_that_abstain_are_left_out():
     assert (votes.fit(Staple(), many, ~silent & False) == votes.NO_VOTE).all()
 
 
+@pytest.mark.heavy
 @settings(max_examples=30)
 @given(st.integers(2, 6), st.integers(0, 2**32 - 1))
 def test_the_order_of_teachers_does_not_matter(k, seed):
@@ -163,6 +164,7 @@ def test_unanimous_teachers_stay_what_they_are_however_many(k, seed):
     np.testing.assert_allclose(Staple().table(counts, np.ones((k, 1), dtype=bool))[0, [0, -1]], [0, 1], atol=1e-6)
 
 
+@pytest.mark.heavy
 @settings(max_examples=20)
 @given(st.integers(2, 5), st.integers(0, 2**32 - 1))
 def test_a_region_of_voted_voxels_is_the_volume_without_the_others(k, seed):

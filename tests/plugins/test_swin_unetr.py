@@ -56,6 +56,7 @@ def test_any_size_of_slices(slices, size):
     assert slices.train()(torch.rand(1, 1, *size)).shape == (1, 3, *size)
 
 
+@pytest.mark.heavy
 def test_any_size_of_volumes_and_one_logit(volumes):
     with torch.no_grad():
         logits = volumes.eval()(torch.rand(1, 1, 5, 17, 32))

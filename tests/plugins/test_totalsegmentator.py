@@ -99,6 +99,7 @@ def watched(tmp_path, monkeypatch) -> Path:
     return tmp_path / "watched.txt"
 
 
+@pytest.mark.heavy
 def test_the_answer_is_the_python_apis_in_every_voxel_and_nothing_is_sent(scan, watched, tmp_path, monkeypatch):
     home = tmp_path / "home"
     environment = {**os.environ, "TOTALSEG_HOME_DIR": str(home)}
@@ -213,6 +214,7 @@ def test_images_it_cannot_take(scan, data, says):
         start(scan).predict(volume, {})
 
 
+@pytest.mark.heavy
 def test_weights_that_are_missing_and_cannot_be_fetched(scan, watched, tmp_path, monkeypatch):
     """The message says what belongs where; half of a model is none."""
     folder = tmp_path / "empty"

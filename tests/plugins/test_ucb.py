@@ -267,6 +267,7 @@ def games(draw):
     return arms, draw(st.lists(observation, min_size=number, max_size=number))
 
 
+@pytest.mark.heavy
 @settings(max_examples=40, deadline=None)
 @given(games(), OPTIONS)
 def test_counts_sum_to_turns_and_estimates_stay_within_what_was_seen(game, options):
@@ -306,6 +307,7 @@ def test_resumed_anywhere_it_goes_on_as_if_nothing_had_been(game, options, data)
     assert second.state_dict() == whole.state_dict()
 
 
+@pytest.mark.heavy
 @settings(max_examples=40, deadline=None)
 @given(games(), OPTIONS, st.randoms(use_true_random=False))
 def test_other_names_and_another_order_change_nothing_but_names(game, options, rng):

@@ -42,6 +42,7 @@ def test_it_starts_with_little_foreground_and_learns_from_there():
     assert float((network(image).argmax(1) == target).float().mean()) > 0.95
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("seed", [0, 1])
 def test_with_normalisation_it_soon_tells_two_labels_apart(seed):
     torch.manual_seed(seed)

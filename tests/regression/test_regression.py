@@ -55,6 +55,8 @@ from nnkd.votes import consensus
 from nnkd.votes.folder import VotesFolder
 from nnkd.weights.checkpoints import TrainedModel, load_checkpoint
 
+pytestmark = pytest.mark.heavy
+
 VERSIONS = sorted(Path(__file__).parent.glob("version_*"))
 NEEDS_EXPORT = needs("export", "onnx", "onnxscript", "onnxruntime")
 NEEDS_RUNTIME = needs("export", "onnxruntime")

@@ -318,6 +318,7 @@ def test_regions(nnunet_folders):
     np.testing.assert_array_equal(label(dataset, "toy_002"), np.where(core, 2, both))
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork to kill a process at a chosen moment")
 def test_killed_at_any_file_move_it_ends_the_same(nnunet_folders):
     raw = nnunet_folders / "nnUNet_raw"

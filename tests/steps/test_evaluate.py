@@ -33,6 +33,8 @@ from nnkd.inference.uncertainty import MAPS, UncertaintyFolder
 from nnkd.steps.evaluate import evaluate
 from nnkd.weights.checkpoints import TrainedModel
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture
 def cohort(nnunet_folders: Path) -> RawDataset:

@@ -21,6 +21,8 @@ from nnkd.cli.plan_and_preprocess import main
 from nnkd.data.dataset import RawDataset
 from nnkd.votes.folder import VotesFolder
 
+pytestmark = pytest.mark.heavy
+
 NAME = "Dataset701_Toy"
 NAMES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 

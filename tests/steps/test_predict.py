@@ -24,6 +24,8 @@ from nnkd.inference.probabilistic import ProbabilisticNetwork
 from nnkd.inference.uncertainty import MAPS, UncertaintyFolder
 from nnkd.weights import checkpoints
 
+pytestmark = pytest.mark.heavy
+
 CASES = ["toy_000", "toy_001"]
 
 

@@ -352,6 +352,7 @@ def test_channels_by_name_and_index(tmp_path):
         ask([job(Looks, dataset, channel="MRI")], dataset)
 
 
+@pytest.mark.heavy
 def test_killed_and_restarted_equals_uninterrupted(tmp_path):
     dataset = toy_dataset(tmp_path / "Dataset701_Toy", training=6)
     ask([job(Threshold, dataset)], dataset)
@@ -373,6 +374,7 @@ def test_killed_and_restarted_equals_uninterrupted(tmp_path):
     assert PredictionFolder(dataset.teachers_folder() / "mine").cases() == dataset.images().cases()
 
 
+@pytest.mark.heavy
 def test_processes_on_one_folder_do_every_case_once(tmp_path):
     dataset = toy_dataset(tmp_path / "Dataset701_Toy", training=8)
     script, log = TOGETHER.format(toys=str(Path(__file__).parents[1] / "toys")), tmp_path / "log"
@@ -436,6 +438,7 @@ def test_bad_arguments_are_one_sentence(dataset, capsys, arguments, says):
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.heavy
 def test_the_command_takes_any_folder_and_two_settings_of_one_teacher(dataset, tmp_path):
     target = tmp_path / "out"
     common = ["-d", "701", "-i", str(dataset.folder / "imagesTr"), "-np", "1"]

@@ -48,6 +48,7 @@ def test_options_channels_labels_and_three_dimensions(capsys):
     assert found["rows"][0]["input"] == [[1, 2, 8, 16, 16]]
 
 
+@pytest.mark.heavy
 def test_latency_and_memory(capsys):
     lines = printed(
         capsys, *UNET[:2], "--size", "16", "16", "--runs", "1", "--variant", "default", "-device", "cpu"
@@ -57,6 +58,7 @@ def test_latency_and_memory(capsys):
     assert any("1 runs on cpu, 1 thread(s)" in line for line in lines)
 
 
+@pytest.mark.heavy
 def test_all_with_reasons(capsys):
     text = printed(capsys, "--all", "--no_latency", "--size", "32", "32")
     assert "students (-tr)" in text

@@ -151,6 +151,7 @@ def test_a_consensus_in_place_of_a_hidden_label_map_is_never_mistaken_for_it(coh
     assert len({person(case) for case in consensus.manual_cases(cohort)}) == 6
 
 
+@pytest.mark.heavy
 def test_killed_at_any_move_and_run_again(cohort: RawDataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     copies = {}
     wishes = Wishes(folds=2, test=3, labelled=4, stratify=["sex"])
@@ -190,6 +191,7 @@ def test_other_splits_are_not_replaced_silently(cohort: RawDataset):
     assert tree(cohort)["splits"] != before["splits"]
 
 
+@pytest.mark.heavy
 def test_cases_that_left_traces_are_not_set_aside(cohort: RawDataset, nnunet_folders: Path):
     wishes = Wishes(folds=2, test=4)
     data = nnunet_folders / "nnUNet_preprocessed" / cohort.name / "nnUNetPlans_2d"

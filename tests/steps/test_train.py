@@ -19,6 +19,8 @@ from nnkd.data.predictions import PredictionFolder
 from nnkd.errors import WeightsError
 from nnkd.weights.checkpoints import load_checkpoint
 
+pytestmark = pytest.mark.heavy
+
 SHORT = ["epochs=1", "iterations=1", "val_iterations=1"]
 
 

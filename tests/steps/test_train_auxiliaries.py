@@ -124,6 +124,7 @@ def test_a_target_without_labels_is_refused(nnunet_folders, capsys, monkeypatch)
     assert "None of the 2 training case(s) of fold 0 of Dataset701_Toy has a labelled voxel" in capsys.readouterr().err
 
 
+@pytest.mark.heavy
 def test_trained_continued_and_predicted_by_stock_nnunet_too(target, tmp_path, monkeypatch):
     flags = ["701", "2d", "0", "-device", "cpu"]
     assert call(train, *flags, "-n", "few", "-as", "ucb", *OTHERS, "--set", *SHORT) == 0
@@ -163,6 +164,7 @@ def test_trained_continued_and_predicted_by_stock_nnunet_too(target, tmp_path, m
     assert not [content for content in written if str(raw.parents[1]).encode() in content]
 
 
+@pytest.mark.heavy
 def test_the_command_preprocesses_them_with_the_target(nnunet_folders, capsys):
     dataset = toy_dataset(nnunet_folders / "nnUNet_raw" / "Dataset701_Toy", labelled=4)
     auxiliary(nnunet_folders, 801, training=3, labelled=3)

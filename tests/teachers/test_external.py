@@ -92,6 +92,7 @@ def test_a_program_that_is_not_there(tmp_path):
     assert find_program(sys.executable, "external") == os.path.abspath(sys.executable)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("ends", ["hangs", "hangs in groups", "returns"])
 def test_what_a_program_started_ends_with_it(tmp_path, ends):
     """A grandchild too, even in a session of its own; whether the program hangs, or ended and left it behind."""

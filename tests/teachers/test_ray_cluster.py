@@ -19,7 +19,7 @@ from nnkd.steps.predict_teachers import predict_teachers
 from nnkd.teachers.jobs import TeacherJob, TeacherRequest
 from nnkd.types import Entry
 
-pytestmark = needs("ray")
+pytestmark = [needs("ray"), pytest.mark.heavy]
 MIB = 2**20
 
 

@@ -24,6 +24,8 @@ from nnkd.inference import label_models
 from nnkd.training import one_label
 from nnkd.training.trainer import nnUNetTrainerKD
 
+pytestmark = pytest.mark.heavy
+
 LABELS = {"background": 0, "liver": 1, "left kidney": 2}
 CT = {"channel_names": {"0": "CT"}, "file_ending": ".nii.gz"}
 SHORT = {"epochs": 1, "iterations": 2, "val_iterations": 1}

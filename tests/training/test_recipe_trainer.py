@@ -64,6 +64,7 @@ def trainer(nnunet_folders, monkeypatch):
     return FlatTrainer(plans, "2d", 0, dict(dataset.spec.json), torch.device("cpu"))
 
 
+@pytest.mark.heavy
 def test_it_trains_on_label_maps(trainer):
     trainer.run_training()
     assert trainer.network.layers[0].out_channels == 3

@@ -82,6 +82,7 @@ def test_a_training_announces_terms_that_a_teacher_hands_on(voted, monkeypatch, 
     assert announced == (weights_licence == "CC-BY-NC-4.0")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["2d", "3d_fullres"])
 def test_a_whole_training(single_process, name):
     dataset = make_voted(single_process, name)

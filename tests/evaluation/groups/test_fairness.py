@@ -102,6 +102,7 @@ def test_overall_is_of_people_in_whom_all_labels_are_counted():
     assert found.tests is None
 
 
+@pytest.mark.heavy
 def test_a_label_nobody_answers_for_has_no_figures():
     people = cohort_of()
     dsc = {case: (liver, 0.0) for case, (liver, _) in values(people).items()}
@@ -155,6 +156,7 @@ def test_a_drop_in_accuracy_is_named():
     assert "b against a: accuracy dropped in liver, spleen, Overall" in "\n".join(fairness_lines(fairness))
 
 
+@pytest.mark.heavy
 def test_every_folder_is_compared_with_the_first():
     people = cohort_of(40)
     fairness = made(people, *((name, values(people, seed=i)) for i, name in enumerate("abcdef")))
@@ -183,6 +185,7 @@ def test_the_outputs_agree_and_hold_the_papers_digits():
     assert pd.api.types.is_numeric_dtype(changes["change"])
 
 
+@pytest.mark.heavy
 def test_every_output_without_intervals():
     people = cohort_of()
     scores = scores_of(people, folder("a", values(people)), folder("b", values(people, seed=1)), bootstrap=Bootstrap(0))

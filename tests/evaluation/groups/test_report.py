@@ -18,6 +18,8 @@ from nnkd.cli.evaluate import main
 from nnkd.data.dataset import RawDataset
 from nnkd.files import read_json
 
+pytestmark = pytest.mark.heavy
+
 CASES = 44
 RARE = "Lighthouse"  # two people were scanned there
 TABLES = ("fairness.csv", "fairness_groups.csv", "fairness_changes.csv")

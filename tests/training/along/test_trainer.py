@@ -158,6 +158,7 @@ def test_a_turn_may_be_an_epoch(target):
     assert trainer.auxiliaries.scheduler.turn == 1
 
 
+@pytest.mark.heavy
 def test_a_binary_target_shares_its_head(nnunet_folders, monkeypatch):
     target = made(nnunet_folders, monkeypatch, binary=True)
     for kind in (nnUNetTrainerKD, *_students()):
@@ -227,6 +228,7 @@ def test_a_student_that_leaves_auxiliaries_out_is_noticed(target):
 # --- whole trainings, checkpoints -----------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_a_whole_training_continues_to_the_bit(target, tmp_path):
     trainer = trainer_of(target, save_every=1, epochs=2)
     trainer.run_training()
@@ -283,6 +285,7 @@ def one_rank(rank: int, folder: str) -> None:
         (Path(folder) / f"rank{rank}.json").write_text(json.dumps(found))
 
 
+@pytest.mark.heavy
 def test_two_ranks_choose_the_same_and_one_writes_the_record(target):
     trainer = trainer_of(target, epochs=2, iterations=2, val_iterations=1)
     plans = dict(trainer.plans_manager.plans)
@@ -348,6 +351,7 @@ def test_batches_are_of_the_task_alone(target):
     assert [sorted(case[3]["class_locations"]) for case in (liver, spleen, whole)] == [[1], [2], [1, 2]]
 
 
+@pytest.mark.heavy
 def test_batches_made_by_another_process(target, monkeypatch):
     trainer = started(trainer_of(target))
     here = trainer.auxiliaries.batches
