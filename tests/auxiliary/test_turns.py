@@ -137,6 +137,7 @@ def test_columns_share_the_turns_out(number):
     assert shares[0].mean() == pytest.approx(turns.rows[-1]["counts"][turns.datasets[0]] / number, abs=0.05)
 
 
+@pytest.mark.heavy
 def test_the_page_shows_every_training():
     from jinja2 import Environment, PackageLoader
 
@@ -190,6 +191,7 @@ def test_students_of_single_labels_are_told_apart(tmp_path):
     assert list(carried(tmp_path / "p")) == ["few_liver_fold_0", "few_spleen_fold_0"]
 
 
+@pytest.mark.heavy
 def test_two_folders_of_one_student_show_its_training_once(tmp_path):
     model = student(tmp_path, "0")
     for name in ("plain", "mirrored"):

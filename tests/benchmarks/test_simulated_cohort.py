@@ -32,6 +32,7 @@ def person(sex="F", age=25.0, bmi=20.0):
     return PhantomParticipant("sim_0001", sex, age, bmi)
 
 
+@pytest.mark.heavy
 def test_the_same_seed_gives_the_same_people_scans_and_answers(cohort, tmp_path):
     import SimpleITK as sitk
 

@@ -39,6 +39,7 @@ def world(grid: Grid, index_zyx: np.ndarray) -> np.ndarray:
     return steps @ grid.direction.T + np.asarray(grid.origin)
 
 
+@pytest.mark.heavy
 @given(grids)
 def test_there_and_back_is_exact(grid):
     orientation = Orientation(grid)

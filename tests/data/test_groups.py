@@ -27,6 +27,7 @@ def by_hand(number: float | None, edges: list[float | None]) -> str | None:
     return OUTSIDE
 
 
+@pytest.mark.heavy
 @given(NUMBERS, INNER, st.booleans(), st.booleans())
 def test_every_number_is_in_its_bin(numbers, inner, low, high):
     edges = [*([None] if low else [-60]), *inner, *([None] if high else [60])]

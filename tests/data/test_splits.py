@@ -57,6 +57,7 @@ def test_folds(cohort: dict[str, Participant], folds: int, seed: int):
         assert max(c[stratum] for c in counts) - min(c[stratum] for c in counts) <= 1
 
 
+@pytest.mark.heavy
 @settings(max_examples=60, deadline=None)
 @given(cohorts(), st.floats(0.15, 0.8), st.integers(0, 2**32 - 1))
 def test_hold_out(cohort: dict[str, Participant], share: float, seed: int):

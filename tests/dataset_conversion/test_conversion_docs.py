@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import made_up
+import pytest
 
 from nnkd.cli.convert_dataset import conversions
 from nnkd.data.dataset import RawDataset
@@ -15,6 +16,7 @@ from nnkd.data.dataset import RawDataset
 PAGE = (Path(__file__).parents[2] / "docs" / "dataset_conversion.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.heavy
 def test_the_example_converts_a_folder(tmp_path, nnunet_folders):
     code = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL).group(1)
     (tmp_path / "my_liver.py").write_text(code)

@@ -57,6 +57,7 @@ def is_module(name: str) -> bool:
     return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
+@pytest.mark.heavy
 def test_plugins_import_what_is_public():
     allowed = public() | {f"nnkd.{name}" for name in nnkd.__all__}
     assert {module: who for module, who in imported().items() if module not in allowed} == {}

@@ -87,6 +87,7 @@ def test_it_predicts_the_same_masks_where_nnkd_is_not_installed(model, tmp_path)
         assert len(np.unique(ours)) > 1
 
 
+@pytest.mark.heavy
 def test_it_holds_weights_and_lineage_and_nothing_else(model, tmp_path):
     write_stock_model(model, tmp_path / "out")
     folder = next((tmp_path / "out").glob("*/*"))
@@ -99,6 +100,7 @@ def test_it_holds_weights_and_lineage_and_nothing_else(model, tmp_path):
     assert json.loads((folder / "plans.json").read_text())[KEY]["teachers"] == ["t"]
 
 
+@pytest.mark.heavy
 def test_networks_and_readers_that_nnunet_lacks_are_refused(model, tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", paths.trainer_path())
     own = SimpleNamespace(trainer_name="nnUNetTrainerUNet")

@@ -21,6 +21,7 @@ def counts_of(patterns: dict[int, int], k: int) -> np.ndarray:
     return counts
 
 
+@pytest.mark.heavy
 @settings(deadline=None)
 @given(st.integers(1, 7), st.integers(0, 2**32 - 1))
 def test_mean_and_majority_of_what_numpy_counts(k, seed):

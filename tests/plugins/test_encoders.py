@@ -56,6 +56,7 @@ def rows() -> dict:
     return {row.variant: row for row in architectures.architectures()}
 
 
+@pytest.mark.heavy
 @needs_sam
 @pytest.mark.parametrize(
     ("variant", "parameters", "macs"),

@@ -136,6 +136,7 @@ def test_one_file_a_label_with_joined_names(clear, program):
         ask(clear, command=command(program, {"wrote": "labels"}), pattern="masks/{label}.nii.gz")
 
 
+@pytest.mark.heavy
 def test_a_bare_header_is_refused_and_can_be_read_voxel_by_voxel(clear, program):
     with pytest.raises(GeometryError, match=r"header that says nothing.*geometry=voxels"):
         ask(clear, command=command(program, {"bare": 1}))

@@ -92,6 +92,7 @@ def test_papers_cohort():
     assert "p000" not in report
 
 
+@pytest.mark.heavy
 def test_those_left_out_come_first_in_the_next_epoch():
     cases, sampler = papers_cohort(), Balanced()
     strata = sampler.strata(cases)
@@ -117,6 +118,7 @@ def test_plans_spread_over_a_stratum():
     assert share.min() > 0.05
 
 
+@pytest.mark.heavy
 def test_no_group_stands_where_foreground_is_forced_more_often():
     cases, sampler = papers_cohort(), Balanced()
     last = Counter()
@@ -308,6 +310,7 @@ def test_options_are_checked(make, sentence):
 # --- the paper's procedure, and the rivals ----------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_papers_procedure_finds_no_more_than_the_plan():
     cases, sampler = papers_cohort(), BalancedPaper()
     most = Balanced().epoch_length(cases, 24)

@@ -16,7 +16,7 @@ from nnkd.plugin.options import parse_options
 from nnkd.teachers.prompts import boxes_of
 from nnkd.types import SliceBoxes, TeacherContext, TextPrompt, Volume
 
-pytestmark = needs("litemedsam", "segment_anything")
+pytestmark = [needs("litemedsam", "segment_anything"), pytest.mark.heavy]
 needs_weights = needs("litemedsam")
 
 torch = pytest.importorskip("torch")

@@ -36,6 +36,7 @@ def boxes(number: int):
     return torch.cat([corners, corners + 30], dim=1)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("number", [1, 3])
 def test_the_parts_are_the_whole(graphs, number):
     image = torch.rand(1, 3, 256, 256)

@@ -56,6 +56,7 @@ def label_map(maps: list[np.ndarray]) -> np.ndarray:
     return Ballots.of(maps).paint(bits.joint_label_map(table, SPEC))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("k", [3, 4, 6])
 def test_it_is_simpleitks(seed, k):
@@ -78,6 +79,7 @@ def test_no_voxel_differs_from_simpleitks_where_it_stops(seed):
     np.testing.assert_array_equal(label_map(maps), expected)
 
 
+@pytest.mark.heavy
 @settings(max_examples=15)
 @given(st.integers(2, 5), st.integers(0, 2**32 - 1))
 def test_probabilities_and_estimates_are_what_they_should_be(k, seed):

@@ -77,6 +77,7 @@ def turned(dataset: RawDataset, code: str) -> RawDataset:
 # --- equality with nnU-Net ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("code", ["LPS", "RAS", "PIR", "ASL"])
 @pytest.mark.parametrize("name", ["2d", "3d"])
 def test_answers_are_stock_nnunets_whatever_the_stored_orientation(models, dataset, tmp_path, name, code):
@@ -86,6 +87,7 @@ def test_answers_are_stock_nnunets_whatever_the_stored_orientation(models, datas
     assert np.array_equal(ask(dataset, model=models[name], folds="0"), theirs)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("reader", ["NibabelIO", "NibabelIOWithReorient"])
 @pytest.mark.parametrize("ending", [".nii.gz", ".mha"])
 def test_other_readers_of_nnunet(dataset, tmp_path, reader, ending):
@@ -110,6 +112,7 @@ def test_without_a_file_the_volume_is_taken(models, dataset, tmp_path):
     assert np.array_equal(dataset.spec.label_map(answer, volume.shape), theirs)
 
 
+@pytest.mark.heavy
 def test_folds_mirroring_and_step(models, dataset, tmp_path):
     files = list(dataset.images().files("toy_000"))
     more = {"use_mirroring": False, "tile_step_size": 0.9}
@@ -199,6 +202,7 @@ def test_a_map_joins_names_and_integers(models, tmp_path, monkeypatch, given):
     assert set(teacher.inputs("toy_000")) == ({"map"} if given == "map.json" else set())
 
 
+@pytest.mark.heavy
 def test_channels_are_found_by_name_or_chosen(models, tmp_path):
     model = trained(tmp_path, channels=("T2", "T1"))
     dataset = toy_dataset(tmp_path / "Dataset706_Three", channels=("T1", "FLAIR", "t2"))
@@ -360,6 +364,7 @@ class nnUNetTrainerOld(nnUNetTrainer):
 """
 
 
+@pytest.mark.heavy
 def test_a_trainer_of_the_users_own_that_was_written_for_an_older_nnunet(models, copy, dataset, tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "old.py").write_text(OLD)
@@ -376,6 +381,7 @@ def test_a_network_that_is_not_installed(copy, dataset):
         teacher_of(dataset, model=copy)
 
 
+@pytest.mark.heavy
 def test_a_student_of_nnkd_is_a_teacher(models, copy, dataset, monkeypatch):
     monkeypatch.delenv("nnUNet_extTrainer", raising=False)
     change_checkpoint(copy, trainer_name="nnUNetTrainerKD")

@@ -39,6 +39,7 @@ def test_as_the_paper_counted(trainer, variant, parameters, macs):
     assert f"{parameters / 1e6:.2f} M" == row.paper.parameters
 
 
+@pytest.mark.heavy
 def test_ten_samples_are_cheaper_than_written_down():
     found = {variant: count(row) for variant, row in rows(nnUNetTrainerPUNet).items()}
     assert found["paper, training"].parameters == 4_998_393

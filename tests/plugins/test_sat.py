@@ -163,6 +163,7 @@ def equal(answer, dataset) -> bool:
     return all(np.array_equal(answer[label], truth == value) for label, value in (("liver", 1), ("ivc", 2)))
 
 
+@pytest.mark.heavy
 def test_masks_come_back_voxel_for_voxel(scan, sat):
     """Each voxel of the image lies on one of SAT's, so what SAT sees there is certain."""
     answer, teacher = ask(scan, **sat)
@@ -190,6 +191,7 @@ def test_a_crop_that_rounding_made_larger_is_found_by_sats_own_image(scan, sat, 
     assert ("crop" in teacher.notes()) == ("more_low" in more)
 
 
+@pytest.mark.heavy
 def test_a_folder_that_sat_wrote_before(scan, sat, tmp_path):
     """Under the names that SAT gives; without its own image, sizes alone are compared; other cases' are refused."""
     results = run_by_hand(scan, sat, tmp_path)
@@ -235,6 +237,7 @@ def run_by_hand(scan, sat, tmp_path, how=None):
     return results
 
 
+@pytest.mark.heavy
 def test_what_another_case_wrote_is_refused(scan, sat, tmp_path):
     results = run_by_hand(scan, sat, tmp_path)
     file = scan.folder / "imagesTr" / "a_0000.nii.gz"
@@ -251,6 +254,7 @@ def test_what_another_case_wrote_is_refused(scan, sat, tmp_path):
         ask(scan, folder=str(results))
 
 
+@pytest.mark.heavy
 def test_a_larger_crop_without_sats_own_image_is_refused(scan, sat, tmp_path):
     results = run_by_hand(scan, sat, tmp_path, {"more_low": [1, 0, 0]})
     assert equal(ask(scan, folder=str(results))[0], scan)
@@ -276,6 +280,7 @@ def test_broken_results(scan, sat, tmp_path):
         ask(scan, folder=str(results))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("how", "says"),
     [
@@ -324,6 +329,7 @@ def test_bad_options(scan, sat, options, says, tmp_path):
         ask(scan, **{**sat, **options})
 
 
+@pytest.mark.heavy
 def test_the_command_of_nnkd(scan, sat, tmp_path):
     sets = [f"sat.{name}={value}" for name, value in sat.items()]
     assert predict_teachers.main(["-d", "706", "-t", "sat", "-device", "cpu", "--set", *sets]) == 0
@@ -352,6 +358,7 @@ def test_what_sat_is_told_an_image_is(scan, sat, name, kind):
 # --- geometry, against MONAI itself -------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @settings(max_examples=25)
 @given(
     spacing=st.tuples(*[st.sampled_from([0.7, 1.0, 1.3671875, 2.0, 3.0, 5.0])] * 3),

@@ -141,6 +141,7 @@ def test_the_order_of_teachers_does_not_matter(k, seed):
         np.testing.assert_allclose(values, found[name][order], atol=2e-5)
 
 
+@pytest.mark.heavy
 @settings(max_examples=30)
 @given(st.integers(2, 6), st.integers(0, 2**32 - 1), st.sampled_from(["volume", "voted"]))
 def test_another_yes_of_a_good_teacher_never_makes_it_less_likely(k, seed, region):

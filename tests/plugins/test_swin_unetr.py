@@ -232,6 +232,7 @@ def test_nothing_that_a_pickle_holds_is_run(tmp_path, capsys):
 # --- the trainer ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_its_trainer_trains_and_validates_and_starts_from_a_file(nnunet_folders, monkeypatch, slices, tmp_path):
     from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
     from planned import configuration, make_plans, preprocess

@@ -282,6 +282,7 @@ def test_counts_sum_to_turns_and_estimates_stay_within_what_was_seen(game, optio
         assert found["bounds"][found["dataset"]] == max(found["bounds"].values())
 
 
+@pytest.mark.heavy
 @settings(max_examples=40, deadline=None)
 @given(games(), OPTIONS, st.data())
 def test_resumed_anywhere_it_goes_on_as_if_nothing_had_been(game, options, data):

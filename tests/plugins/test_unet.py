@@ -67,6 +67,7 @@ def test_names_that_nnunet_relies_on():
     assert skipped == ["decoder.seg_layers.0.weight", "decoder.seg_layers.0.bias"]
 
 
+@pytest.mark.heavy
 def test_a_compiled_graph_equals_the_eager_one():
     network = UNet(1, 2, norm="batch", widths=(2, 3)).eval()
     image = torch.rand(1, 1, 9, 10)

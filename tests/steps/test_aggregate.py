@@ -137,6 +137,7 @@ def test_a_joint_rule_needs_labels_that_exclude_each_other(dataset, tmp_path, ca
     assert "has regions. Take a rule for each label alone, such as staple" in capsys.readouterr().err
 
 
+@pytest.mark.heavy
 def test_weights_go_by_the_teachers_names(dataset, tmp_path, capsys):
     three_teachers(dataset)
     call = ["-d", "701", "-i", str(dataset.teachers_folder()), "-o", str(tmp_path / "out"), "-a", "weighted", "--set"]
@@ -279,6 +280,7 @@ def test_tie_rules_differ_where_two_teachers_differ(dataset, nnunet_folders):
     assert sizes == {"no": (a & b).sum(), "yes": (a | b).sum(), "agreement": (a & b).sum()}
 
 
+@pytest.mark.heavy
 def test_review_draws_the_cases_that_differ_most(dataset):
     three_teachers(dataset, cases=["toy_000", "toy_002"])
     for name in ("one", "two", "three"):  # toy_003: all the same
@@ -292,6 +294,7 @@ def test_review_draws_the_cases_that_differ_most(dataset):
     assert [p.name for p in (dataset.folder / "review").iterdir()] == ["toy_003.png"]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("shape", [(1, 30, 26)])
 def test_2d_images_with_an_ignore_label(nnunet_folders, shape):
     labels = {"background": 0, "liver": 1, "spleen": 2, "ignore": 3}
@@ -305,6 +308,7 @@ def test_2d_images_with_an_ignore_label(nnunet_folders, shape):
     assert len(report.data["review"]) == 1
 
 
+@pytest.mark.heavy
 def test_regions(nnunet_folders):
     folder = nnunet_folders / "nnUNet_raw" / "Dataset703_Regions"
     dataset = toy_dataset(
@@ -416,6 +420,7 @@ def test_usage(wrong):
     assert error.value.code == 2
 
 
+@pytest.mark.heavy
 @needs_real_data("trunk_ct")
 def test_three_real_teachers_of_a_trunk_ct(nnunet_folders):
     folder, source = nnunet_folders / "nnUNet_raw" / "Dataset706_Trunk", REAL_DATA / "trunk_ct"

@@ -287,6 +287,7 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
+@pytest.mark.heavy
 @NEEDS_ONNX
 def test_the_command_without_torch(toy, tmp_path):
     """In a process of its own: neither torch nor SimpleITK, for npz, and the exit code of one bad image."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +50,7 @@ def test_what_was_used_last_stays():
     assert [cache.get(image(i)) is not None for i in (1, 2, 3)] == [True, False, True]
 
 
+@pytest.mark.heavy
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5))), st.integers(0, 400))
 def test_memory_stays_bounded_and_answers_right(steps, limit):
     cache = EmbeddingCache(limit)

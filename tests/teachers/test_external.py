@@ -111,6 +111,7 @@ def test_what_a_program_started_ends_with_it(tmp_path, ends):
     assert gone(pid_in(file))
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_the_program(tmp_path, number):

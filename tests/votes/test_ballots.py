@@ -32,6 +32,7 @@ def label_maps(draw):
     return [m.reshape(1, size).astype(dtype) for m in said]
 
 
+@pytest.mark.heavy
 @given(label_maps(), st.integers(1, 4), st.sampled_from([1, 8, 1 << 20]))
 def test_a_case_is_its_distinct_ballots(maps, groups, dense):
     with pytest.MonkeyPatch.context() as patch:

@@ -57,6 +57,7 @@ def test_packing_and_unpacking(maps):
             np.testing.assert_array_equal(unpacked[k, index], label_map == integer)
 
 
+@pytest.mark.heavy
 @settings(deadline=None)
 @given(teachers())
 def test_a_region_is_the_or_of_its_integers(maps):

@@ -37,6 +37,7 @@ def test_an_outcome(dataset, panel):
         panel.vote("toy_003", Majority(), None)
 
 
+@pytest.mark.heavy
 def test_several_processes_give_what_one_gives(dataset, panel):
     cases = dataset.images().cases()
     alone = dict(panel.outcomes(cases, Majority(), dataset.images()))

@@ -75,6 +75,7 @@ def test_intersections_hide_many_or_none_in_every_slice(people, smallest):
         assert hidden == 0 or hidden >= smallest or len(cells) == len(part)
 
 
+@pytest.mark.heavy
 @given(st.lists(st.tuples(st.sampled_from("FM"), st.floats(10, 70), st.floats(15, 35)), min_size=2, max_size=40))
 def test_groups_are_the_samplers(people):
     cohort = [person(i, *values) for i, values in enumerate(people)]

@@ -175,6 +175,7 @@ def _students():
     return [installed().load("student", "nnUNetTrainerUNet"), nnUNetTrainerPUNet]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("number", [0, 1])
 def test_students_of_one_output_with_several_labels(target, number):
     kind = _students()[number]
@@ -194,6 +195,7 @@ def test_regions_have_one_auxiliary_output(nnunet_folders, monkeypatch):
     assert -1 <= rows(trainer)[0]["cosine"] <= 1
 
 
+@pytest.mark.heavy
 def test_distillation_with_auxiliaries_in_3d(nnunet_folders, monkeypatch):
     target = made(nnunet_folders, monkeypatch, "3d_fullres")
     from nnkd.data.dataset import RawDataset
@@ -377,6 +379,7 @@ def test_a_damaged_case_is_one_sentence(target, name):
         AuxiliaryCases([task]).load_case("0/toy_000")
 
 
+@pytest.mark.heavy
 def test_a_training_that_fails_ends_its_loaders(target, monkeypatch):
     trainer = trainer_of(target)
     monkeypatch.setenv("nnUNet_n_proc_DA", "1")
