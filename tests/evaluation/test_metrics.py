@@ -27,6 +27,7 @@ def measure(prediction, reference, spacing, labels=LABELS, ignore=None, toleranc
 
 def monai(prediction, reference, spacing, tolerance):
     import torch
+
     pytest.importorskip("monai", reason='needs monai: pip install "nnkd[networks]"')
     from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
 
@@ -163,6 +164,7 @@ def test_large_integers_and_any_type(definition):
 def test_the_mean_improves_with_a_missed_organ_in_monai_but_not_here():
     """MONAI's percentile of infinite distances is no number, and its mean leaves out what is none."""
     import torch
+
     pytest.importorskip("monai", reason='needs monai: pip install "nnkd[networks]"')
     from monai.metrics import HausdorffDistanceMetric
 
