@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nnkd.data.plans import KEY
 from nnkd.data.recipes import Recipe
 from nnkd.errors import SettingError
-from nnkd.plugin.networks import Architecture
+from nnkd.plugin.networks import Architecture, plain_unet
 from nnkd.plugin.options import parse_options
 from nnkd.plugin.students import Student
 
@@ -146,24 +146,5 @@ def _values(size: Sequence[int], channels: int) -> dict[str, Any]:
 def _planned_architecture(size: Sequence[int]) -> dict[str, Any]:
     dim = len(size)
     _, strides, kernels, _, _ = _topology(size)
-    stages = len(strides)
-    return {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-        "arch_kwargs": {
-            "n_stages": stages,
-            "features_per_stage": [min(MOST_FEATURES[dim], FEATURES * 2**stage) for stage in range(stages)],
-            "conv_op": f"torch.nn.modules.conv.Conv{dim}d",
-            "kernel_sizes": [list(kernel) for kernel in kernels],
-            "strides": [list(stride) for stride in strides],
-            "n_conv_per_stage": [CONVOLUTIONS] * stages,
-            "n_conv_per_stage_decoder": [CONVOLUTIONS] * (stages - 1),
-            "conv_bias": True,
-            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dim}d",
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
+    features = [min(MOST_FEATURES[dim], FEATURES * 2**stage) for stage in range(len(strides))]
+    return plain_unet(features, kernels, strides, CONVOLUTIONS)

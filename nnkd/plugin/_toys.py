@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from nnkd.plugin.networks import plain_unet
 from nnkd.types import Participant, Prompt, SliceBoxes, TextPrompt, Volume
 
 if TYPE_CHECKING:
@@ -118,22 +119,6 @@ def toy_plans(dimensions: int) -> dict[str, Any]:
         dimensions: 2 or 3.
     """
     patch = [32, 64, 64][-dimensions:]
-    network = {
-        "n_stages": 3,
-        "features_per_stage": [4, 4, 4],
-        "conv_op": f"torch.nn.modules.conv.Conv{dimensions}d",
-        "kernel_sizes": [[3] * dimensions] * 3,
-        "strides": [[1] * dimensions, [2] * dimensions, [2] * dimensions],
-        "n_conv_per_stage": [1, 1, 1],
-        "n_conv_per_stage_decoder": [1, 1],
-        "conv_bias": True,
-        "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dimensions}d",
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "dropout_op": None,
-        "dropout_op_kwargs": None,
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    }
     configuration = {
         "data_identifier": "toy",
         "preprocessor_name": "DefaultPreprocessor",
@@ -144,11 +129,7 @@ def toy_plans(dimensions: int) -> dict[str, Any]:
         "normalization_schemes": ["ZScoreNormalization"],
         "use_mask_for_norm": [False],
         "batch_dice": False,
-        "architecture": {
-            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-            "arch_kwargs": network,
-            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-        },
+        "architecture": plain_unet([4] * 3, [[3] * dimensions] * 3, [[1] * dimensions, *[[2] * dimensions] * 2], 1),
     }
     return {
         "dataset_name": "Dataset000_Toy",

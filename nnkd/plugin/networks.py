@@ -103,3 +103,36 @@ class BoxGraphs:
     size: int
     grid: int
     channels: int
+
+
+def plain_unet(
+    features: Sequence[int], kernels: Sequence[Sequence[int]], strides: Sequence[Sequence[int]], convolutions: int
+) -> dict[str, Any]:
+    """What nnU-Net's plans say under "architecture" of its plain U-Net.
+
+    Args:
+        features: Of each stage.
+        kernels, strides: Of each stage, a number an axis; as many axes as the images have.
+        convolutions: A stage, in encoder and decoder.
+    """
+    dim, stages = len(kernels[0]), len(features)
+    return {
+        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        "arch_kwargs": {
+            "n_stages": stages,
+            "features_per_stage": list(features),
+            "conv_op": f"torch.nn.modules.conv.Conv{dim}d",
+            "kernel_sizes": [list(kernel) for kernel in kernels],
+            "strides": [list(stride) for stride in strides],
+            "n_conv_per_stage": [convolutions] * stages,
+            "n_conv_per_stage_decoder": [convolutions] * (stages - 1),
+            "conv_bias": True,
+            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dim}d",
+            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }

@@ -1,6 +1,6 @@
 """Makes a regression folder with the nnkd that is installed: what every command writes, of a toy cohort.
 
-    PYTHONPATH=tests python tests/regression/make.py tests/regression/version_0.1.0
+    PYTHONPATH=tests/toys python tests/regression/make.py tests/regression/version_0.1.0
 
 Needs the extra "export"; made_with.json says which packages there were. What depends on the day, on the clock or on
 other packages' versions is frozen (`freeze`); what only nnU-Net reads or writes (logs, debug.json, its own validation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -235,9 +236,9 @@ class SliceTrainer(OwnData, RecipeTrainer):
         there = set(cases)
         return {part: [case for case in folds[int(self.fold)][part] if case in there] for part in ("train", "val")}
 
+    @abstractmethod
     def reader(self) -> Reader:
         """How slices become samples; subclasses say whether with targets."""
-        raise NotImplementedError
 
     def get_tr_and_val_datasets(self) -> tuple[list[str], list[str]]:
         """Training and validation cases that have slices to learn from.
@@ -310,13 +311,13 @@ class SliceTrainer(OwnData, RecipeTrainer):
         self.print_to_log_file(f"Current learning rate: {rate:.3g}")
         self.logger.log("lrs", rate, self.current_epoch)
 
+    @abstractmethod
     def outputs(self, batch: Mapping[str, Any]) -> tuple[Any, Any]:
         """What the network says of a batch, and the target, as `loss` wants both."""
-        raise NotImplementedError
 
+    @abstractmethod
     def measures(self, output: Any, target: Any) -> dict[str, Tensor]:
         """For each curve, a value for each image of a validation batch."""
-        raise NotImplementedError
 
     def target_loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Computed in float32."""
@@ -366,9 +367,9 @@ class SliceTrainer(OwnData, RecipeTrainer):
 
     # --- after a training ---------------------------------------------------------------------------------------
 
+    @abstractmethod
     def final_summary(self) -> dict[str, Any]:
         """What validation/summary.json says."""
-        raise NotImplementedError
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Measure the network on validation slices; `save_probabilities` has no effect, there are no predictions."""
