@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import SimpleITK as sitk
 
-from nnkd.data.geometry import Grid
-from nnkd.data.nifti import check_whole
+from nnkd.data.reading.geometry import Grid
+from nnkd.data.reading.nifti import check_whole
 from nnkd.errors import DatasetError, in_one_line
 from nnkd.files import split_ending
 

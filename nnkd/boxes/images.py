@@ -20,7 +20,7 @@ from nnkd.errors import DatasetError
 from nnkd.files import atomic
 
 if TYPE_CHECKING:
-    from nnkd.data.geometry import Orientation
+    from nnkd.data.reading.geometry import Orientation
 
 Slices = Literal["axial", "stored"]
 BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, SyntaxError, AttributeError)
@@ -220,7 +220,7 @@ def _page(picture: Any) -> np.ndarray:
 def _read_volume(file: Path, slices: Slices) -> BoxImage:
     import SimpleITK as sitk
 
-    from nnkd.data.nifti import check_whole
+    from nnkd.data.reading.nifti import check_whole
 
     check_whole(file)
     try:
@@ -242,7 +242,7 @@ def _placed(array: np.ndarray, geometry: list[tuple[float, ...]], slices: Slices
     stored = array[None] if array.ndim == 2 else array
     orientation = None
     if array.ndim == 3 and slices == "axial":
-        from nnkd.data.geometry import Grid, Orientation
+        from nnkd.data.reading.geometry import Grid, Orientation
 
         (dx, dy, dz), (x, y, z), direction = geometry
         orientation = Orientation(Grid(stored.shape, (dz, dy, dx), (x, y, z), np.reshape(direction, (3, 3))))
@@ -258,7 +258,7 @@ def _placed(array: np.ndarray, geometry: list[tuple[float, ...]], slices: Slices
 def _write_volume(label_map: np.ndarray, geometry: list[tuple[float, ...]], target: Path) -> None:
     import SimpleITK as sitk
 
-    from nnkd.data.nifti import check_whole
+    from nnkd.data.reading.nifti import check_whole
 
     image = sitk.GetImageFromArray(label_map)
     for put, values in zip((image.SetSpacing, image.SetOrigin, image.SetDirection), geometry, strict=True):

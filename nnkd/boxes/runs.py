@@ -17,8 +17,8 @@ from nnkd.boxes.pictures import CtWindows, Looks, looks_of, read_windows
 from nnkd.boxes.propagation import MEMORY, BoxedObject, segment
 from nnkd.data.boxes import FORM, GivenBoxes, challenge_box, fingerprint
 from nnkd.data.dataset import DatasetSpec
-from nnkd.data.geometry import Box3D
 from nnkd.data.predictions import CaseRecord, Lineage, Manifest, PredictionFolder, Weights, versions
+from nnkd.data.reading.geometry import Box3D
 from nnkd.errors import DatasetError, PredictionError, SettingError, UnknownNameError
 from nnkd.files import remove_leftovers, sha256
 

@@ -1,7 +1,8 @@
 """What lies on disk before and between trainings, and how it is read.
 
-Begin with `dataset` (a raw dataset) and `predictions` (a prediction folder and its manifest). `readers`, `nifti`,
-`geometry` and `intensities` are images; `participants`, `groups`, `splits` and `split_record` are people and folds;
+Begin with `dataset` (a raw dataset) and `predictions` (a prediction folder and its manifest). Images come in through
+`reading`; `intensities` looks at their values; `participants`, `groups`, `splits` and `split_record` are people and
+folds;
 `boxes` are what a user gives as prompts; `plans` and `recipes` say how a student is trained. `overlays` draws label
 maps on images, `phantoms` makes the quickstart's cohort.
 """

@@ -14,7 +14,7 @@ from nnkd.errors import DatasetError, PredictionError
 from nnkd.files import read_object, sha256_text
 
 if TYPE_CHECKING:
-    from nnkd.data.geometry import Box3D, Orientation
+    from nnkd.data.reading.geometry import Box3D, Orientation
 
 FORM = "{case: {label: [[z0, y0, x0, z1, y1, x1], ...]}}"
 AXES_3D, AXES_SLICE, AXES_2D = "[z0, y0, x0, z1, y1, x1]", "[z, y0, x0, y1, x1]", "[y0, x0, y1, x1]"

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nnkd import paths
-from nnkd.data import readers
-from nnkd.data.geometry import Grid, Orientation
+from nnkd.data.reading import readers
+from nnkd.data.reading.geometry import Grid, Orientation
 from nnkd.errors import DatasetError, UnknownNameError
 from nnkd.files import atomic, is_visible
 from nnkd.types import Volume

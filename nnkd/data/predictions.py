@@ -16,7 +16,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nnkd.data.dataset import DatasetSpec
-from nnkd.data.geometry import Grid
+from nnkd.data.reading.geometry import Grid
 from nnkd.errors import FileError, NnkdError, PredictionError
 from nnkd.files import is_visible, read_json, sha256, write_json
 from nnkd.types import Entry

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nnkd.data.dataset import DatasetSpec
-from nnkd.data.geometry import Grid
+from nnkd.data.reading.geometry import Grid
 from nnkd.errors import DatasetError, NnkdError
 from nnkd.evaluation.metrics import LabelResult, Structures, compare
 from nnkd.evaluation.scores import FolderScores, Rules

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from nnkd.data.dataset import DatasetSpec, ImageFolder
-from nnkd.data.geometry import Grid, Orientation
 from nnkd.data.overlays import overlays_png
 from nnkd.data.predictions import Manifest
+from nnkd.data.reading.geometry import Grid, Orientation
 from nnkd.errors import NnkdError
 from nnkd.evaluation.cells import NONE, cell, interval, number, quantity
 from nnkd.evaluation.metrics import METRICS

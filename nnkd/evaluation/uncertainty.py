@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from nnkd.data.geometry import Grid
+from nnkd.data.reading.geometry import Grid
 from nnkd.errors import NnkdError
 from nnkd.evaluation.cells import cell
 from nnkd.evaluation.comparisons import Files, Settings

@@ -16,8 +16,8 @@ import numpy as np
 from tqdm import tqdm
 
 from nnkd.data.dataset import DatasetSpec, ImageFolder
-from nnkd.data.geometry import Grid
 from nnkd.data.predictions import CaseRecord, PredictionFolder
+from nnkd.data.reading.geometry import Grid
 from nnkd.devices import check_device, cores
 from nnkd.errors import DatasetError, NnkdError, PredictionError, in_one_line
 from nnkd.files import TEMPORARY_PREFIX, sha256

@@ -10,8 +10,8 @@ import pandas as pd
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from nnkd.data.geometry import Grid
-from nnkd.data.nifti import check_whole
+from nnkd.data.reading.geometry import Grid
+from nnkd.data.reading.nifti import check_whole
 from nnkd.errors import DatasetError, PredictionError
 from nnkd.files import atomic, remove_leftovers
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnkd.data.dataset import DatasetSpec, ImageFolder
-from nnkd.data.geometry import Grid
+from nnkd.data.reading.geometry import Grid
 from nnkd.errors import DatasetError, GeometryError, NnkdError, in_one_line
 from nnkd.files import atomic
 from nnkd.preprocessing.folders import whole_case

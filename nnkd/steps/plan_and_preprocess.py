@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from nnkd.auxiliary import preprocessing as auxiliaries
 from nnkd.auxiliary.tasks import MOST_CASES, Target, parse
 from nnkd.data.dataset import RawDataset
-from nnkd.data.nifti import check_whole
 from nnkd.data.plans import configuration_of
+from nnkd.data.reading.nifti import check_whole
 from nnkd.errors import DatasetError, NnkdError, SettingError
 from nnkd.files import read_json
 from nnkd.paths import room

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import SimpleITK as sitk
 
-from nnkd.data.geometry import Grid, Orientation
-from nnkd.data.nifti import check_whole
+from nnkd.data.reading.geometry import Grid, Orientation
+from nnkd.data.reading.nifti import check_whole
 from nnkd.errors import DatasetError, GeometryError, SettingError
 from nnkd.types import TeacherContext, Volume
 

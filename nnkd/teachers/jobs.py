@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from nnkd.data.boxes import FORM
 from nnkd.data.dataset import DatasetSpec, ImageFolder, RawDataset
-from nnkd.data.nifti import check_whole
 from nnkd.data.predictions import PredictionFolder, portable_error
+from nnkd.data.reading.nifti import check_whole
 from nnkd.errors import DatasetError, PredictionError, UnknownNameError
 from nnkd.files import sha256
 from nnkd.plugin.teachers import Teacher

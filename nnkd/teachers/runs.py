@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 from nnkd.data.dataset import DatasetSpec
-from nnkd.data.geometry import Orientation
 from nnkd.data.intensities import is_colour
 from nnkd.data.predictions import (
     Manifest,
@@ -22,6 +21,7 @@ from nnkd.data.predictions import (
     portable_options,
     versions,
 )
+from nnkd.data.reading.geometry import Orientation
 from nnkd.devices import check_device, limit_memory
 from nnkd.errors import BrokenPluginError, NnkdError, PredictionError, UnknownNameError
 from nnkd.files import remove_leftovers, sha256

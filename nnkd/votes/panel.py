@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnkd.data.dataset import DatasetSpec, ImageFolder, RawDataset
-from nnkd.data.geometry import Grid
 from nnkd.data.predictions import Lineage, Manifest, PredictionFolder, portable_options, prediction_folders, versions
+from nnkd.data.reading.geometry import Grid
 from nnkd.errors import BrokenPluginError, NnkdError, PredictionError, UnknownNameError
 from nnkd.files import sha256
 from nnkd.plugin.aggregators import Aggregator, JointAggregator

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from nnkd.data.dataset import RawDataset
-from nnkd.data.geometry import Orientation
 from nnkd.data.participants import participants_of_cases
+from nnkd.data.reading.geometry import Orientation
 from nnkd.errors import DatasetError, PredictionError, SettingError, UnknownNameError
 from nnkd.plugin.teachers import Teacher
 from nnkd.types import Prompt, TeacherContext, Volume

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnkd.data import readers
 from nnkd.data.dataset import DatasetSpec
-from nnkd.data.geometry import Grid, Orientation
+from nnkd.data.reading import readers
+from nnkd.data.reading.geometry import Grid, Orientation
 from nnkd.devices import check_device
 from nnkd.errors import DatasetError, FolderError, GeometryError, NnkdError, SettingError
 from nnkd.inference.predictor import load_predictor, predict_array, quiet

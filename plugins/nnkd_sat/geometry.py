@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from nnkd.data.geometry import Grid
+from nnkd.data.reading.geometry import Grid
 from nnkd.errors import DatasetError, GeometryError
 from nnkd.teachers.foreign import resample_nearest, with_grid
 

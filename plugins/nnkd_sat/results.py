@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nnkd.data.nifti import check_whole
+from nnkd.data.reading.nifti import check_whole
 from nnkd.errors import DatasetError
 from nnkd.teachers.foreign import MaskFile
 from nnkd_sat.geometry import loaded

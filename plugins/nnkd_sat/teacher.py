@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nnkd.data.geometry import Orientation
 from nnkd.data.intensities import kind_of_image
-from nnkd.data.nifti import NIFTI_ENDINGS
+from nnkd.data.reading.geometry import Orientation
+from nnkd.data.reading.nifti import NIFTI_ENDINGS
 from nnkd.errors import DatasetError, GeometryError, ProgramError, SettingError, WeightsError
 from nnkd.files import sha256
 from nnkd.teachers.external import ExternalTeacher, Program, find_program, private_folder, write_nifti

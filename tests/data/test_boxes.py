@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nnkd.data.boxes import GivenBoxes, challenge_box, check_form, checked, fingerprint
-from nnkd.data.geometry import Grid, Orientation
+from nnkd.data.reading.geometry import Grid, Orientation
 from nnkd.errors import DatasetError, PredictionError, SettingError
 
 SHAPE = (10, 20, 30)

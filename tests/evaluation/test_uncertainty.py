@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from nnkd.data.geometry import Grid
+from nnkd.data.reading.geometry import Grid
 from nnkd.evaluation.uncertainty import DROPPED_BITS, MEASURES, SHARES, FolderRanking, Histogram, Ranking, neighbourhood
 
 

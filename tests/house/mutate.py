@@ -40,9 +40,9 @@ TARGETS = {  # what is chosen: a module, and the tests that should notice
     "nnkd.votes.consensus": ("tests/votes/test_consensus.py", "tests/plugins/test_aggregators.py"),
     "nnkd_basic.staple": ("tests/plugins/test_staple.py",),
     "nnkd_basic.weighted": ("tests/plugins/test_weighted.py",),
-    "nnkd.data.geometry": (
-        "tests/data/test_geometry.py",
-        "tests/data/test_orientations.py",
+    "nnkd.data.reading.geometry": (
+        "tests/data/reading/test_geometry.py",
+        "tests/data/reading/test_orientations.py",
         "tests/data/test_dataset.py",
     ),
     "nnkd.data.recipes": ("tests/data/test_recipes.py",),

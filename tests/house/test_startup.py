@@ -57,5 +57,5 @@ def test_the_face_is_light():
 
 
 def test_something_heavy_would_be_seen():
-    assert heavy_imports("import nnkd.data.geometry").startswith("numpy")
+    assert heavy_imports("import nnkd.data.reading.geometry").startswith("numpy")
     assert "unrecognized arguments" in heavy_imports("from nnkd.cli.plugins import main; main(['--no-such-option'])")

@@ -13,8 +13,8 @@ from toy import toy_dataset, toy_teacher
 from nnkd.cli.predict_teachers import main
 from nnkd.data.boxes import GivenBoxes
 from nnkd.data.dataset import DatasetSpec, RawDataset
-from nnkd.data.geometry import Grid, Orientation
 from nnkd.data.predictions import PredictionFolder
+from nnkd.data.reading.geometry import Grid, Orientation
 from nnkd.errors import NnkdError
 from nnkd.files import sha256_text
 from nnkd.plugin.teachers import Teacher

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnkd.data.geometry import Grid
+from nnkd.data.reading.geometry import Grid
 from nnkd.errors import SettingError
 from nnkd.teachers.foreign import MaskFile, by_values, grid_of, identity, overlap, read_map, with_grid
 from nnkd.types import Volume

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from nnkd.data.nifti import check_whole
+from nnkd.data.reading.nifti import check_whole
 from nnkd.errors import DatasetError, in_one_line
 from nnkd.files import is_visible
 

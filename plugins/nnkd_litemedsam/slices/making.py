@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from nnkd.boxes.pixels import resize, scaled_shape
 from nnkd.data.dataset import ImageFolder, RawDataset
-from nnkd.data.geometry import Orientation
 from nnkd.data.intensities import GreyScale, Windows, grey_scale, is_colour, is_ct, to_uint8, windows_of
 from nnkd.data.participants import participants_of_cases
+from nnkd.data.reading.geometry import Orientation
 from nnkd.devices import cores
 from nnkd.errors import DatasetError, NnkdError, UnknownNameError
 from nnkd.files import atomic, remove_leftovers, sha256, sha256_text

@@ -1,4 +1,4 @@
-"""Tests of nnkd.data.geometry."""
+"""Tests of nnkd.data.reading.geometry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReori
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from scipy.spatial.transform import Rotation
 
-from nnkd.data.geometry import Grid, Orientation
+from nnkd.data.reading.geometry import Grid, Orientation
 
 SIGNED_PERMUTATIONS = [
     np.eye(3)[list(order)] * np.array(signs)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnkd.data.dataset import RawDataset
-from nnkd.data.nifti import check_whole
+from nnkd.data.reading.nifti import check_whole
 from nnkd.errors import DatasetError
 
 
