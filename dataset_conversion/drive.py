@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from nnkd_dataset_conversion import arguments, reading
 from nnkd_dataset_conversion.target import Target
 from nnkd_dataset_conversion.writer import DatasetWriter, Source, SourceCase
 
 from nnkd.data.dataset import Split
+from nnkd.data.reading.formats import read
+from nnkd.data.reading.image import Image, flat
 from nnkd.errors import DatasetError, FolderError
 from nnkd.files import is_visible
 from nnkd.types import StepReport
@@ -74,7 +75,7 @@ def _only(folder: Path, number: str) -> Path | None:
     return next((p for p in sorted(folder.glob(f"{number}_*")) if is_visible(p)), None)
 
 
-def _vessels(drawing: Path, field_of_view: Path | None = None) -> sitk.Image:
+def _vessels(drawing: Path, field_of_view: Path | None = None) -> Image:
     """White -> vessel, and what lies outside the field of view -> ignore."""
     labels = _white(drawing).astype(np.uint8)
     if field_of_view is not None:
@@ -82,12 +83,12 @@ def _vessels(drawing: Path, field_of_view: Path | None = None) -> sitk.Image:
         if outside.shape != labels.shape:
             raise DatasetError(f"'{field_of_view.name}' and '{drawing.name}' differ in size. Download them again.")
         labels[outside] = IGNORE
-    return sitk.GetImageFromArray(labels)
+    return flat(labels[None])
 
 
 def _white(file: Path) -> np.ndarray:
     """Where a drawing in black and white is white, (Y, X) bool."""
-    values = reading.integers(reading.read(file), f"'{file.name}'")
+    values = read(file).integers(f"'{file.name}'")[0]
     return values > values.max() / 2  # white is 255, but 1 in the second rater's files, which have a palette
 
 

@@ -10,6 +10,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,11 +21,12 @@ from nnkd_dataset_conversion.target import Target
 from nnkd_dataset_conversion.writer import DatasetWriter, Source, SourceCase
 
 from nnkd.data.dataset import Split
+from nnkd.data.reading.formats import read
+from nnkd.data.reading.image import KNOWN, TIFFS, VOLUMES, Image, ending_of
 from nnkd.errors import DatasetError, FolderError, SettingError
 from nnkd.files import is_visible
 from nnkd.types import Failure, StepReport
 
-KNOWN = (*reading.PICTURES, *reading.TIFFS, *reading.VOLUMES)
 MODALITIES = {"MR": "MRI", "PT": "PET"}  # DICOM's codes where nnU-Net's users write something else
 
 
@@ -91,20 +93,20 @@ class _Form:
         self.pattern, self.grey, self.spacing = pattern, grey, spacing
         files = self._files(folder)
         self.is_dicom = not files
-        first = sitk.Image()
+        first: Image | None = None
         if self.is_dicom:
             self.file_ending, default = ".nii.gz", _modality(_series(folder))
         else:
             first = _first_readable(files)
             self.file_ending = ".nii.gz" if _is_volume(files, first) else ".png"
-            is_rgb = first.GetNumberOfComponentsPerPixel() == 3 and not grey
+            is_rgb = first.colour and not grey
             default = () if self.file_ending == ".nii.gz" else ("R", "G", "B") if is_rgb else ("grey",)
         self.channels = channels or default
         if not self.channels:
             raise DatasetError(
                 f"The images in '{folder.name}' do not say their modality. Give --channels CT (or MRI ...)."
             )
-        is_stack = bool(files) and reading.ending_of(files[0]) in reading.TIFFS and first.GetDimension() == 3
+        is_stack = first is not None and ending_of(files[0]) in TIFFS and not first.flat
         if is_stack and len(spacing) != 3:
             raise SettingError("A tif stack carries no spacing. Give --spacing Z Y X, in mm.")
 
@@ -158,43 +160,44 @@ class _Form:
 
     def _read(self, path: Path, grey: bool) -> Source:
         """The file itself where it is taken as it is, else a function that reads and changes it."""
-        is_stack = reading.ending_of(path) in reading.TIFFS and self.file_ending == ".nii.gz"
+        is_stack = ending_of(path) in TIFFS and self.file_ending == ".nii.gz"
         return partial(_changed, path, grey, self.spacing if is_stack else ()) if grey or is_stack else path
 
     def _files(self, folder: Path, pattern: str = "") -> list[Path]:
         if not folder.is_dir():
             raise FolderError(f"There is no folder '{folder.name}'. Give the folder the images lie in.")
         files = (p for p in sorted(folder.glob(pattern or self.pattern)) if is_visible(p))
-        return [p for p in files if reading.ending_of(p) in KNOWN]
+        return [p for p in files if ending_of(p) in KNOWN]
 
 
-def _changed(path: Path, grey: bool, spacing: Sequence[float]) -> sitk.Image:
-    image = reading.read(path)
-    if grey and image.GetNumberOfComponentsPerPixel() == 3:
-        array = sitk.GetArrayViewFromImage(image)
-        image = sitk.GetImageFromArray(np.rint(array.mean(-1)).astype(array.dtype))
-    if spacing:
-        image.SetSpacing([float(s) for s in reversed(spacing)])
+def _changed(path: Path, grey: bool, spacing: Sequence[float]) -> Image:
+    image = read(path)
+    if grey and image.colour:
+        mean = np.rint(image.array.mean(0, keepdims=True)).astype(image.array.dtype)
+        image = replace(image, array=mean, colour=False)
+    if spacing and not image.flat:
+        z, y, x = (float(s) for s in spacing)
+        image = replace(image, grid=replace(image.grid, spacing=(z, y, x), in_world=True))
     return image
 
 
-def _first_readable(files: Sequence[Path]) -> sitk.Image:
+def _first_readable(files: Sequence[Path]) -> Image:
     reasons = []
     for path in files:
         try:
-            return reading.read(path)
+            return read(path)
         except DatasetError as error:
             reasons.append(str(error))
     raise DatasetError(f"None of {len(files)} images can be read; the first: {reasons[0]}")
 
 
-def _is_volume(files: Sequence[Path], first: sitk.Image) -> bool:
-    volumes = [p for p in files if reading.ending_of(p) in reading.VOLUMES]
+def _is_volume(files: Sequence[Path], first: Image) -> bool:
+    volumes = [p for p in files if ending_of(p) in VOLUMES]
     if volumes and len(volumes) < len(files):
         raise DatasetError(
             f"'{files[0].parent.name}' holds volumes ({volumes[0].name}) and pictures. Choose by --pattern '*.nii.gz'."
         )
-    return bool(volumes) or first.GetDimension() == 3
+    return bool(volumes) or not first.flat
 
 
 def _series(folder: Path) -> dict[str, tuple[str, ...]]:

@@ -13,13 +13,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from nnkd_dataset_conversion import arguments
 from nnkd_dataset_conversion.reading import case_name
 from nnkd_dataset_conversion.target import Target
 from nnkd_dataset_conversion.writer import DatasetWriter, SourceCase
 
-from nnkd.errors import DatasetError, FolderError
+from nnkd.data.reading.geometry import TOLERANCE, Grid
+from nnkd.data.reading.image import Image, flat
+from nnkd.errors import DatasetError, FolderError, GeometryError
 from nnkd.files import is_visible
 from nnkd.types import StepReport
 
@@ -45,7 +46,7 @@ def convert(
         raise FolderError(f"'{source.name}' has no .npz file. Give the folder they lie in.")
     if merge and len(labels) != 1:
         raise DatasetError(f"{len(labels)} labels are named, but merging leaves one. Name one label.")
-    rgb = _image(files[0]).GetDimension() == 2
+    rgb = _image(files[0]).flat
     channels = channels or (("R", "G", "B") if rgb else ())
     if not channels:
         raise DatasetError("A stack does not say its modality. Give --channels CT (or MRI ...).")
@@ -64,32 +65,40 @@ def convert(
     )
 
 
-def _image(file: Path) -> sitk.Image:
+def _image(file: Path) -> Image:
     imgs = _array(file, "imgs")
     if imgs.ndim != 3:
         raise DatasetError(f"imgs of '{file.name}' has {imgs.ndim} axes, but 3 are expected: (Z, Y, X) or (Y, X, RGB).")
     if imgs.shape[-1] == 3:
-        return sitk.GetImageFromArray(imgs, isVector=True)
+        return flat(np.moveaxis(imgs, -1, 0), colour=True)
     return _placed(imgs, file)
 
 
-def _label(file: Path) -> sitk.Image:
+def _label(file: Path) -> Image:
     gts = _array(file, "gts")
-    return sitk.GetImageFromArray(gts) if gts.ndim == 2 else _placed(gts, file)
+    return flat(gts[None]) if gts.ndim == 2 else _placed(gts, file)
 
 
-def _placed(array: np.ndarray, file: Path) -> sitk.Image:
+def _placed(array: np.ndarray, file: Path) -> Image:
     """A (Z, Y, X) array in the world; stacks without origin and direction lie at zero, along the axes."""
-    image = sitk.GetImageFromArray(array)
-    for key in ("spacing", "origin", "direction"):  # all (x, y, z), spacing in mm
+    told = {"spacing": np.ones(3), "origin": np.zeros(3), "direction": np.eye(3).ravel()}
+    for key, default in told.items():  # all (x, y, z), spacing in mm
         if key in _keys(file) or key == "spacing":
             try:
-                getattr(image, f"Set{key.capitalize()}")([float(value) for value in _array(file, key).ravel()])
-            except (RuntimeError, TypeError, ValueError) as error:
+                told[key] = _array(file, key).astype(float).reshape(default.shape)
+            except (TypeError, ValueError) as error:
                 raise DatasetError(
                     f"{key} of '{file.name}' is not what a volume's {key} can be. Correct it."
                 ) from error
-    return image
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = told["direction"].reshape(3, 3) * told["spacing"], told["origin"]
+    try:
+        grid, off = Grid.from_affine(array.shape, affine)
+    except GeometryError as error:
+        raise DatasetError(f"spacing or direction of '{file.name}' cannot be a volume's. Correct it.") from error
+    if off >= TOLERANCE or (told["spacing"] <= 0).any():
+        raise DatasetError(f"spacing or direction of '{file.name}' cannot be a volume's. Correct it.")
+    return Image(array[None], grid)
 
 
 def _has_labels(file: Path) -> bool:

@@ -15,10 +15,10 @@ from typing import Any
 
 from nnkd_dataset_conversion import arguments
 from nnkd_dataset_conversion.archives import is_archive, unpack
-from nnkd_dataset_conversion.reading import VOLUMES, ending_of
 from nnkd_dataset_conversion.target import Target
 from nnkd_dataset_conversion.writer import DatasetWriter, SourceCase
 
+from nnkd.data.reading.image import VOLUMES, ending_of
 from nnkd.errors import DatasetError, FolderError
 from nnkd.files import is_visible
 from nnkd.types import Failure, StepReport

@@ -11,17 +11,19 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from nnkd_dataset_conversion import arguments, reading
 from nnkd_dataset_conversion.target import Target
 from nnkd_dataset_conversion.writer import DatasetWriter, SourceCase
 
 from nnkd.data.participants import PARTICIPANTS_FILE
+from nnkd.data.reading.formats import read
+from nnkd.data.reading.image import VOLUMES, Image, ending_of
 from nnkd.errors import DatasetError, FolderError, UnknownNameError
 from nnkd.files import atomic, is_visible
 from nnkd.types import StepReport
@@ -111,8 +113,8 @@ class _Overlaps:
 def _masks(folder: Path, images: set[str]) -> dict[str, Path]:
     """Mask files by name."""
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    wanted = (p for p in paths if is_visible(p) and reading.ending_of(p) in reading.VOLUMES and p.name not in images)
-    return {p.name[: -len(reading.ending_of(p))]: p for p in wanted}
+    wanted = (p for p in paths if is_visible(p) and ending_of(p) in VOLUMES and p.name not in images)
+    return {p.name[: -len(ending_of(p))]: p for p in wanted}
 
 
 def _parts(words: Sequence[str], known: Sequence[str]) -> dict[str, list[str]]:
@@ -132,7 +134,7 @@ def _parts(words: Sequence[str], known: Sequence[str]) -> dict[str, list[str]]:
 
 def _join(
     folder: Path, there: Mapping[str, Path], parts: Mapping[str, Sequence[str]], absent: bool, overlaps: _Overlaps
-) -> sitk.Image:
+) -> Image:
     """One label map of a case's masks; where masks overlap the label named first wins."""
     missing = [mask for masks in parts.values() for mask in masks if mask not in there]
     if missing and not absent:
@@ -141,25 +143,23 @@ def _join(
             f"by --absent that a missing mask means there is nothing of it."
         )
     result: np.ndarray | None = None
-    reference = sitk.Image()
+    reference: Image | None = None
     for integer, (name, masks) in enumerate(parts.items(), start=1):
         for mask in (m for m in masks if m in there):
-            image = reading.read(there[mask])
-            array = reading.integers(image, f"The mask '{mask}'") > 0
-            if result is None:
+            image = read(there[mask])
+            array = image.integers(f"The mask '{mask}'") > 0
+            if result is None or reference is None:
                 result, reference = np.zeros(array.shape, np.uint16), image
-            difference = reading.grid_of(image).difference(reading.grid_of(reference))
+            difference = image.grid.difference(reference.grid)
             if difference:
                 raise DatasetError(
                     f"The mask '{mask}' does not lie on the others' grid: {difference}. Export it again."
                 )
             overlaps.add(name, int((array & (result > 0) & (result != integer)).sum()))
             result[array & (result == 0)] = integer
-    if result is None:
+    if result is None or reference is None:
         raise DatasetError(f"'{folder.name}' has none of the masks that are asked for. Take it out or name others.")
-    label_map = sitk.GetImageFromArray(result)
-    label_map.CopyInformation(reference)
-    return label_map
+    return replace(reference, array=result[None])
 
 
 def _meta(source: Path) -> dict[str, dict[str, str]]:

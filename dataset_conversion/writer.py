@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from filelock import FileLock, Timeout
-from nnkd_dataset_conversion import reading
 from nnkd_dataset_conversion.archives import ARCHIVE_ENDINGS
 from nnkd_dataset_conversion.target import Target, copy_table, dataset_folder
 from numpy.typing import NDArray
@@ -23,12 +22,14 @@ from tqdm import tqdm
 from nnkd.data.dataset import DatasetSpec, Split, write_dataset_json
 from nnkd.data.participants import CASES_FILE, PARTICIPANTS_FILE, read_participants
 from nnkd.data.predictions import label_map_files
+from nnkd.data.reading.formats import read, write
+from nnkd.data.reading.image import Image, ending_of
 from nnkd.errors import DatasetError, NnkdError
 from nnkd.files import atomic, is_visible, read_json, remove_leftovers, split_ending, write_json
 from nnkd.types import Failure, StepReport
 
 RECORD = "conversion.json"  # how the dataset was made; written first, so that nothing else is mixed in later
-Source = Path | Callable[[], sitk.Image]
+Source = Path | Callable[[], Image]
 Relabel = Callable[[NDArray[np.integer]], NDArray[np.integer]]
 
 
@@ -94,6 +95,8 @@ class DatasetWriter:
         if not self.spec.labels:
             raise DatasetError(f"No label beside the background is named for {self.folder.name}. Name one.")
         self.record = json.loads(json.dumps({"source": self.source, **content, "options": dict(options or {})}))
+        self._said: dict[str, list[str]] = {}
+        self._lock = threading.Lock()
         self._check_same()
 
     def write(self, cases: Iterable[SourceCase], failures: Iterable[Failure] = ()) -> StepReport:
@@ -198,59 +201,65 @@ class DatasetWriter:
     def _write_case(self, case: SourceCase) -> None:
         targets, maps = self._targets(case)
         images = self._read_images(case)
-        grid = reading.grid_of(images[0][0])
-        labels = {to: self._read_label(source, case.name, grid) for to, source in maps.items() if not to.is_file()}
+        first = images[0][0]
+        labels = {to: self._read_label(source, case.name, first) for to, source in maps.items() if not to.is_file()}
         for (image, original), to in zip(images, targets, strict=True):  # everything was read and checked before
             self._put(image, original, to)
-        for to, (array, original) in labels.items():
-            label_map = sitk.GetImageFromArray(array.reshape(images[0][0].GetSize()[::-1]))
-            label_map.CopyInformation(images[0][0])
+        for to, (label_map, original) in labels.items():
             self._put(label_map, original, to)
 
-    def _read_images(self, case: SourceCase) -> list[tuple[sitk.Image, Path | None]]:
+    def _read_images(self, case: SourceCase) -> list[tuple[Image, Path | None]]:
         """The images to write, each with the file that may be copied instead."""
         names, one_file = self.spec.channel_names, self.spec.file_ending == ".png"
-        found: list[tuple[sitk.Image, Path | None]] = []
+        found: list[tuple[Image, Path | None]] = []
         count = 0
         for source in case.images:
-            image = reading.read(source) if isinstance(source, Path) else source()
-            parts = reading.channels(image)
+            image = self._read(source, case.name)
+            parts = image.channels
             count += len(parts)
             kept = [image] if one_file else parts
-            found += [(part, source if isinstance(source, Path) and part is image else None) for part in kept]
+            original = source if isinstance(source, Path) and len(kept) == 1 and not image.said else None
+            found += [(replace(part, header=None) if image.said else part, original) for part in kept]
         if count != len(names) or (one_file and len(found) > 1):
             raise DatasetError(
                 f"Case '{case.name}' has {count} channel{'s' if count != 1 else ''}, but {len(names)} "
                 f"({', '.join(names)}) {'is' if len(names) == 1 else 'are'} expected. Name others or take it out."
             )
-        first = reading.grid_of(found[0][0])
+        first = found[0][0]
         for image, _ in found[1:]:
-            difference = first.difference(reading.grid_of(image))
+            difference = first.grid.difference(image.grid)
             if difference:
                 raise DatasetError(f"The channels of '{case.name}' differ: {difference}. Resample them to one grid.")
-        self._check_format(case.name, found[0][0])
+        self._check_format(case.name, first)
         return found
 
-    def _check_format(self, name: str, image: sitk.Image) -> None:
+    def _read(self, source: Source, case: str) -> Image:
+        image = read(source) if isinstance(source, Path) else source()
+        with self._lock:
+            for sentence in image.said:
+                self._said.setdefault(sentence, []).append(case)
+        return image
+
+    def _check_format(self, name: str, image: Image) -> None:
         if self.spec.file_ending != ".png":
             return
-        if image.GetDimension() != 2:
+        if not image.flat:
             raise DatasetError(
                 f"Case '{name}' is a volume, but the dataset's other images are pictures. Convert it apart."
             )
-        if sitk.GetArrayViewFromImage(image).dtype not in (np.uint8, np.uint16):
+        if image.array.dtype not in (np.uint8, np.uint16):
             raise DatasetError(
-                f"Case '{name}' holds {image.GetPixelIDTypeAsString()}s, but a png holds integers from 0 to 65535. "
+                f"Case '{name}' holds {image.array.dtype} values, but a png holds integers from 0 to 65535. "
                 f"Scale it first, or save the images as .nii.gz."
             )
 
-    def _read_label(self, source: Source, case: str, grid: Any) -> tuple[np.ndarray, Path | None]:
+    def _read_label(self, source: Source, case: str, image: Image) -> tuple[Image, Path | None]:
         what = f"The label map of '{case}'"
-        image = reading.read(source) if isinstance(source, Path) else source()
-        difference = reading.grid_of(image).difference(grid)
+        found = self._read(source, case)
+        difference = found.grid.difference(image.grid)
         if difference:
             raise DatasetError(f"{what} does not lie on its image's grid: {difference}. Export it on the image's grid.")
-        array = reading.integers(image, what)
+        array = found.integers(what)
         changed = self.relabel(array) if self.relabel else array
         strange = sorted(set(np.unique(changed).tolist()) - self.spec.values)
         if strange:
@@ -259,26 +268,20 @@ class DatasetWriter:
                 f"{what} holds the value{'s' if len(strange) > 1 else ''} {', '.join(map(str, strange[:8]))}"
                 f"{' ...' if len(strange) > 8 else ''}, but the labels are {names}. Name it, or correct the file."
             )
-        original = source if isinstance(source, Path) and image.GetNumberOfComponentsPerPixel() == 1 else None
-        if original is not None and not np.array_equal(changed, array):
-            original = None
-        return changed.astype(np.uint8 if max(self.spec.values) < 255 else np.uint16), original
+        same = len(found.array) == 1 and found.header == image.header and np.array_equal(changed, found.array[0])
+        original = source if isinstance(source, Path) and same and not found.said else None
+        kind = np.uint8 if max(self.spec.values) < 255 else np.uint16
+        return replace(image, array=changed.astype(kind)[None], colour=False, said=()), original
 
-    def _put(self, image: sitk.Image, original: Path | None, to: Path) -> None:
+    def _put(self, image: Image, original: Path | None, to: Path) -> None:
         """Write a file unless it is there; one that nothing changes in is copied byte by byte."""
         if to.is_file():
             return
         with atomic(to) as temporary:
             if original is not None and _copies(original, to):
                 shutil.copyfile(original, temporary)
-                return
-            try:
-                sitk.WriteImage(image, str(temporary), useCompression=True)
-                written = sitk.ReadImage(str(temporary))
-            except RuntimeError as error:  # what SimpleITK raises, also on a full disk
-                raise OSError(str(error).strip().splitlines()[-1]) from error
-            if not np.array_equal(sitk.GetArrayViewFromImage(written), sitk.GetArrayViewFromImage(image)):
-                raise OSError("the disk is full")  # ITK's NIfTI writer cuts the file short and says nothing (ITK 5.4)
+            else:
+                write(image, temporary)
 
     def _finish(self, report: StepReport) -> None:
         """Count, write dataset.json and sum up."""
@@ -289,6 +292,9 @@ class DatasetWriter:
         if counts["imagesTr"] or counts["imagesTs"]:
             self._write_json(counts["imagesTr"])
         report.data = counts
+        for sentence, cases in self._said.items():
+            others = f" and {len(cases) - 3} more" if len(cases) > 3 else ""
+            report.lines.append(f"{', '.join(sorted(cases)[:3])}{others}: {sentence}.")
         report.lines.append(
             f"{self.folder.name}: {counts['imagesTr']} training cases ({counts['labelsTr']} with a label map), "
             f"{counts['imagesTs']} test cases ({counts['labelsTs']} with a label map); {len(report.done)} written now, "
@@ -310,9 +316,9 @@ def _plain(value: Any) -> Any:
 
 def _copies(original: Path, to: Path) -> bool:
     """Whether a file can stand where it is to go without being encoded anew."""
-    if reading.ending_of(original) != reading.ending_of(to):
+    if ending_of(original) != ending_of(to):
         return False
-    if reading.ending_of(to) != ".png":
+    if ending_of(to) != ".png":
         return True
     from PIL import Image
 

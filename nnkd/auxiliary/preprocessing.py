@@ -243,7 +243,7 @@ class _Auxiliary(CasesFolder):
         values.pop("inherits_from", None)
         return {
             **self.target.plans,
-            "image_reader_writer": type(self.raw.spec.reader).__name__,
+            "image_reader_writer": self.raw.spec.reader.name,
             "foreground_intensity_properties_per_channel": self.index.intensities,
             "configurations": {self.target.configuration: values},
         }

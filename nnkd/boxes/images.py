@@ -8,7 +8,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -218,55 +218,22 @@ def _page(picture: Any) -> np.ndarray:
 
 
 def _read_volume(file: Path, slices: Slices) -> BoxImage:
-    import SimpleITK as sitk
+    from nnkd.data.reading import formats
+    from nnkd.data.reading.geometry import Orientation
 
-    from nnkd.data.reading.nifti import check_whole
-
-    check_whole(file)
-    try:
-        image = sitk.ReadImage(str(file))
-    except RuntimeError as error:
-        raise DatasetError(f"'{file.name}' cannot be read; it may be truncated or of another format.") from error
-    if image.GetNumberOfComponentsPerPixel() > 1:
+    image = formats.read(file)
+    formats.say(file, image.said)
+    if len(image.array) > 1:
         raise DatasetError(
-            f"'{file.name}' is in colour, but a volume of one grey value a voxel is expected. Convert it."
+            f"'{file.name}' has {len(image.array)} channels, but a volume of one grey value a voxel is expected. Split "
+            f"it."
         )
-    array = sitk.GetArrayFromImage(image)
-    if array.ndim not in (2, 3) or not array.size:
-        raise DatasetError(f"'{file.name}' has {array.ndim} axes, but 2 or 3 are expected. Split it.")
+    array = image.array[0]
     array = array.astype(np.float32) if array.dtype == np.float64 else array
-    return _placed(array, [image.GetSpacing(), image.GetOrigin(), image.GetDirection()], slices)
-
-
-def _placed(array: np.ndarray, geometry: list[tuple[float, ...]], slices: Slices) -> BoxImage:
-    stored = array[None] if array.ndim == 2 else array
-    orientation = None
-    if array.ndim == 3 and slices == "axial":
-        from nnkd.data.reading.geometry import Grid, Orientation
-
-        (dx, dy, dz), (x, y, z), direction = geometry
-        orientation = Orientation(Grid(stored.shape, (dz, dy, dx), (x, y, z), np.reshape(direction, (3, 3))))
+    orientation = Orientation(image.grid) if slices == "axial" and not image.flat else None
 
     def save(label_map: np.ndarray, target: Path) -> None:
-        _write_volume(label_map[0] if array_axes == 2 else label_map, geometry, target)
+        formats.write(replace(image, array=label_map[None]), target)
 
-    array_axes = array.ndim
-    seen = stored if orientation is None else orientation.to_lps(stored)
-    return BoxImage(seen, array_axes == 2, stored.shape, save, orientation=orientation)
-
-
-def _write_volume(label_map: np.ndarray, geometry: list[tuple[float, ...]], target: Path) -> None:
-    import SimpleITK as sitk
-
-    from nnkd.data.reading.nifti import check_whole
-
-    image = sitk.GetImageFromArray(label_map)
-    for put, values in zip((image.SetSpacing, image.SetOrigin, image.SetDirection), geometry, strict=True):
-        put(values)
-    try:
-        sitk.WriteImage(image, str(target), useCompression=True)
-        check_whole(target)
-    except RuntimeError as error:
-        raise OSError(str(error).strip().splitlines()[-1]) from error
-    except DatasetError as error:  # on a full disk ITK's NIfTI writer cuts the file short and says nothing
-        raise OSError("the disk is full") from error
+    seen = array if orientation is None else orientation.to_lps(array)
+    return BoxImage(seen, image.flat, array.shape, save, orientation=orientation)

@@ -147,7 +147,7 @@ class DatasetSpec:
         return np.isin(label_map, self.labels[name])
 
     @cached_property
-    def reader(self) -> Any:
+    def reader(self) -> readers.Reader:
         """nnU-Net's reader and writer for this dataset's files.
 
         Raises:
@@ -164,7 +164,7 @@ class DatasetSpec:
         Raises:
             DatasetError: If the file is missing, unreadable, or holds values that dataset.json does not name.
         """
-        array, properties = readers.read(self.reader.read_seg, str(file), (file,))
+        array, properties = self.reader.read_seg(file)
         integers: NDArray[np.int32] = array[0].astype(np.int32)
         if not np.array_equal(integers, array[0]):
             raise DatasetError(f"'{file.name}' holds fractions, but a label map holds integers. Re-export it.")
@@ -197,8 +197,8 @@ class DatasetSpec:
         """
         with atomic(file) as temporary:
             try:
-                self.reader.write_seg(label_map, str(temporary), dict(properties))
-                written, _ = readers.read(self.reader.read_seg, str(temporary), (temporary,))
+                self.reader.write_seg(label_map, temporary, properties)
+                written, _ = self.reader.read_seg(temporary)
             except RuntimeError as error:  # what SimpleITK raises, also on a full disk
                 raise OSError(str(error).strip().splitlines()[-1]) from error
             except DatasetError as error:  # on a full disk ITK's NIfTI writer cuts the file short and says nothing
@@ -269,8 +269,12 @@ class ImageFolder:
             f"Convert the case again or take it out."
         )
 
-    def read(self, case: str) -> tuple[NDArray[np.float32], Grid, dict[str, Any]]:
+    def read(self, case: str, reader: readers.Reader | None = None) -> tuple[NDArray[np.float32], Grid, dict[str, Any]]:
         """Read a case in file order.
+
+        Args:
+            case: Its identifier.
+            reader: A model's own; None: the dataset's.
 
         Returns:
             (C, Z, Y, X) float32 array, its grid, and the reader's properties.
@@ -279,7 +283,7 @@ class ImageFolder:
             DatasetError: If a file is empty, truncated or unreadable, or the channels' grids or number differ.
         """
         files = self.files(case)
-        array, properties = readers.read(self.spec.reader.read_images, [str(f) for f in files], files)
+        array, properties = (reader or self.spec.reader).read_images(files)
         grid = Grid.from_properties(array.shape[1:], properties)
         if array.shape[0] != len(self.spec.channel_names):
             channels = "1 channel" if array.shape[0] == 1 else f"{array.shape[0]} channels"

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from nnkd.data.dataset import DatasetSpec, ImageFolder
 from nnkd.data.predictions import CaseRecord, PredictionFolder
+from nnkd.data.reading import readers
 from nnkd.data.reading.geometry import Grid
 from nnkd.devices import check_device, cores
 from nnkd.errors import DatasetError, NnkdError, PredictionError, in_one_line
@@ -185,8 +186,7 @@ class Run:
 
     def _image(self, case: str) -> tuple:
         """What `_prepare` is called with."""
-        files = [str(f) for f in self.images.files(case)]
-        return case, files, self.request, self._plans, self.images.spec, self._configuration
+        return case, self.request, self._plans, self.images.spec, self._configuration
 
     def _answer(self, data: np.ndarray) -> Answer:
         from nnkd.inference import samples as sampling
@@ -222,21 +222,23 @@ class Run:
 
 
 def _prepare(
-    case: str, files: list[str], request: Request, plans: dict, spec: DatasetSpec, configuration: dict
+    case: str, request: Request, plans: dict, spec: DatasetSpec, configuration: dict
 ) -> tuple[np.ndarray, dict]:
     from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-    ImageFolder(request.source, spec).read(case)  # our sentence rather than the reader's traceback
     plans_manager, configuration_manager = PlansManager(plans), ConfigurationManager(configuration)
+    reader = readers.Reader(plans_manager.image_reader_writer_class())
+    array, _, properties = ImageFolder(request.source, spec).read(case, reader)
     previous = None
     if request.previous_stage is not None:
         previous = request.previous_stage / f"{case}{spec.file_ending}"
         if not previous.is_file():
             raise DatasetError(f"'{previous.name}' is missing in -prev_stage_predictions. Predict that stage first.")
     preprocessor = configuration_manager.preprocessor_class(verbose=False)
-    data, seg, properties = preprocessor.run_case(
-        files, str(previous) if previous else None, plans_manager, configuration_manager, dict(spec.json)
+    stage = None if previous is None else reader.read_seg(previous)[0]
+    data, seg, properties = preprocessor.run_case_npy(
+        array, stage, properties, plans_manager, configuration_manager, dict(spec.json)
     )
     if previous is not None:
         labels = plans_manager.get_label_manager(dict(spec.json)).foreground_labels
@@ -268,8 +270,9 @@ def _export(
                 answer.logits, *managers, managers[0].get_label_manager(dataset_json), properties, workers
             )
             file = working / f"{case}{dataset_json['file_ending']}"
-            managers[0].image_reader_writer_class().write_seg(found, str(file), properties)
+            readers.Reader(managers[0].image_reader_writer_class()).write_seg(found, file, properties)
         for file in working.iterdir():
+            readers.with_header(file, properties)
             os.replace(file, target / file.name)
     finally:
         shutil.rmtree(working, ignore_errors=True)
@@ -291,8 +294,9 @@ def _export_spread(
     one = maps["entropy"]
     grid = Grid.from_properties(one.shape, properties)
     cropped = np.prod([float(n) for n in properties["shape_after_cropping_and_before_resampling"]])
+    header = properties.get(readers.HEADER) if "sitk_stuff" in properties else None  # others turn the axes
     voxel_mm3 = float(np.prod(grid.spacing) * cropped / spread.maps["entropy"].size)
-    folder.write(case, maps, spread.voxels, list(DatasetSpec(dataset_json, "").labels), grid, voxel_mm3)
+    folder.write(case, maps, spread.voxels, list(DatasetSpec(dataset_json, "").labels), grid, voxel_mm3, header)
 
 
 def _sentence(error: Exception) -> str:

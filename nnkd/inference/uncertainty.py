@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from nnkd.data.reading import formats
 from nnkd.data.reading.geometry import Grid
-from nnkd.data.reading.nifti import check_whole
+from nnkd.data.reading.image import Image
 from nnkd.errors import DatasetError, PredictionError
 from nnkd.files import atomic, remove_leftovers
 
@@ -55,7 +58,7 @@ class UncertaintyFolder:
 
     def write(
         self, case: str, maps: Mapping[str, NDArray[np.float32]], voxels: NDArray[np.floating], labels: Sequence[str],
-        grid: Grid, voxel_mm3: float,
+        grid: Grid, voxel_mm3: float, header: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         """Write a case: each map, then its rows of volumes.csv; each of them atomically.
 
@@ -66,9 +69,11 @@ class UncertaintyFolder:
             labels: Their names.
             grid: The image's.
             voxel_mm3: Volume of one of these voxels in mm3; of an image without spacing, its size in pixels.
+            header: The image's (`nnkd.data.reading.nifti`), where the maps lie in its file's order.
         """
         for name, array in maps.items():
-            _write_map(self.file(name, case), array, grid)
+            with atomic(self.file(name, case)) as temporary:
+                formats.write(Image(array[None], grid, header=header), temporary)
         scale, unit = (1e-3, "ml") if grid.in_world else (1.0, "pixels")
         volumes = np.percentile(voxels * voxel_mm3 * scale, PERCENTILES, axis=0)
         rows = [(case, label, len(voxels), *volumes[:, k], unit) for k, label in enumerate(labels)]
@@ -122,28 +127,21 @@ class UncertaintyFolder:
         Raises:
             PredictionError: If the file cannot be read, or does not lie on that grid.
         """
-        import SimpleITK
-
         file = self.file(name, case)
         try:
-            check_whole(file)
-            image = SimpleITK.ReadImage(str(file), SimpleITK.sitkFloat32)
-        except (DatasetError, RuntimeError) as error:
+            image = formats.read(file)
+        except DatasetError as error:
             raise PredictionError(
                 f"{self._say(f'{name}/{file.name}')} cannot be read. Predict the case again."
             ) from error
-        array = SimpleITK.GetArrayFromImage(image)
-        mine = Grid(
-            array.shape, image.GetSpacing()[::-1], image.GetOrigin(), np.reshape(image.GetDirection(), (3, 3)),
-            grid.in_world,
-        )  # fmt: skip
+        mine = replace(image.grid, in_world=grid.in_world)
         difference = mine.difference(grid)
         if difference:
             raise PredictionError(
                 f"{self._say(f'{name}/{file.name}')} does not lie on its label map's grid: {difference}. Predict the "
                 f"case again."
             )
-        return array
+        return image.array[0].astype(np.float32, copy=False)
 
     def _replace(self, case: str, rows: pd.DataFrame | None) -> None:
         """Put rows in the place of a case's. Others' stay, also those of processes that write at the same time."""
@@ -159,20 +157,3 @@ class UncertaintyFolder:
 
     def _say(self, name: str) -> str:
         return f"'{name}' in {self.folder.parent.name}/{self.folder.name}"
-
-
-def _write_map(file: Path, array: np.ndarray, grid: Grid) -> None:
-    import SimpleITK
-
-    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array, dtype=np.float32))
-    image.SetSpacing([float(s) for s in reversed(grid.spacing)])
-    image.SetOrigin([float(o) for o in grid.origin])
-    image.SetDirection([float(d) for d in np.ravel(grid.direction)])
-    with atomic(file) as temporary:
-        try:
-            SimpleITK.WriteImage(image, str(temporary))
-            check_whole(temporary)
-        except RuntimeError as error:  # what SimpleITK raises, also on a full disk
-            raise OSError(str(error).strip().splitlines()[-1]) from error
-        except DatasetError as error:  # on a full disk ITK's NIfTI writer cuts the file short and says nothing
-            raise OSError("the disk is full") from error

@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nnkd.data.dataset import DatasetSpec, ImageFolder
+from nnkd.data.reading import readers
 from nnkd.data.reading.geometry import Grid
 from nnkd.errors import DatasetError, GeometryError, NnkdError, in_one_line
 from nnkd.files import atomic
@@ -139,6 +141,7 @@ def stop_if_full(error: BaseException) -> None:
 def _images(job: Job, plans: Any, configuration: Any) -> None:
     with whole_case(job.folder, job.case) as target:
         preprocessor = configuration.preprocessor_class(verbose=False)
+        preprocessor.run_case = partial(readers.preprocessed, preprocessor)
         preprocessor.run_case_save(
             str(target),
             [str(f) for f in job.images],
@@ -155,7 +158,7 @@ def _votes(job: Job, plans: Any, configuration: Any) -> NDArray[np.int64]:
     from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
     properties = load_pickle(str(job.folder / f"{job.case}.pkl"))
-    image, image_properties = job.spec.reader.read_images([str(f) for f in job.images])
+    image, image_properties = job.spec.reader.read_images(job.images)
     outside = _outside(image, plans)
     raw = [_read(job, file, image, image_properties) for file in job.teachers.values()]
     done = [to_preprocessed_grid(m, outside, properties, plans, configuration) for m in raw]

@@ -10,7 +10,6 @@ from nnkd.auxiliary import preprocessing as auxiliaries
 from nnkd.auxiliary.tasks import MOST_CASES, Target, parse
 from nnkd.data.dataset import RawDataset
 from nnkd.data.plans import configuration_of
-from nnkd.data.reading.nifti import check_whole
 from nnkd.errors import DatasetError, NnkdError, SettingError
 from nnkd.files import read_json
 from nnkd.paths import room
@@ -97,7 +96,7 @@ def _check(dataset: RawDataset) -> list[str]:
         )
     for case in cases:
         for file in (*images.files(case), dataset.label_file(case)):
-            check_whole(file)  # nnU-Net would fill up a truncated one with zeros
+            dataset.spec.reader.check(file)  # nnU-Net would fill up a truncated one with zeros
     return cases
 
 

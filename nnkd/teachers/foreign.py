@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import SimpleITK as sitk
 
+from nnkd.data.reading import formats
 from nnkd.data.reading.geometry import Grid, Orientation
-from nnkd.data.reading.nifti import check_whole
-from nnkd.errors import DatasetError, GeometryError, SettingError
+from nnkd.data.reading.image import KNOWN, WITHOUT_WORLD, ending_of
+from nnkd.errors import GeometryError, SettingError
 from nnkd.types import TeacherContext, Volume
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif", ".tiff", ".gif", ".bmp")
-WITHOUT_WORLD = (".png", ".tif", ".tiff", ".gif", ".bmp")
+ENDINGS = KNOWN
 TOUCHING = 1e-3  # voxels: boxes that share no more than this only touch
 
 Part = int | str
@@ -97,13 +97,11 @@ class MaskFile:
 
     Attributes:
         file: Where it was read from.
-        image: As SimpleITK read it.
         values: (Z, Y, X) int32, in file order.
         grid: Where the voxels lie; `in_world` is False for formats without geometry.
     """
 
     file: Path
-    image: sitk.Image
     values: NDArray[np.int32]
     grid: Grid
 
@@ -113,19 +111,16 @@ class MaskFile:
 
         Raises:
             DatasetError: If it is empty, truncated or unreadable, coloured, holds fractions, or has not 2 or 3 axes.
+            GeometryError: If its axes are not at right angles.
         """
-        image = _read_image(file)
-        values = _integers(sitk.GetArrayFromImage(image), file)
-        values = values[None] if values.ndim == 2 else values
-        if values.ndim != 3:
-            raise DatasetError(f"The mask '{file.name}' has {values.ndim} axes, but 2 or 3 are expected. Split it.")
-        world = not file.name.lower().endswith(WITHOUT_WORLD)
-        return cls(file, image, values, _grid(values.shape, image, world))
+        image = formats.read(file)
+        formats.say(file, image.said)
+        return cls(file, image.integers(f"The mask '{file.name}'"), image.grid)
 
     @property
     def in_world(self) -> bool:
         """Whether the format says where voxels lie."""
-        return not self.file.name.lower().endswith(WITHOUT_WORLD)
+        return ending_of(self.file) not in WITHOUT_WORLD
 
     def difference(self, volume: Volume) -> str:
         """How its grid differs from the volume's, in whatever order it is stored, as half a sentence; empty: not."""
@@ -137,7 +132,7 @@ class MaskFile:
 
     def resampled(self, volume: Volume) -> NDArray[np.int32]:
         """(Z, Y, X) int32 on the volume's grid: nearest neighbour in world space; outside is background."""
-        return resample_nearest(self.image, grid_of(volume))
+        return resample_nearest(with_grid(self.values, self.grid), grid_of(volume))
 
 
 def grid_of(volume: Volume, in_world: bool = True) -> Grid:
@@ -215,59 +210,3 @@ def outside(mask: MaskFile, case: str) -> GeometryError:
         f"The mask '{mask.file.name}' does not overlap its image '{case}': their origins, directions or spacings do "
         f"not belong together. Whatever wrote it must keep the image's geometry in the header."
     )
-
-
-def _read_image(file: Path) -> sitk.Image:
-    if file.stat().st_size == 0:
-        raise DatasetError(f"The mask '{file.name}' is empty (0 bytes). Copy it again.")
-    check_whole(file)
-    try:
-        if file.suffix.lower() == ".gif":  # ITK has no reader for it
-            return sitk.GetImageFromArray(_picture(file))
-        image = sitk.ReadImage(str(file))
-    except (RuntimeError, OSError) as error:
-        raise DatasetError(
-            f"The mask '{file.name}' cannot be read; it may be truncated or of another format."
-        ) from error
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        image = _grey(image, file)
-    return image
-
-
-def _picture(file: Path) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(file) as picture:
-        return np.asarray(picture.convert("L"))
-
-
-def _grey(image: sitk.Image, file: Path) -> sitk.Image:
-    """A colour picture whose channels agree, as one channel."""
-    channels = np.moveaxis(sitk.GetArrayFromImage(image), -1, 0)
-    if any(not np.array_equal(channels[0], other) for other in channels[1:3]):
-        raise DatasetError(
-            f"The mask '{file.name}' is a coloured picture, but one value a voxel is expected. Convert it."
-        )
-    grey = sitk.GetImageFromArray(channels[0])
-    grey.CopyInformation(image)
-    return grey
-
-
-def _integers(array: np.ndarray, file: Path) -> np.ndarray:
-    if np.issubdtype(array.dtype, np.floating):
-        rounded = np.rint(array)
-        if not np.isfinite(array).all() or np.abs(array - rounded).max(initial=0) > 1e-3:
-            raise DatasetError(
-                f"The mask '{file.name}' holds fractions, but label values are expected. Threshold probabilities first."
-            )
-        array = rounded
-    return array.astype(np.int32)
-
-
-def _grid(shape: Sequence[int], image: sitk.Image, world: bool) -> Grid:
-    z, y, x = shape
-    if image.GetDimension() == 2:
-        spacing = image.GetSpacing()
-        return Grid((z, y, x), (1.0, spacing[1], spacing[0]), (*image.GetOrigin(), 0.0), np.eye(3), in_world=False)
-    direction = np.asarray(image.GetDirection(), dtype=float).reshape(3, 3)
-    return Grid((z, y, x), tuple(image.GetSpacing()[::-1]), tuple(image.GetOrigin()), direction, in_world=world)

@@ -119,7 +119,7 @@ class NnUNetTeacher(Teacher):
             return self._turned(volume, chosen)
         one_each = len(volume.files) == len(volume.channel_names)
         files = [volume.files[i] for i in chosen] if one_each else list(volume.files)
-        array, properties = readers.read(reader.read_images, [str(file) for file in files], files)
+        array, properties = reader.read_images(files)
         array = array if one_each else array[chosen]
         orientation = Orientation(Grid.from_properties(array.shape[1:], properties))
         target = Grid(volume.shape, volume.spacing, volume.origin, np.asarray(volume.direction))
@@ -127,18 +127,18 @@ class NnUNetTeacher(Teacher):
         if difference:
             raise GeometryError(
                 f"'{volume.case}' does not lie where nnkd sees it when the reader of '{self.model.folder.name}' "
-                f"({type(reader).__name__}) reads it: {difference}. Its header may say two things (qform and sform of "
+                f"({reader.name}) reads it: {difference}. Its header may say two things (qform and sform of "
                 f"NIfTI); save it again with one program."
             )
         return array, properties, orientation
 
-    def _reader(self, volume: Volume) -> Any:
+    def _reader(self, volume: Volume) -> readers.Reader | None:
         """The model's own reader, or the one that knows the file's format; None if the volume itself is to be taken."""
         if not volume.files:
             return None
         own, file = self._own_reader, volume.files[0]
         if file.name.lower().endswith(tuple(own.supported_file_endings)):
-            return own()
+            return readers.Reader(own())
         ending = "".join(file.suffixes[-2:]) if file.name.endswith(".gz") else file.suffix
         return None if own.__name__ == REORIENTED else readers.reader_of({"file_ending": ending}, file.name)
 

@@ -205,18 +205,18 @@ def test_a_volume_of_two_axes_is_a_picture(tmp_path):
 
 def test_volumes_in_colour_of_four_axes_and_cut_short(tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 5, 6, 3), np.uint8), isVector=True), str(tmp_path / "a.nii.gz"))
-    with pytest.raises(DatasetError, match=r"'a\.nii\.gz' is in colour, but a volume of one grey value"):
+    with pytest.raises(DatasetError, match=r"'a\.nii\.gz' in .* is in colour, but one value a voxel"):
         image_of(tmp_path / "a.nii.gz")
     four = sitk.JoinSeries([sitk.GetImageFromArray(GREY)] * 2)
     sitk.WriteImage(four, str(tmp_path / "b.nii.gz"))
-    with pytest.raises(DatasetError, match="has 4 axes, but 2 or 3 are expected"):
+    with pytest.raises(DatasetError, match="has 2 channels, but a volume of one grey value"):
         image_of(tmp_path / "b.nii.gz")
     content = gzip.decompress(volume(tmp_path / "c.nii.gz", GREY).read_bytes())
     (tmp_path / "c.nii").write_bytes(content[:-50])
     with pytest.raises(DatasetError, match="is truncated"):
         image_of(tmp_path / "c.nii")
     (tmp_path / "d.mha").write_bytes(b"no volume")
-    with pytest.raises(DatasetError, match=r"'d\.mha' cannot be read"):
+    with pytest.raises(DatasetError, match=r"'d\.mha' in .* cannot be read"):
         image_of(tmp_path / "d.mha")
 
 

@@ -12,12 +12,11 @@ import made_up
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from nnkd_dataset_conversion import reading
-from nnkd_dataset_conversion import writer as writer_module
 from nnkd_dataset_conversion.target import Target, copy_table
 from nnkd_dataset_conversion.writer import DatasetWriter, SourceCase
 
 from nnkd.data.dataset import RawDataset
+from nnkd.data.reading.formats import read
 from nnkd.errors import DatasetError, FolderError, ParticipantsError, UnknownNameError
 
 
@@ -201,7 +200,7 @@ def test_a_full_disk_leaves_nothing_half_written(source, nnunet_folders, monkeyp
         write(image, name, **options)
         Path(name).write_bytes(Path(name).read_bytes()[:150])
 
-    monkeypatch.setattr(writer_module.sitk, "WriteImage", cut)
+    monkeypatch.setattr(sitk, "WriteImage", cut)
     report = writer(source).write([SourceCase("c0", [source / "c0.nrrd"])])
     assert "could not be written" in report.failures[0].reason
     assert not [p for p in (nnunet_folders / "nnUNet_raw" / "Dataset710_W").rglob("*0000*") if p.is_file()]
@@ -239,7 +238,7 @@ def test_killed_and_run_again_gives_the_same_as_in_one_go(tmp_path, nnunet_folde
         process.wait()
         assert not (images.parent / "dataset.json").exists()
         for file in images.glob("k*"):  # what has its final name is whole
-            np.testing.assert_array_equal(sitk.GetArrayFromImage(reading.read(file)), arrays[file.name[:3]])
+            np.testing.assert_array_equal(read(file).array[0], arrays[file.name[:3]])
     from nnkd_dataset_conversion.images_folder import convert
 
     report = convert(tmp_path / "in", "Dataset710_Kill", channels=["CT"], labels={"x": 1})

@@ -115,12 +115,11 @@ def test_what_is_asked_for_must_be_there(cohort, nnunet_folders, tmp_path):
 @needs_real_data("trunk_ct")
 def test_a_real_trunk(nnunet_folders, tmp_path):
     import SimpleITK as sitk
-    from nnkd_dataset_conversion import reading
 
     case = tmp_path / "down" / "s1"
     case.mkdir(parents=True)
     (case / "ct.nii.gz").write_bytes((REAL_DATA / "trunk_ct" / "ct.nii.gz").read_bytes())
-    whole = reading.read(REAL_DATA / "trunk_ct" / "totalsegmentator_v2_fast.nii.gz")
+    whole = sitk.ReadImage(str(REAL_DATA / "trunk_ct" / "totalsegmentator_v2_fast.nii.gz"))
     for name, integer in {"spleen": 1, "liver": 5}.items():
         (case / "segmentations").mkdir(exist_ok=True)
         sitk.WriteImage(whole == integer, str(case / "segmentations" / f"{name}.nii.gz"))

@@ -75,7 +75,7 @@ def make_plans(dataset: RawDataset, configurations: dict[str, dict], transpose: 
         "plans_name": "nnUNetPlans",
         "original_median_spacing_after_transp": [2.0, 1.0, 1.0],
         "original_median_shape_after_transp": [8, 24, 20],
-        "image_reader_writer": type(dataset.spec.reader).__name__,
+        "image_reader_writer": dataset.spec.reader.name,
         "transpose_forward": list(transpose),
         "transpose_backward": backward,
         "configurations": configurations,

@@ -1,4 +1,5 @@
 """The one door through which images and masks come in, and go out again.
 
-`readers` are nnU-Net's readers of a dataset's files, `nifti` looks at headers, `geometry` says where voxels lie.
+`formats` reads any file as an `image`: voxels, a checked `geometry`, and what was done to get there; and writes one.
+`nifti` looks at headers, `pictures` at colours. `readers` are nnU-Net's readers of a dataset's files, behind this door.
 """

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
+from nnkd.errors import GeometryError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TOLERANCE_MM = 1e-2  # half-precision headers of some tools differ by a few micrometres
-TOLERANCE_DIRECTION = 1e-3
+TOLERANCE = 0.1  # voxels that a corner of a grid may lie off: far less than what any label map resolves
 Box3D = tuple[int, int, int, int, int, int]  # (z0, y0, x0, z1, y1, x1) in voxels, upper bounds excluded
 Scalar = TypeVar("Scalar", bound=np.generic)
 T = TypeVar("T")
@@ -64,9 +66,10 @@ class Grid:
         shape3 = _three(int(s) for s in shape)
         if "sitk_stuff" in properties:
             stuff = properties["sitk_stuff"]
-            if len(stuff["spacing"]) == 3:
-                direction = np.asarray(stuff["direction"], dtype=float).reshape(3, 3)
-                return cls(shape3, spacing, _three(map(float, stuff["origin"])), direction)
+            axes = len(stuff["spacing"])
+            if axes >= 3:  # four: channels in one file, behind the axes of space
+                direction = np.asarray(stuff["direction"], dtype=float).reshape(axes, axes)[:3, :3]
+                return cls(shape3, spacing, _three(map(float, stuff["origin"][:3])), direction)
             spacing = (1.0, spacing[1], spacing[2])
         if "nibabel_stuff" in properties:
             stuff = properties["nibabel_stuff"]
@@ -78,19 +81,69 @@ class Grid:
             spacing = (1.0, spacing[1], spacing[2])
         return cls(shape3, spacing, (0.0, 0.0, 0.0), np.eye(3), in_world="sitk_stuff" in properties)
 
+    @classmethod
+    def from_affine(cls, shape: tuple[int, ...], affine: NDArray[np.floating]) -> tuple[Grid, float]:
+        """The right-angled grid nearest to an affine.
+
+        Args:
+            shape: (Z, Y, X).
+            affine: (4, 4), from voxels (x, y, z) to mm, LPS.
+
+        Returns:
+            The grid, and how far its corners lie from where the affine puts them, in voxels.
+
+        Raises:
+            GeometryError: If the affine holds no finite numbers or squeezes an axis to nothing.
+        """
+        linear = np.asarray(affine, dtype=float)[:3, :3]
+        spacing = np.linalg.norm(linear, axis=0)
+        if not np.isfinite(affine).all() or np.linalg.matrix_rank(linear) < 3:
+            raise GeometryError(f"Its axes span no space ({np.round(linear, 4).tolist()}). Correct the header.")
+        left, _, right = np.linalg.svd(linear / spacing)
+        rotation = left @ right
+        exact = np.abs(linear / spacing - rotation).max() < 1e-7  # what is right-angled already keeps its digits
+        direction = linear / spacing if exact else rotation
+        shape3 = _three(int(s) for s in shape)
+        grid = cls(shape3, _three(spacing[::-1].tolist()), _three(np.asarray(affine)[:3, 3].tolist()), direction)
+        return grid, farthest(np.asarray(affine, dtype=float), grid.affine, shape3)
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """(4, 4) float64, from voxels (x, y, z) to mm, LPS."""
+        found = np.eye(4)
+        found[:3, :3] = np.asarray(self.direction, dtype=float) * np.asarray(self.spacing[::-1], dtype=float)
+        found[:3, 3] = self.origin
+        return found
+
     def difference(self, other: Grid) -> str:
-        """What differs, as half a sentence; empty if both are the same grid."""
+        """What differs, as half a sentence; empty if both are the same grid: no corner lies a tenth of a voxel off."""
         if self.shape != other.shape:
             return f"size {_numbers(self.shape)} against {_numbers(other.shape)} voxels (z, y, x)"
         if not (self.in_world and other.in_world):
             return ""
-        if not np.allclose(self.spacing, other.spacing, rtol=1e-4, atol=1e-4):
+        off = farthest(self.affine, other.affine, self.shape)
+        if off < TOLERANCE:
+            return ""
+        apart = np.abs(np.subtract(self.spacing, other.spacing)) / np.minimum(self.spacing, other.spacing)
+        if (apart * np.maximum(np.subtract(self.shape, 1), 1)).max() >= TOLERANCE:
             return f"spacing {_numbers(self.spacing)} against {_numbers(other.spacing)} mm (z, y, x)"
-        if not np.allclose(self.direction, other.direction, atol=TOLERANCE_DIRECTION):
-            return "direction (orientation of the axes)"
-        if not np.allclose(self.origin, other.origin, atol=max(TOLERANCE_MM, 0.01 * min(self.spacing))):
-            return f"origin {_numbers(self.origin)} against {_numbers(other.origin)} mm (x, y, z)"
-        return ""
+        if farthest(replace(self, origin=other.origin).affine, other.affine, self.shape) >= TOLERANCE:
+            return f"direction (orientation of the axes; corners lie {off:.3g} voxels apart)"
+        origins = f"origin {_numbers(self.origin)} against {_numbers(other.origin)} mm (x, y, z)"
+        return f"{origins}, {off:.3g} voxels apart"
+
+
+def farthest(one: NDArray[np.floating], other: NDArray[np.floating], shape: tuple[int, int, int]) -> float:
+    """How far apart two affines put the corners of an array, in voxels (the smaller of both, along each axis).
+
+    Args:
+        one, other: (4, 4), from voxels (x, y, z) to mm.
+        shape: (Z, Y, X) of the array.
+    """
+    corners = np.array([(*corner, 1.0) for corner in product(*((0.0, n - 1.0) for n in shape[::-1]))])
+    apart = corners @ (np.asarray(one, dtype=float) - np.asarray(other, dtype=float)).T[:, :3]
+    inverses = (np.linalg.inv(np.asarray(affine, dtype=float)[:3, :3]) for affine in (one, other))
+    return max(float(np.linalg.norm(apart @ inverse.T, axis=1).max()) for inverse in inverses)
 
 
 def _three(values: Iterable[T]) -> tuple[T, T, T]:
@@ -118,9 +171,7 @@ class Orientation:
         self._forward: NDArray[np.floating]
         self._backward: NDArray[np.floating]
         self.stored_shape = grid.shape
-        affine = np.eye(4)
-        affine[:3, :3] = grid.direction * np.asarray(grid.spacing[::-1])
-        affine[:3, 3] = grid.origin
+        affine = grid.affine
         shape_xyz = grid.shape[::-1]
         if not grid.in_world or grid.shape[0] == 1:  # 2D: there is no feet and no head
             self._forward = self._backward = np.array([[0, 1], [1, 1], [2, 1]], dtype=float)

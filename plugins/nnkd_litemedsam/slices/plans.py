@@ -113,7 +113,7 @@ def _plans(spec: DatasetSpec) -> dict[str, Any]:
         "plans_name": PLANS,
         "original_median_spacing_after_transp": [1.0, 1.0, 1.0],
         "original_median_shape_after_transp": [1, SIZE, SIZE],
-        "image_reader_writer": type(spec.reader).__name__ if raw_folder(spec.name) else "SimpleITKIO",
+        "image_reader_writer": spec.reader.name if raw_folder(spec.name) else "SimpleITKIO",
         "transpose_forward": [0, 1, 2],
         "transpose_backward": [0, 1, 2],
         "configurations": {"2d": configuration},

@@ -1,0 +1,106 @@
+"""What an image is once it was read: voxels, where they lie, and what was done to get there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnkd.data.reading import nifti
+from nnkd.data.reading.geometry import Grid
+from nnkd.errors import DatasetError
+from nnkd.files import split_ending
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
+TIFFS = (".tif", ".tiff")
+FREESURFER = (".mgz", ".mgh")
+VOLUMES = (*nifti.NIFTI_ENDINGS[::-1], ".img", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd", *FREESURFER)
+KNOWN = (*PICTURES, *TIFFS, *VOLUMES)
+WITHOUT_WORLD = (*PICTURES, *TIFFS)
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image as its file stores it.
+
+    Attributes:
+        array: (C, Z, Y, X) of any numeric type; Z = 1 for pictures and single slices.
+        grid: Where the voxels lie: always right-angled. Pictures lie nowhere (`Grid.in_world`).
+        flat: Whether the file has two axes.
+        colour: Whether the channels are red, green and blue.
+        said: What was chosen or changed to get there; empty: nothing.
+        header: `nifti.Header.stored`, for what is written on the same grid; None: the grid says it all.
+    """
+
+    array: NDArray[Any]
+    grid: Grid
+    flat: bool = False
+    colour: bool = False
+    said: tuple[str, ...] = ()
+    header: Mapping[str, Any] | None = None
+
+    @property
+    def channels(self) -> list[Image]:
+        """Each channel as an image of its own."""
+        if len(self.array) == 1:
+            return [self]
+        return [replace(self, array=self.array[k : k + 1], colour=False) for k in range(len(self.array))]
+
+    def integers(self, what: str) -> NDArray[np.int32]:
+        """The values of a label map.
+
+        Args:
+            what: What it is, for messages.
+
+        Returns:
+            (Z, Y, X) int32; of a picture with three equal channels the first.
+
+        Raises:
+            DatasetError: If its channels differ, or it holds fractions or numbers beyond 32 bits.
+        """
+        if (self.array != self.array[:1]).any():
+            kind = "a colour picture" if self.colour else f"an image of {len(self.array)} channels"
+            todo = "Export it as grey." if self.colour else "Give one file with one value a voxel."
+            raise DatasetError(f"{what} is {kind}, but a label map has one value a voxel. {todo}")
+        array = self.array[0]
+        with np.errstate(invalid="ignore"):
+            rounded: NDArray[np.int32] = np.rint(array).astype(np.int32)
+        off = np.abs(rounded.astype(np.float64) - array)
+        if not (off <= 1e-3).all():  # not a number fails, too
+            raise DatasetError(
+                f"{what} holds fractions, but a label map holds integers. Re-export it, or threshold probabilities."
+            )
+        return rounded
+
+
+def flat(array: NDArray[np.integer | np.floating], colour: bool = False) -> Image:
+    """A picture, which lies nowhere.
+
+    Args:
+        array: (C, Y, X).
+        colour: Whether the channels are red, green and blue.
+    """
+    volume = np.ascontiguousarray(array[:, None])
+    return Image(volume, nowhere(volume.shape[1:]), flat=True, colour=colour)
+
+
+def stack(array: NDArray[np.integer | np.floating]) -> Image:
+    """(Z, Y, X) of a format that does not say where it lies: one channel."""
+    return Image(np.ascontiguousarray(array[None]), nowhere(array.shape))
+
+
+def ending_of(file: Path) -> str:
+    """The file's ending in small letters, ".nii.gz" kept whole."""
+    return split_ending(file.name)[1].lower()
+
+
+def nowhere(shape: tuple[int, ...]) -> Grid:
+    """The grid of an array (Z, Y, X) whose format does not say where it lies."""
+    z, y, x = shape
+    return Grid((z, y, x), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), np.eye(3), in_world=False)
