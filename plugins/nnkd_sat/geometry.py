@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from nnkd.data.reading import nifti
 from nnkd.data.reading.geometry import Grid
 from nnkd.errors import DatasetError, GeometryError
 from nnkd.teachers.foreign import resample_nearest, with_grid
@@ -67,10 +68,9 @@ def loaded(file: Path) -> SpatialImage:
     Raises:
         DatasetError: If the file holds something else, such as a surface.
     """
-    import nibabel
     from nibabel.spatialimages import SpatialImage
 
-    image = nibabel.load(file)
+    image = nifti.opened(file)
     if not isinstance(image, SpatialImage):
         raise DatasetError(
             f"'{file.name}' is a {type(image).__name__}, but an image of voxels is expected. Convert it."
@@ -91,13 +91,12 @@ def resample(file: Path, case: str, code: str = "RAS", doubt: bool = False) -> R
     Raises:
         DatasetError: If it is unreadable, no volume, holds NaN, or has no voxel above 0.
     """
-    import nibabel
     from nibabel import orientations
 
     try:
         image = loaded(file)
         data = np.asarray(image.dataobj, dtype=np.float32)
-    except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise DatasetError(
             f"'{file.name}' of '{case}' cannot be read as SAT reads it ({error}). Convert it."
         ) from error

@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nnkd.data.reading.nifti import check_whole
-from nnkd.errors import DatasetError
+from nnkd.data.reading.nifti import check_whole, read_voxels
 from nnkd.teachers.foreign import MaskFile
-from nnkd_sat.geometry import loaded
 
 MASKS = "seg_"
 IMAGE = "img_"
@@ -49,13 +47,8 @@ class Result:
         """(X, Y, Z) float32 normalised intensities, if they are there."""
         if self.image is None:
             return None
-        import nibabel
-
         check_whole(self.image)
-        try:
-            return np.asarray(loaded(self.image).dataobj, dtype=np.float32)
-        except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
-            raise DatasetError(f"'{self.image.name}' cannot be read ({error}). Copy it again.") from error
+        return read_voxels(self.image).T.astype(np.float32, copy=False)
 
 
 def find(folder: Path) -> dict[str, list[Result]]:
