@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-_SAME = 0.02  # voxels in the plane: slices that lie nearer to each other are at one position
+_SAME = 1e-3  # pixels: slices that lie nearer to each other are at one position
 _GAP = 1.5  # usual steps: a slice is missing
 _NAMED = 6  # slices, or runs of them, that a message names
 
@@ -56,6 +56,21 @@ def arrange(frames: Sequence[Frame], where: str) -> Stack:
         DatasetError: If they are several volumes, or sizes differ.
         GeometryError: If they do not fill a box.
     """
+    try:
+        return _arranged(frames, where)
+    except DatasetError as error:
+        stacks: dict[str, list[Frame]] = {}
+        for frame in frames:
+            stacks.setdefault(frame.traits.get("StackID", ""), []).append(frame)
+        if len(stacks) == 1:
+            raise
+        parts = "; ".join(f"{name}: {named(group)}" for name, group in list(stacks.items())[:_NAMED])
+        raise GeometryError(
+            f"{where} holds {len(stacks)} stacks of slices (StackID {parts}), which do not fill one box. {_apart(frames)}"
+        ) from error
+
+
+def _arranged(frames: Sequence[Frame], where: str) -> Stack:
     _check_alike(frames, where)
     shape = (len(frames), *frames[0].shape)
     if not all(f.in_world for f in frames):
