@@ -32,7 +32,7 @@ def other(file, sop_class, modality, pixels=FILM[0], **tags):
         (f"{STORAGE}.88.33", "SR", FILM[0], {"PixelData": None, "Rows": None}, "no image but Comprehensive SR Storage"),
         (f"{STORAGE}.11.1", "PR", FILM[0], {"PixelData": None, "Rows": None}, "Presentation State"),
         (toys.CT, "CT", FILM[0], {"PixelData": None}, "has no pixels. It is cut short"),
-        (toys.ULTRASOUND_FILM, "US", np.zeros((4, 8, 9, 3), np.uint8), {"FrameTime": 33}, "a film of 4 frames, and in col"),
+        (toys.ULTRASOUND_FILM, "US", np.zeros((4, 8, 9, 3), np.uint8), {}, "film of 4 frames, and in colour"),
         (toys.SECONDARY, "OT", np.zeros((1, 8, 9, 3), np.uint8), {}, "in colour .*RGB.* Export it as png"),
         (toys.CT, "CT", FILM[0], {"PhotometricInterpretation": "PALETTE COLOR"}, "in colour"),
         (toys.ANGIOGRAM, "XA", FILM, {"FrameTime": 33}, r"film of 4 frames \(X-Ray Angiographic Image Storage\)"),

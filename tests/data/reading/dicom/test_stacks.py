@@ -25,54 +25,54 @@ def moved(index: int, by: tuple[float, float, float]) -> np.ndarray:
 
 
 NO_BOX = {
-    "copies of one place": (dict(positions=Z[[0] * 6]), r"6 images at one position \(InstanceNumber 1-6\)"),
-    "side by side": (dict(positions=toys.line(6, (20, 0, 0))), r"6 images side by side in one plane"),
+    "copies of one place": ({"positions": Z[[0] * 6]}, r"6 images at one position \(InstanceNumber 1-6\)"),
+    "side by side": ({"positions": toys.line(6, (20, 0, 0))}, r"6 images side by side in one plane"),
     "radial": (
-        dict(positions=np.stack((5 * np.cos(TURN), 5 * np.sin(TURN), 0 * TURN), 1),
-             orientation=np.stack((np.cos(TURN), np.sin(TURN), 0 * TURN, 0 * TURN, 0 * TURN, 0 * TURN - 1), 1)),
+        {"positions": np.stack((5 * np.cos(TURN), 5 * np.sin(TURN), 0 * TURN), 1),
+             "orientation": np.stack((np.cos(TURN), np.sin(TURN), 0 * TURN, 0 * TURN, 0 * TURN, 0 * TURN - 1), 1)},
         "slices of 12 orientations",
     ),
     "three planes": (
-        dict(orientation=[toys.AXIAL] * 4 + [(0, 1, 0, 0, 0, -1), (1, 0, 0, 0, 0, -1)]),
+        {"orientation": [toys.AXIAL] * 4 + [(0, 1, 0, 0, 0, -1), (1, 0, 0, 0, 0, -1)]},
         r"3 orientations .*InstanceNumber 1-4\); 0\\1\\0\\0\\0\\-1 \(InstanceNumber 5\)",
     ),
     "one slice turned": (
-        dict(orientation=[toys.AXIAL] * 5 + [(np.cos(SMALL), np.sin(SMALL), 0, -np.sin(SMALL), np.cos(SMALL), 0)]),
+        {"orientation": [toys.AXIAL] * 5 + [(np.cos(SMALL), np.sin(SMALL), 0, -np.sin(SMALL), np.cos(SMALL), 0)]},
         r"2 orientations .*\(InstanceNumber 6\)",
     ),
     "gap": (
-        dict(positions=Z[[0, 1, 3, 4, 5]]), "lacks slices.* 2.5 mm apart as a rule, but 5 mm between InstanceNumber 2 and "
-        "InstanceNumber 3",
+        {"positions": Z[[0, 1, 3, 4, 5]]}, "lacks slices.* 2.5 mm apart as a rule, but 5 mm between "
+        "InstanceNumber 2 and InstanceNumber 3",
     ),
-    "two steps": (dict(positions=np.array([(0, 0, z) for z in (0, 1, 2, 3, 5, 7)], float)), "or its steps differ: 1 mm"),
-    "uneven": (dict(positions=moved(3, (0, 0, 0.6))), r"unevenly spaced, 1.9 to 3.1 mm, .*InstanceNumber 4"),
-    "a tenth of a voxel": (dict(positions=moved(3, (0, 0, 0.4))), "unevenly spaced"),
-    "one slice aside": (dict(positions=moved(2, (1, 0, 0))), r"shifted sideways unevenly.*InstanceNumber"),
+    "two steps": ({"positions": np.array([(0, 0, z) for z in (0, 1, 2, 3, 5, 7)], float)}, "or its steps differ: 1 mm"),
+    "uneven": ({"positions": moved(3, (0, 0, 0.6))}, r"unevenly spaced, 1.9 to 3.1 mm, .*InstanceNumber 4"),
+    "a tenth of a voxel": ({"positions": moved(3, (0, 0, 0.4))}, "unevenly spaced"),
+    "one slice aside": ({"positions": moved(2, (1, 0, 0))}, r"shifted sideways unevenly.*InstanceNumber"),
     "uneven drift": (
-        dict(positions=Z + np.array([(0.4 * k * k, 0, 0) for k in range(6)])), "shifted sideways unevenly",
+        {"positions": Z + np.array([(0.4 * k * k, 0, 0) for k in range(6)])}, "shifted sideways unevenly",
     ),
     "doubled": (
-        dict(positions=Z[[0, 1, 2, 2, 3, 4, 5]]),
+        {"positions": Z[[0, 1, 2, 2, 3, 4, 5]]},
         r"6 positions, and at 1 of them up to 2 images: InstanceNumber 3-4\. Keep the files of one volume in a folder",
     ),
     "time points": (
-        dict(positions=np.repeat(Z, 2, 0), each=[{"TemporalPositionIdentifier": 1 + k % 2} for k in range(12)]),
-        r"2 images at each of 6 positions \(12 images\), which differ in TemporalPositionIdentifier \(1: InstanceNumber "
-        r"1, 3, 5, 7, 9, 11; 2: InstanceNumber 2, .*: these are 2 volumes",
+        {"positions": np.repeat(Z, 2, 0), "each": [{"TemporalPositionIdentifier": 1 + k % 2} for k in range(12)]},
+        r"2 images at each of 6 positions \(12 images\), which differ in TemporalPositionIdentifier \(1: Instance"
+        r"Number 1, 3, 5, 7, 9, 11; 2: InstanceNumber 2, .*: these are 2 volumes",
     ),
     "echoes": (
-        dict(positions=np.concatenate((Z, Z)), modality="MR", each=[{"EchoTime": 10}] * 6 + [{"EchoTime": 80}] * 6),
+        {"positions": np.concatenate((Z, Z)),  "each": [{"EchoTime": 10}] * 6 + [{"EchoTime": 80}] * 6},
         r"which differ in EchoTime \(10.*InstanceNumber 1-6; 80.*InstanceNumber 7-12\)",
     ),
-    "no telling": (dict(positions=np.concatenate((Z, Z))), r"2 images at each of 6 positions \(12 images\): these"),
+    "no telling": ({"positions": np.concatenate((Z, Z))}, r"2 images at each of 6 positions \(12 images\): these"),
     "spacings": (
-        dict(each=[{}] * 5 + [{"PixelSpacing": [1.6, 1.4]}]), r"2 values of PixelSpacing.*1.6x1.4 mm \(InstanceNumber 6\)",
+        {"each": [{}] * 5 + [{"PixelSpacing": [1.6, 1.4]}]}, r"2 values of PixelSpacing.*1.6x1.4 mm \(Inst.* 6\)",
     ),
-    "no unit vectors": (dict(orientation=(2, 0, 0, 0, 1, 0)), "no pair of unit vectors"),
-    "nothing": (dict(orientation=(0, 0, 0, 0, 0, 0)), "no pair of unit vectors"),
-    "skew": (dict(orientation=(1, 0, 0, np.sin(SMALL), np.cos(SMALL), 0)), "not at right angles"),
+    "no unit vectors": ({"orientation": (2, 0, 0, 0, 1, 0)}, "no pair of unit vectors"),
+    "nothing": ({"orientation": (0, 0, 0, 0, 0, 0)}, "no pair of unit vectors"),
+    "skew": ({"orientation": (1, 0, 0, np.sin(SMALL), np.cos(SMALL), 0)}, "not at right angles"),
     "the same file twice": (
-        dict(positions=np.concatenate((Z, Z[:1])), each=[{}] * 6 + [{"SOPInstanceUID": f"{toys.SERIES}.1"}]),
+        {"positions": np.concatenate((Z, Z[:1])), "each": [{}] * 6 + [{"SOPInstanceUID": f"{toys.SERIES}.1"}]},
         "holds copies: 2 files have the SOPInstanceUID of another",
     ),
 }  # fmt: skip
@@ -89,7 +89,7 @@ def test_what_fills_no_box_is_refused_with_its_reason(tmp_path, name):
 
 def test_slices_of_two_sizes(tmp_path):
     files = series(tmp_path)
-    files += toys.slices(tmp_path, toys.noise((1, 8, 12)), Z[5:] + (0, 0, 2.5), first=7)
+    files += toys.slices(tmp_path, toys.noise((1, 8, 12)), toys.line(7)[6:], first=7)
     with pytest.raises(DatasetError, match=r"2 sizes, .* 8x9 \(InstanceNumber 1-6\); 8x12 \(InstanceNumber 7\)"):
         read(files)
 
@@ -119,7 +119,12 @@ def test_two_slices_and_many(tmp_path):
 @pytest.mark.parametrize(
     ("stacks", "positions", "orientation", "message"),
     [
-        ("111222", np.concatenate((Z[:3], Z[:3] + (0, 40, 40))), toys.AXIAL, r"2 stacks .* 1: frame 1-3; 2: frame 4-6"),
+        (
+            "111222",
+            np.concatenate((Z[:3], np.add(Z[:3], (0, 40, 40)))),
+            toys.AXIAL,
+            r"2 stacks .* 1: frame 1-3; 2: frame 4-6",
+        ),
         ("111222", Z, [toys.AXIAL] * 3 + [(0, 1, 0, 0, 0, -1)] * 3, "2 stacks of slices"),
         ("111111", np.concatenate((Z[:3], Z[:3])), toys.AXIAL, "2 images at each of 3 positions .* dcm2niix splits"),
     ],
