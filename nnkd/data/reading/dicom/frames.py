@@ -97,7 +97,7 @@ def opened(file: Path) -> Dataset:
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on values a character too long, and the like
+        warnings.filterwarnings("ignore", module="pydicom")  # on values a character too long, and the like
         try:
             try:
                 ds = pydicom.dcmread(file)
@@ -237,7 +237,8 @@ def _frame(
     if not (between_rows > 0 and between_columns > 0):
         raise GeometryError(f"The PixelSpacing of {name} in {where(file)} is not positive. Export the series again.")
     x, y, z, *turn = (float(v) for v in place)
-    if not all(math.isfinite(v) for v in (*place, between_rows, between_columns, float(slope or 0), float(intercept or 0))):
+    numbers = (*place, between_rows, between_columns, float(slope or 0), float(intercept or 0))
+    if not all(math.isfinite(v) for v in numbers):
         raise GeometryError(f"The header of {name} in {where(file)} holds what is no number. Export the series again.")
     a, b, c, d, e, f = turn
     return Frame(

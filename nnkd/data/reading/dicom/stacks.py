@@ -66,7 +66,8 @@ def arrange(frames: Sequence[Frame], where: str) -> Stack:
             raise
         parts = "; ".join(f"{name}: {named(group)}" for name, group in list(stacks.items())[:_NAMED])
         raise GeometryError(
-            f"{where} holds {len(stacks)} stacks of slices (StackID {parts}), which do not fill one box. {_apart(frames)}"
+            f"{where} holds {len(stacks)} stacks of slices (StackID {parts}), which fill no single box. "
+            f"{_apart(frames)}"
         ) from error
 
 
@@ -137,7 +138,7 @@ def _check_alike(frames: Sequence[Frame], where: str) -> None:
              for f in frames]  # fmt: skip
     if len(set(turns)) > 1:
         text = f"slices of {len(set(turns))} orientations (localizers, radial slices or several stacks)"
-        raise GeometryError(_odd(where, text, frames, turns, lambda t: "\\".join(f"{v:.4g}" for v in t)))
+        raise GeometryError(_odd(where, text, frames, turns, lambda t: "\\".join(f"{v + 0.0:.4g}" for v in t)))
 
 
 def _odd(where: str, what: str, frames: Sequence[Frame], keys: Sequence[Hashable], words: Callable[[Any], str]) -> str:

@@ -144,7 +144,7 @@ def read(files: Sequence[Path], suv: bool = False) -> DicomImage:
     if suv:
         said.append("Bq/ml became standardised uptake values by body weight")
     return DicomImage(
-        array[None], stack.grid, said=(*said, *more, *stack.said),
+        array[None], stack.grid, said=(*said, *stack.said, *more),
         slices=tuple(Slice(f.file, f.index, f.sop_class, f.sop_instance, f.position) for f in ordered),
         size=frames[0].shape, orientation=ordered[0].orientation, study=header.study, series=header.series,
         frame_of_reference=header.frame_of_reference, modality=header.modality, description=header.description,

@@ -58,9 +58,9 @@ def test_integers_stay_integers_where_they_fit(tmp_path, kind, slope, intercept,
     np.testing.assert_array_equal(image.array[0], stored.astype(float) * slope + intercept)
 
 
-def padded(folder, value, stored_padding, modality="CT", intercept=0, kind=np.int16, **tags):
-    """A series whose first column is padding; everything else lies between 10 and 900."""
-    stored = np.random.default_rng(0).integers(10, 900, (6, 8, 9)).astype(kind)
+def padded(folder, value, stored_padding, modality="CT", intercept=0, **tags):
+    """A series whose first column is padding; everything else is odd, from -899 to 899."""
+    stored = 2 * np.random.default_rng(0).integers(-450, 450, (6, 8, 9)).astype(np.int16) + 1
     stored[:, :, 0] = stored_padding
     tags = {"PixelPaddingValue": value, **tags}
     files = toys.slices(folder, stored, Z, modality=modality, intercepts=[intercept] * 6, tags=tags)
@@ -107,6 +107,10 @@ def test_a_ct_without_slope_and_intercept_is_told(tmp_path):
     np.testing.assert_array_equal(image.array[0], stored)
     assert "no RescaleSlope and RescaleIntercept" in image.said[0]
     assert f"({stored.min()} to {stored.max()})" in image.said[0]
+    image = read(toys.slices(tmp_path / "offset", stored, Z))
+    assert image.said == (
+        f"its lowest value is {stored.min()}, but air has -1000 HU: these may be no Hounsfield units",
+    )
     image = read(toys.slices(tmp_path / "mr", stored, Z, modality="MR", tags={"RescaleSlope": None}))
     assert image.said == ()
 
