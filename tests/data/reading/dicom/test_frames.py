@@ -97,3 +97,9 @@ def test_a_text_file_is_no_image(tmp_path):
     (tmp_path / "a.dcm").write_text("hello " * 300)
     with pytest.raises(DatasetError, match=r"'a.dcm' in .* is no DICOM image"):
         read([tmp_path / "a.dcm"])
+
+
+def test_a_secondary_capture_that_says_where_it_lies_is_read_and_told(tmp_path):
+    image = read(toys.slices(tmp_path, toys.noise(), toys.line(6), modality="OT"))
+    np.testing.assert_array_equal(image.array[0], toys.noise())
+    assert image.said == ("it is a secondary capture: its values may be no measurements",)
