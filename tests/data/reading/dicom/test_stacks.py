@@ -27,6 +27,7 @@ def moved(index: int, by: tuple[float, float, float]) -> np.ndarray:
 NO_BOX = {
     "copies of one place": ({"positions": Z[[0] * 6]}, r"6 images at one position \(InstanceNumber 1-6\)"),
     "side by side": ({"positions": toys.line(6, (20, 0, 0))}, r"6 images side by side in one plane"),
+    "nearly side by side": ({"positions": toys.line(6, (20, 0, 5))}, "a line 76 degrees off their normal"),
     "radial": (
         {"positions": np.stack((5 * np.cos(TURN), 5 * np.sin(TURN), 0 * TURN), 1),
              "orientation": np.stack((np.cos(TURN), np.sin(TURN), 0 * TURN, 0 * TURN, 0 * TURN, 0 * TURN - 1), 1)},
