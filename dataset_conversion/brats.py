@@ -1,9 +1,10 @@
 """BraTS, brain tumours: t1, t1ce (t1c, t1n), t2, flair (t2f) and seg of each case, a folder a case or a visit.
 
 The cases' names tell the release, and with it what the label maps' integers mean; a release that is not known here is
-refused. Labels become nnU-Net's regions: whole tumor, tumor core, enhancing tumor, and a fourth where the release has it
-(the resection cavity after treatment with --cavity, the cystic component in BraTS-PEDs). Several visits of one person
-are several cases of one participant (cases.tsv). Licence: see the data's own page. untried on releases since 2023.
+refused. Labels become nnU-Net's regions: whole tumor, tumor core, enhancing tumor, and a fourth where the release has
+one (the resection cavity after treatment with --cavity, the cystic component in BraTS-PEDs). Several visits of one
+person are several cases of one participant (cases.tsv).
+Licence: see the data's own page. untried on the real releases since 2023.
 Source: Baid et al. 2021, The RSNA-ASNR-MICCAI BraTS 2021 benchmark; de Verdier et al. 2024, BraTS: Glioma Segmentation
 on Post-treatment MRI; Kazerooni et al. 2024, BraTS-PEDs.
 """
@@ -182,14 +183,14 @@ def _release(visit: Visit) -> tuple[str, str]:
                 return match[0], key
         if match := OTHER_RELEASE.match(word):
             raise DatasetError(
-                f"'{visit.name}' is of the release {match[0]}, whose labels are not known here: known are BraTS 2017 to "
-                f"2021, FeTS, and BraTS-GLI, -MEN, -MET, -SSA, -GoAT and -PED. Convert it with images_folder."
+                f"'{visit.name}' is of the release {match[0]}, whose labels are not known here: known are BraTS 2017 "
+                f"to 2021, FeTS, and BraTS-GLI, -MEN, -MET, -SSA, -GoAT and -PED. Convert it with images_folder."
             )
     return "", ""
 
 
 def _key_of_peds(folders: Sequence[str], asked: str) -> str:
-    """BraTS-PEDs changed its numbering in 2024, but not its cases' names: the folders' names tell the year, or the user."""
+    """BraTS-PEDs changed its numbering in 2024, but not its cases' names: folders tell the year, or the user does."""
     years = {int(year) for folder in folders for year in re.findall(r"(?i)(?:BraTS|PEDs?)[-_]?(20[12]\d)", folder)}
     if years:
         return "new" if max(years) == 2023 else "peds"

@@ -81,6 +81,16 @@ def volumes(files: Iterable[Path], name: Name = reading.case_name) -> dict[str, 
     return found
 
 
+def in_three(middle: str, validation: str) -> list[Place]:
+    """Places of imagesTr, images<middle>, imagesTs and their labels; `validation` says where the middle one goes."""
+    split: Split = "Ts" if validation == "test" else "Tr"
+    return [
+        ("imagesTr", "labelsTr", "Tr"),
+        (f"images{middle}", f"labels{middle}", split),
+        ("imagesTs", "labelsTs", "Ts"),
+    ]
+
+
 def cases(
     folder: Path, places: Iterable[Place], name: Name = reading.case_name, complete: bool = True
 ) -> tuple[list[SourceCase], list[Failure]]:

@@ -92,6 +92,9 @@ def convert(
     facts = {name: _facts(meta.get(folder, {})) for folder, name in names.items()} if meta else None
     write_people(target, {name: name for name in names.values()}, facts)
     report.lines += overlaps.lines()
+    bare = [folder.name for folder in folders if not there[folder]]
+    if 0 < len(bare) < len(folders):
+        report.lines.append(f"{len(bare)} cases have no mask and stay unlabelled, such as {bare[0]}.")
     return report
 
 

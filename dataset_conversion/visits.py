@@ -1,7 +1,8 @@
 """Which files of a tree are one case, and whose: a folder a case, a folder a visit, or everybody's files in one folder.
 
-A case is a person at a visit. The name of a folder does not tell a case where it is a visit's (ses-01, 2019-03-21), where
-its files are named after the folder above, or where another folder has the same: then the folders above belong to it.
+A case is a person at a visit. The name of a folder does not tell a case where it is a visit's (ses-01, 2019-03-21),
+where its files are named after the folder above, or where another folder has the same name: then the folders above
+belong to it.
 """
 
 from __future__ import annotations
