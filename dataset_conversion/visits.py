@@ -35,7 +35,7 @@ class Visit:
     Attributes:
         name: The case's.
         person: Whose it is.
-        path: Its folders below the root, the case's own last.
+        path: Its folders below the root, the case's own (or, among others in one folder, its files') last.
         start: How its images' names begin.
         files: Its files.
         told: Whether the names say whose it is.
@@ -66,36 +66,49 @@ def visits(root: Path, is_image: Callable[[str], bool], is_label: Callable[[str]
         if is_image(last) or is_label(last):
             folders[file.parent].setdefault(start, {}).setdefault(last, []).append(file)
     found = []
+    for groups in folders.values():
+        _join_label_map(groups, is_image)
+    shared = any(len(groups) > 1 for groups in folders.values())  # some folders hold several cases
     for folder, groups in folders.items():
-        with_images = [start for start, files in groups.items() if any(map(is_image, files))]
-        if len(with_images) == 1:  # BraTS20_Training_355 calls its label map W39_1998.09.19_Segm.nii
-            joined = groups[with_images[0]]
-            for other in (files for start, files in groups.items() if start != with_images[0]):
-                for last, paths in other.items():
-                    joined[last] = joined.get(last, []) + paths
-            groups = {with_images[0]: joined}
-        path = tuple(part for part in folder.relative_to(root).parts if part.lower() not in ABOUT) or (folder.name,)
-        found += [_visit(path, start, files, len(groups) > 1) for start, files in groups.items()]
+        above = tuple(part for part in folder.relative_to(root).parts if part.lower() not in ABOUT)
+        for start, files in groups.items():
+            if shared and start and (not above or start != above[-1]):
+                found.append(Visit(reading.clean(start), reading.clean(_person(start)), (*above, start), start, files))
+            else:
+                found.append(_visit(above or (folder.name,), start, files))
     counts = Counter(visit.name for visit in found)
-    return [_by_path(visit, told=False) if counts[visit.name] > 1 else visit for visit in found]
+    return [_by_path(visit) if counts[visit.name] > 1 else visit for visit in found]
 
 
-def _visit(path: tuple[str, ...], start: str, files: Files, shared: bool) -> Visit:
-    if shared:  # the folder holds several cases
-        name = start or path[-1]
-        return Visit(reading.clean(name), reading.clean(_person(name)), path, start, files)
-    alone = Visit(reading.clean(path[-1]), reading.clean(_person(path[-1])), path, start, files)
+def _join_label_map(groups: dict[str, Files], is_image: Callable[[str], bool]) -> None:
+    """Give a label map that is named otherwise to the only images of its folder.
+
+    BraTS20_Training_355 calls its one W39_1998.09.19_Segm.nii.
+    """
+    with_images = [start for start, files in groups.items() if any(map(is_image, files))]
+    if len(with_images) != 1:
+        return
+    joined = groups[with_images[0]]
+    for start in [start for start in groups if start != with_images[0]]:
+        for last, paths in groups.pop(start).items():
+            joined[last] = joined.get(last, []) + paths
+
+
+def _visit(path: tuple[str, ...], start: str, files: Files) -> Visit:
+    """The only case of a folder."""
+    visit = Visit(reading.clean(path[-1]), reading.clean(_person(path[-1])), path, start, files)
     is_visit = len(path) > 1 and (VISIT.fullmatch(path[-1]) or start == path[-2])
-    return _by_path(alone) if is_visit else alone
+    return _by_path(visit) if is_visit else visit
 
 
-def _by_path(visit: Visit, told: bool = True) -> Visit:
-    """Named by its folders; if they tell, the person is the one above the visit."""
-    if len(visit.path) == 1:
-        return visit
-    name = reading.clean("_".join(visit.path))
-    person = reading.clean("_".join(visit.path[:-1])) if told else name
-    return replace(visit, name=name, person=person, told=told)
+def _by_path(visit: Visit) -> Visit:
+    """Named by its folders; the person is what they tell beside the visit."""
+    path = visit.path
+    others = [part for part in path if not VISIT.fullmatch(part)]
+    if len(others) == len(path) and len(path) > 1 and visit.start == path[-2]:
+        others = others[:-1]  # the files are named after the folder above: the last one is the visit's
+    name, told = reading.clean("_".join(path)), 0 < len(others) < len(path)
+    return replace(visit, name=name, person=reading.clean("_".join(others)) if told else name, told=told)
 
 
 def _person(name: str) -> str:

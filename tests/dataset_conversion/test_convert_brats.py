@@ -157,11 +157,26 @@ def test_a_folder_a_visit(tmp_path, nnunet_folders, start):
     assert people(721) == expected
 
 
+def test_a_folder_a_visit_above_the_persons(tmp_path, nnunet_folders):
+    for visit, person in (("ses-01", "sub-01"), ("ses-02", "sub-01"), ("ses-01", "sub-02")):
+        case(tmp_path / "B" / visit / person, OLD, (0, 1))
+    report = convert(tmp_path / "B", "Dataset721_BraTS", labels="old")
+    assert people(721) == {"ses-01_sub-01": "sub-01", "ses-02_sub-01": "sub-01", "sub-02": "sub-02"}
+    assert not any("--cases" in line for line in report.lines)
+
+
 def test_everybody_in_one_folder(tmp_path, nnunet_folders):
     for start in ("sub-01_ses-01", "sub-01_ses-02", "sub-02_ses-01"):
         case(tmp_path / "B", OLD, (0, 1), start=start)
     assert not convert(tmp_path / "B", "Dataset721_BraTS", labels="old").failures
     assert people(721) == {"sub-01_ses-01": "sub-01", "sub-01_ses-02": "sub-01", "sub-02_ses-01": "sub-02"}
+
+
+def test_everybody_in_one_folder_a_site(tmp_path, nnunet_folders):
+    for site, start in (("A", "001"), ("A", "002"), ("B", "001")):
+        case(tmp_path / "T" / site, OLD, (0, 1), start=start)
+    convert(tmp_path / "T", "Dataset721_BraTS", labels="old")
+    assert people(721) == {"002": "002", "A_001": "A_001", "B_001": "B_001"}
 
 
 def test_folders_of_one_name_are_told_apart_and_it_is_said(tmp_path, nnunet_folders):
@@ -173,15 +188,18 @@ def test_folders_of_one_name_are_told_apart_and_it_is_said(tmp_path, nnunet_fold
 
 
 def test_a_missing_sequence_a_double_one_and_the_oddly_named_label_map(tmp_path, nnunet_folders):
-    for name in "abc":
+    for name in "abcd":
         case(tmp_path / "B" / name, OLD, (0, 1, 2, 4), ending=".nii")
     (tmp_path / "B" / "a" / "a_seg.nii").rename(tmp_path / "B" / "a" / "W39_1998.09.19_Segm.nii")
     (tmp_path / "B" / "b" / "b_flair.nii").unlink()
     made_up.volume(tmp_path / "B" / "c" / "c_t1.nii.gz")
+    for channel in ("t1", "t1ce", "t2", "flair"):
+        (tmp_path / "B" / "d" / f"d_{channel}.nii").unlink()
     report = convert(tmp_path / "B", "Dataset721_BraTS", labels="old")
     assert {f.case: f.reason for f in report.failures} == {
         "b": "It lacks Flair. Download it again or take it out.",
         "c": "It has T1 2 times (c_t1.nii, c_t1.nii.gz). Keep one.",
+        "d": "It lacks T1, T1ce, T2, Flair. Download it again or take it out.",
     }
     assert RawDataset.open(721).label_file("a").is_file()
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import made_up
@@ -44,6 +45,13 @@ def test_labels_and_splits(abdomen, nnunet_folders):
     assert dataset.spec.labels == {name: (k,) for k, name in enumerate(ORGANS, start=1)}
     label_map = dataset.spec.read_label_map(dataset.label_file("img0010"))[0]
     np.testing.assert_array_equal(label_map, made_up.labels(range(14), seed=10))
+
+
+def test_the_archive(abdomen, nnunet_folders):
+    with zipfile.ZipFile(abdomen.parent / "RawData.zip", "w") as archive:
+        for file in (abdomen / "RawData").rglob("*.nii.gz"):
+            archive.write(file, file.relative_to(abdomen))
+    assert convert(abdomen.parent / "RawData.zip", "Dataset725_BTCV").data["labelsTr"] == 2
 
 
 def test_a_missing_mask_and_a_wrong_layout(abdomen, nnunet_folders):
