@@ -35,6 +35,13 @@ def parser(name: str, description: str, example: str) -> argparse.ArgumentParser
     return made
 
 
+def add_validation(to: argparse.ArgumentParser, folder: str) -> None:
+    """--validation: where a published validation part goes."""
+    to.add_argument(
+        "--validation", choices=("train", "test"), default="train", help=f"what {folder} become (default: train)"
+    )
+
+
 def run(convert: Callable[..., StepReport], made: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     """Parse, convert, print the report and return the exit code.
 

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import numpy as np
 from nnkd_dataset_conversion import arguments, reading
+from nnkd_dataset_conversion.people import write_people
 from nnkd_dataset_conversion.target import Target
 from nnkd_dataset_conversion.writer import DatasetWriter, SourceCase
 
-from nnkd.data.participants import PARTICIPANTS_FILE
 from nnkd.data.reading.formats import read
 from nnkd.data.reading.image import VOLUMES, Image, ending_of
 from nnkd.errors import DatasetError, FolderError, UnknownNameError
-from nnkd.files import atomic, is_visible
+from nnkd.files import is_visible
 from nnkd.types import StepReport
 
 META = "meta.csv"
@@ -88,9 +88,13 @@ def convert(
         case = reading.clean(folder.name)
         cases.append(SourceCase(case, [folder / i for i in images], label, "Ts" if is_test else "Tr"))
     report = writer.write(cases)
-    if writer.target.participants is None and meta:
-        _write_participants(writer.folder, meta, [folder.name for folder in folders])
+    names = {folder.name: reading.clean(folder.name) for folder in folders}
+    facts = {name: _facts(meta.get(folder, {})) for folder, name in names.items()} if meta else None
+    write_people(target, {name: name for name in names.values()}, facts)
     report.lines += overlaps.lines()
+    bare = [folder.name for folder in folders if not there[folder]]
+    if 0 < len(bare) < len(folders):
+        report.lines.append(f"{len(bare)} cases have no mask and stay unlabelled, such as {bare[0]}.")
     return report
 
 
@@ -176,18 +180,11 @@ def _meta(source: Path) -> dict[str, dict[str, str]]:
     return {row["image_id"]: row for row in rows}
 
 
-def _write_participants(folder: Path, meta: Mapping[str, Mapping[str, str]], cases: Sequence[str]) -> None:
-    """participants.tsv with sex and age [years]; an edited one stays."""
-    file = folder / PARTICIPANTS_FILE
-    if file.is_file():
-        return
-    lines = ["participant_id\tsex\tage"]
-    for case in cases:
-        row = meta.get(case, {})
-        sex = SEX.get((row.get("gender") or "").strip().lower(), "n/a")
-        lines.append(f"{reading.clean(case)}\t{sex}\t{(row.get('age') or '').strip() or 'n/a'}")
-    with atomic(file) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+def _facts(row: Mapping[str, str]) -> dict[str, str]:
+    """Sex, age [years] and, where it is told, the institute."""
+    told = {key: (row.get(key) or "").strip() for key in ("gender", "age", "institute")}
+    facts = {"sex": SEX.get(told["gender"].lower(), ""), "age": told["age"]}
+    return {**facts, **({"institute": told["institute"]} if "institute" in row else {})}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

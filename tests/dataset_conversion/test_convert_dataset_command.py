@@ -8,7 +8,13 @@ import pytest
 
 from nnkd.cli.convert_dataset import conversions, main
 
-NAMES = ["brats", "drive", "images_folder", "medsam_npz", "msd", "one_file_per_label"]
+NAMES = [
+    *("acdc", "amos22", "brats", "btcv", "drive", "fets", "flare22", "images_folder", "medsam_npz", "msd"),
+    *("one_file_per_label", "totalsegmentator", "wmh", "word"),
+]
+
+
+UNTRIED = ("acdc", "amos22", "btcv", "fets", "flare22", "totalsegmentator", "wmh", "word")
 
 
 def test_lists_all_with_one_line_each(capsys):
@@ -55,3 +61,12 @@ def test_help_of_each(name, capsys):
     assert f"usage: nnKD_convert_dataset {name} " in out
     assert f"example: nnKD_convert_dataset {name} " in out
     assert "-d DATASET" in out
+
+
+@pytest.mark.parametrize("name", UNTRIED)
+def test_what_nobody_tried_says_so(name, capsys):
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    out = capsys.readouterr().out
+    assert "untried on the real set" in out
+    assert all(f"\n{what}:" in out for what in ("Layout", "Licence", "Source"))
