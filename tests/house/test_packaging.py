@@ -83,7 +83,7 @@ def test_the_sources_are_python_3_10():
 def test_extras_name_each_other_and_what_exists():
     extras = setup_cfg()["options.extras_require"]
     teachers, students = {"sam", "sam2", "totalsegmentator", "litemedsam"}, {"hsnet", "networks"}
-    wanted = {"quickstart", "profile", "ray", "export", "test", "all"} | teachers | students
+    wanted = {"quickstart", "profile", "ray", "export", "dicom", "test", "all"} | teachers | students
     assert set(extras) == wanted
     for name in ("quickstart", "all"):
         inner = extras[name].strip().removeprefix("nnkd[").removesuffix("]").split(",")
