@@ -102,13 +102,13 @@ class _Form:
             is_rgb = first.colour and not grey
             default = () if self.file_ending == ".nii.gz" else ("R", "G", "B") if is_rgb else ("grey",)
         self.channels = channels or default
+        is_stack = first is not None and ending_of(files[0]) in WITHOUT_WORLD and not first.flat
+        if is_stack and len(spacing) != 3:
+            raise SettingError("A tif stack carries no spacing. Give --spacing Z Y X, in mm.")
         if not self.channels:
             raise DatasetError(
                 f"The images in '{folder.name}' do not say their modality. Give --channels CT (or MRI ...)."
             )
-        is_stack = first is not None and ending_of(files[0]) in WITHOUT_WORLD and not first.flat
-        if is_stack and len(spacing) != 3:
-            raise SettingError("A tif stack carries no spacing. Give --spacing Z Y X, in mm.")
 
     def cases(
         self, folder: Path, masks: Path | None, mask_name: str, split: Split

@@ -105,6 +105,8 @@ def look(file: Path) -> Look:
 def _series(tif: Any, file: Path) -> tuple[Any, tuple[str, ...]]:
     """The one image that a file holds, and what is to be said of what else is there."""
     count = len(tif.pages)
+    if not count:
+        raise ValueError("it holds no page")
     tif.filehandle.seek(tif.pages.next_page_offset)
     if struct.unpack(tif.tiff.offsetformat, tif.filehandle.read(tif.tiff.offsetsize))[0]:
         raise DatasetError(f"{named(file)} is truncated: pages behind page {count} are missing. Copy it again.")
