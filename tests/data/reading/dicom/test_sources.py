@@ -22,7 +22,7 @@ def test_what_was_written_comes_back_in_order(tmp_path):
 
 
 def test_a_case_without_sources_and_a_changed_file(tmp_path):
-    with pytest.raises(DatasetError, match="'x' of .* has no sources in private/dicom"):
+    with pytest.raises(DatasetError, match=r"'x' of .* has no sources in private/dicom"):
         sources.read(tmp_path, "x")
     sources.file_of(tmp_path, "x").parent.mkdir(parents=True)
     for text in ("{}", '{"channels": [{"study": "1"}]}', "[]"):
