@@ -22,7 +22,7 @@ from nnkd_dataset_conversion.writer import DatasetWriter, Source, SourceCase
 
 from nnkd.data.dataset import Split
 from nnkd.data.reading.formats import read
-from nnkd.data.reading.image import KNOWN, TIFFS, VOLUMES, Image, ending_of
+from nnkd.data.reading.image import KNOWN, VOLUMES, WITHOUT_WORLD, Image, ending_of
 from nnkd.errors import DatasetError, FolderError, SettingError
 from nnkd.files import is_visible
 from nnkd.types import Failure, StepReport
@@ -106,7 +106,7 @@ class _Form:
             raise DatasetError(
                 f"The images in '{folder.name}' do not say their modality. Give --channels CT (or MRI ...)."
             )
-        is_stack = first is not None and ending_of(files[0]) in TIFFS and not first.flat
+        is_stack = first is not None and ending_of(files[0]) in WITHOUT_WORLD and not first.flat
         if is_stack and len(spacing) != 3:
             raise SettingError("A tif stack carries no spacing. Give --spacing Z Y X, in mm.")
 
@@ -127,7 +127,7 @@ class _Form:
                     f"Case '{name}' has {len(fitting)} masks ({', '.join(p.name for p in fitting)}). Keep one."
                 )
             used.update(fitting)
-            found.append(SourceCase(name, images, self._read(fitting[0], False) if fitting else None, split))
+            found.append(SourceCase(name, images, self._read(fitting[0], False, True) if fitting else None, split))
         if masks is not None and not used:
             raise DatasetError(
                 f"No mask in '{masks.name}' belongs to an image. Say how they are named with --mask_name."
@@ -158,10 +158,11 @@ class _Form:
             grouped.setdefault(name, []).append(self._read(path, self.grey))
         return grouped
 
-    def _read(self, path: Path, grey: bool) -> Source:
+    def _read(self, path: Path, grey: bool, label_map: bool = False) -> Source:
         """The file itself where it is taken as it is, else a function that reads and changes it."""
-        is_stack = ending_of(path) in TIFFS and self.file_ending == ".nii.gz"
-        return partial(_changed, path, grey, self.spacing if is_stack else ()) if grey or is_stack else path
+        is_stack = ending_of(path) in WITHOUT_WORLD and self.file_ending == ".nii.gz"
+        changed = partial(_changed, path, grey, self.spacing if is_stack else (), label_map)
+        return changed if grey or is_stack else path
 
     def _files(self, folder: Path, pattern: str = "") -> list[Path]:
         if not folder.is_dir():
@@ -170,8 +171,8 @@ class _Form:
         return [p for p in files if ending_of(p) in KNOWN]
 
 
-def _changed(path: Path, grey: bool, spacing: Sequence[float]) -> Image:
-    image = read(path)
+def _changed(path: Path, grey: bool, spacing: Sequence[float], label_map: bool) -> Image:
+    image = read(path, label_map)
     if grey and image.colour:
         mean = np.rint(image.array.mean(0, keepdims=True)).astype(image.array.dtype)
         image = replace(image, array=mean, colour=False)
