@@ -139,6 +139,7 @@ class DicomCases:
         ]
         broken = [(f"not understood: it {one.reason}", one.file) for one in found.broken]
         numbering.aside += sorted((file.relative_to(folder).as_posix(), why) for why, file in (*aside, *broken))
+        groups = self._joined(folder, groups) if self.patterns else groups
         cases = []
         stems = _stems(folder, groups)
         for uid, members in groups.items():
@@ -172,6 +173,25 @@ class DicomCases:
                 f"--series, or name channels with --channels NAME=PATTERN."
             )
         return chosen
+
+    def _joined(self, folder: Path, studies: Mapping[str, list[Series]]) -> dict[str, list[Series]]:
+        """Studies of one patient's folder that only together have every channel, as one: pseudonyms may have given each
+        series a study of its own. What does not belong together has no common frame of reference, and fails later."""
+        lacking: dict[str, dict[str, list[Series]]] = {}
+        for uid, members in studies.items():
+            top = _place(folder, members).parts[:1]
+            if top and not self._complete(members):
+                lacking.setdefault(top[0], {})[uid] = members
+        found = dict(studies)
+        for parts in lacking.values():
+            together = [series for members in parts.values() for series in members]
+            if len(parts) > 1 and self._complete(together):
+                found = {uid: members for uid, members in found.items() if uid not in parts}
+                found["+".join(sorted(parts))] = together
+        return found
+
+    def _complete(self, members: Sequence[Series]) -> bool:
+        return all(sum(series.fits(pattern) for series in members) == 1 for pattern in self.patterns.values())
 
     def _channels(self, members: Sequence[Series]) -> dict[str, Series]:
         """The series of each channel."""
@@ -223,12 +243,14 @@ def _read_case(dataset: Path, case: str, channels: Mapping[str, Series], folder:
     frames = {series.frame_of_reference for series in channels.values()}
     if len(channels) > 1 and (len(frames) > 1 or "" in frames) and not wishes.across_frames:
         raise DatasetError(
-            f"The channels {', '.join(channels)} have {'no' if '' in frames else 'other'} frames of reference: "
-            f"their positions cannot be compared. Register them first, or give --across_frames if you know that they fit."
+            f"The channels {', '.join(channels)} do not share a frame of reference, so their positions cannot be "
+            f"compared. Register them first, or give --across_frames if you know that they fit."
         )
     images = {name: _read_series(series, case, wishes) for name, series in channels.items()}
     (first_name, first), *others = images.items()
     arrays, said = [first.array], list(first.said)
+    if len({series.study for series in channels.values()}) > 1:
+        said.append("the channels are of different studies, which lie in one folder")
     for name, image in others:
         said += [f"{name}: {sentence}" for sentence in image.said]
         array, sentence = _onto(first.grid, image, name, first_name)
@@ -266,9 +288,7 @@ def _onto(grid: Grid, image: DicomImage, name: str, first: str) -> tuple[NDArray
     lowest = float(image.array.min())
     target = _itk(np.zeros(grid.shape, np.uint8), grid)
     ones = _itk(np.ones(image.grid.shape, np.uint8), image.grid)
-    covered = sitk.GetArrayViewFromImage(
-        sitk.Resample(ones, target, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
-    ).mean()
+    covered = sitk.GetArrayFromImage(sitk.Resample(ones, target, sitk.Transform(), sitk.sitkNearestNeighbor, 0)).mean()
     if not covered:
         raise DatasetError(f"The channels {first} and {name} do not overlap in space. Choose other series.")
     moving = _itk(image.array[0].astype(np.float32), image.grid)

@@ -86,11 +86,11 @@ def convert(
     """
     wanted = _labels(labels, values, threshold)
     wishes = Wishes(tuple(channels), tuple(series), dicom_modality, suv, keep_names, across_frames)
-    folder = archives.unpack(source) if archives.is_archive(source) else source
+    folder, test = _unpacked(source), _unpacked(test) if test else None
     form = _form(folder, pattern, grey, tuple(spacing), wishes)
     writer = DatasetWriter(
         target,
-        source=source,
+        source=Path("DICOM") if form.options.get("numbered") else source,  # a folder's name may be a patient's
         channel_names=form.channels,
         labels=wanted,
         file_ending=form.file_ending,
@@ -108,6 +108,10 @@ def convert(
     report = writer.write(cases, [*form.failures, *alone])
     report.lines[:0] = form.lines
     return report
+
+
+def _unpacked(source: Path) -> Path:
+    return archives.unpack(source) if archives.is_archive(source) else source
 
 
 def _form(folder: Path, pattern: str, grey: bool, spacing: tuple[float, ...], wishes: Wishes) -> _Files | DicomCases:
