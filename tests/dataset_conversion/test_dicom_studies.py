@@ -179,6 +179,17 @@ def test_a_slice_that_is_cut_short_or_garbage_fails_its_series(tmp_path, nnunet_
     assert not (RawDataset.open(710).folder / "imagesTr" / "case_0001_0000.nii.gz").exists()
 
 
+def test_a_slice_that_lacks_is_a_failure_without_the_folders_name(tmp_path, nnunet_folders):
+    series(tmp_path / "d" / "anna", 21)
+    (tmp_path / "d" / "anna" / "21_0003.dcm").unlink()
+    series(tmp_path / "d" / "berta", 22)
+    report = convert(tmp_path / "d", "Dataset710_D", labels=LABELS)
+    ((case, reason),) = [(one.case, one.reason) for one in report.failures]
+    assert case == "case_0001"
+    assert "The DICOM series of case_0001 lacks slices, or its steps differ: 2.5 mm apart as a rule, but 5 mm" in reason
+    assert "anna" not in reason
+
+
 def test_series_and_modalities_are_chosen(tmp_path, nnunet_folders):
     thorax = series(tmp_path / "d" / "a", 21, SeriesNumber=1, SeriesDescription="Thorax soft")
     series(tmp_path / "d" / "b", 22, SeriesNumber=2, SeriesDescription="Thorax lung")
