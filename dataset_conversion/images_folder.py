@@ -122,7 +122,7 @@ def _form(folder: Path, pattern: str, grey: bool, spacing: tuple[float, ...], wi
         return DicomStudies(folder, found, wishes)
     if found and found.broken and not files:
         raise DatasetError(f"'{folder.name}' holds no image, but {len(found.broken)} files that were not understood; "
-                           f"the first: '{found.broken[0].file.name}' {found.broken[0].reason}.")  # fmt: skip
+                           f"the first: '{shown(found.broken[0].file.name)}' {found.broken[0].reason}.")  # fmt: skip
     form = _Files(folder, pattern, grey, spacing, wishes)
     lost = [one for one in found.broken if one.file.suffix.lower() in DICOM_ENDINGS] if found else []
     form.failures = [Failure(shown(one.file.name), f"It {one.reason}.") for one in lost]
@@ -183,13 +183,13 @@ class _Files:
         is_rgb = first.colour and not grey
         default = () if self.file_ending == ".nii.gz" else ("R", "G", "B") if is_rgb else ("grey",)
         self.channels = wishes.channels or default
+        is_stack = ending_of(files[0]) in WITHOUT_WORLD and not first.flat
+        if is_stack and len(spacing) != 3:
+            raise SettingError("A tif stack carries no spacing. Give --spacing Z Y X, in mm.")
         if not self.channels:
             raise DatasetError(
                 f"The images in '{folder.name}' do not say their modality. Give --channels CT (or MRI ...)."
             )
-        is_stack = ending_of(files[0]) in WITHOUT_WORLD and not first.flat
-        if is_stack and len(spacing) != 3:
-            raise SettingError("A tif stack carries no spacing. Give --spacing Z Y X, in mm.")
 
     def listed(self, folder: Path, masks: Path | None, mask_name: str, _: Numbering) -> list[Listed]:
         """The folder's cases."""
