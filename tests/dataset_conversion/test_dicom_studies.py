@@ -173,7 +173,7 @@ def test_a_slice_that_is_cut_short_or_garbage_fails_its_series(tmp_path, nnunet_
     report = convert(tmp_path / "d", "Dataset710_D", labels=LABELS)
     assert report.done == ["case_0003"]
     reasons = {one.case: one.reason for one in report.failures}
-    assert "5 files are read, but 1 beside them cannot be" in reasons["case_0001"]
+    assert "5 files are read, but 1 of the series or beside it" in reasons["case_0001"]
     assert "22_0006.dcm" in reasons["case_0002"]
     assert reasons["21_0006.dcm"] == "It is empty; private/set_aside.tsv says where it lies."
     assert not (RawDataset.open(710).folder / "imagesTr" / "case_0001_0000.nii.gz").exists()
