@@ -234,6 +234,8 @@ def test_series_of_one_study_become_channels_on_the_first_ones_grid(tmp_path, nn
     assert (one.series, two.series) == (f"{toys.ROOT}.21", f"{toys.ROOT}.22")
     assert json.loads((folder / "conversion.json").read_text())["options"]["patterns"] == {
         "T1": "*mprage*", "FLAIR": "flair"}  # fmt: skip
+    convert(tmp_path / "d", "Dataset711_D", labels=LABELS, channels=[f"FLAIR={toys.ROOT}.22"])
+    assert toys.ROOT not in (RawDataset.open(711).folder / "conversion.json").read_text()
 
 
 def test_channels_that_do_not_belong_together(tmp_path, nnunet_folders):
