@@ -13,6 +13,7 @@ import numpy as np
 from nnkd.data.dataset import RawDataset
 from nnkd.data.participants import CASES_FILE, PARTICIPANTS_FILE
 from nnkd.data.predictions import prediction_folders
+from nnkd.data.reading.raw_pictures import sidecars
 from nnkd.errors import NnkdError
 from nnkd.files import atomic, read_json, remove_leftovers, sha256, sha256_text, write_json
 from nnkd.preprocessing.cases import KILLED, Job, attempt
@@ -36,10 +37,11 @@ def copy_tables(dataset: RawDataset, target: Path) -> None:
 def copy_labels(dataset: RawDataset, target: Path, cases: Sequence[str]) -> None:
     """Copy the cases' label maps to nnUNet_preprocessed/DATASET, where nnU-Net's validation reads them."""
     for case in cases:
-        source = dataset.label_file(case)
-        copy = target / "gt_segmentations" / source.name
-        if not copy.is_file() or sha256(copy) != sha256(source):
-            _copy(source, copy)
+        label_map = dataset.label_file(case)
+        for source in (label_map, *sidecars(label_map, label_map=True)):
+            copy = target / "gt_segmentations" / source.name
+            if not copy.is_file() or sha256(copy) != sha256(source):
+                _copy(source, copy)
 
 
 def _copy(source: Path, target: Path) -> None:

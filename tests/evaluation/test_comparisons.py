@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import tifffile
 from toy import toy_dataset
 
+from nnkd.data.dataset import DatasetSpec
 from nnkd.errors import NnkdError
 from nnkd.evaluation import comparisons
 from nnkd.evaluation.comparisons import Files, Settings, compare_cases
@@ -46,6 +49,27 @@ def test_the_cache_answers_only_for_the_same_settings_and_files(setting):
         (settings, replace(files, predictions={"one": {}})),
     ):
         assert run(other, place)[0].now == list(files.cases)
+
+
+def test_the_spacing_beside_a_tif_stack_counts(tmp_path):
+    """In the distances, which are in mm then, and in what the cache answers for."""
+    spec = DatasetSpec(
+        {"channel_names": {"0": "EM"}, "labels": {"background": 0, "x": 1}, "file_ending": ".tif"}, "toy"
+    )
+    (tmp_path / "b").mkdir()
+    for place, z in ((tmp_path / "c.tif", 1), (tmp_path / "b" / "c.tif", 3)):
+        stack = np.zeros((5, 20, 30), np.uint8)
+        stack[z, 5, 5] = 1
+        tifffile.imwrite(place, stack, photometric="minisblack")
+        place.with_suffix(".json").write_text('{"spacing": [4, 1, 1]}')
+    files = Files(["c"], {"c": tmp_path / "c.tif"}, {"one": {"c": tmp_path / "b" / "c.tif"}}, tmp_path / "cache")
+    settings = Settings(spec, spec.labels, "monai", {"x": 2.0})
+    compared, folder = run(settings, files)
+    assert not compared.without_spacing
+    assert folder.results["c"]["x"].values["HD"] == 8  # two slices of 4 mm
+    (tmp_path / "c.json").write_text('{"spacing": [5, 1, 1]}')
+    compared, folder = run(settings, files)
+    assert "spacing" in folder.failures["c"]
 
 
 def test_a_missing_label_map_is_an_empty_one(setting):

@@ -9,9 +9,10 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from nnkd.data.reading.geometry import Grid
-from nnkd.errors import SettingError
+from nnkd.errors import DatasetError, SettingError
 from nnkd.teachers.foreign import MaskFile, by_values, grid_of, identity, overlap, read_map, with_grid
 from nnkd.types import Volume
 
@@ -119,3 +120,17 @@ def test_values_that_no_label_is_made_of_are_counted():
         "c": [False] * 6,
     }
     assert ignored == {"9": 1}
+
+
+def test_a_mask_with_a_palette_counts_by_its_indices(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 3, (6, 7)).astype(np.uint8)
+    mask = Image.frombytes("P", (7, 6), labels.tobytes())
+    mask.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    for name in ("a.png", "b.tif", "c.gif", "d.bmp"):
+        mask.save(tmp_path / name)
+        assert np.array_equal(MaskFile.read(tmp_path / name).values[0], labels)
+    Image.fromarray(labels).convert("RGB").save(tmp_path / "e.png")  # grey saved as RGB
+    assert np.array_equal(MaskFile.read(tmp_path / "e.png").values[0], labels)
+    mask.convert("RGB").save(tmp_path / "f.png")
+    with pytest.raises(DatasetError, match=r"The mask 'f\.png' is a colour picture"):
+        MaskFile.read(tmp_path / "f.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,8 +51,7 @@ def read(file: Path, label_map: bool = False) -> Image:
         DatasetError: If it is truncated or unreadable, too large, or holds time points, several images, or colours of
             a kind that is not read.
     """
-    import tifffile
-
+    tifffile = _tifffile()
     try:
         with tifffile.TiffFile(file) as tif:
             series, said = _series(tif, file)
@@ -89,8 +89,7 @@ def look(file: Path) -> Look:
     Raises:
         DatasetError: If it cannot be read, or holds several images.
     """
-    import tifffile
-
+    tifffile = _tifffile()
     try:
         with tifffile.TiffFile(file) as tif:
             series, _ = _series(tif, file)
@@ -100,6 +99,14 @@ def look(file: Path) -> Look:
         raise
     except Exception as error:  # as above
         raise DatasetError(f"{named(file)} cannot be read ({in_one_line(error, last=True)}). Copy it again.") from error
+
+
+def _tifffile() -> Any:
+    """The module. What it logs of a broken file, as it reads on, is looked for here and refused."""
+    import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    return tifffile
 
 
 def _series(tif: Any, file: Path) -> tuple[Any, tuple[str, ...]]:
@@ -149,7 +156,7 @@ def _image(series: Any, said: tuple[str, ...], file: Path, label_map: bool) -> I
             f"{named(file)} holds {' x '.join(words)}, but one picture, or grey pages of one size are expected. "
             f"Split it."
         )
-    array = _voxels(series, more)
+    array = _voxels(series, more, file)
     if page.bitspersample == 1:
         array = array.astype(np.uint8)
     array, sentences = _inverted(array, page, file, label_map)
@@ -166,9 +173,11 @@ def _image(series: Any, said: tuple[str, ...], file: Path, label_map: bool) -> I
     return Image(np.ascontiguousarray(array), nowhere(array.shape[1:]), said=said)
 
 
-def _voxels(series: Any, more: list[str]) -> NDArray[Any]:
+def _voxels(series: Any, more: list[str], file: Path) -> NDArray[Any]:
     """(C, Z, Y, X); of a picture in colours C are these."""
     array = np.asarray(series.asarray())
+    if array.dtype.kind not in "iufb":
+        raise DatasetError(f"{named(file)} holds {array.dtype} values, but one real number a pixel is expected.")
     array = array.astype(np.float32) if array.dtype == np.float16 else array
     order = iter(more)
     kept = [(axis, n) for axis, n in zip(series.axes, series.shape, strict=True) if axis in "YXS" or n > 1]

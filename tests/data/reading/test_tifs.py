@@ -226,6 +226,22 @@ def test_broken_files_end_in_one_sentence(tmp_path, place, content):
     assert len(shape) == 4 or "'a.tif'" in said
 
 
+def test_complex_numbers_and_other_colours_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", STACK[0].astype(np.complex64))
+    with pytest.raises(DatasetError, match="holds complex64 values, but one real number a pixel"):
+        formats.read(tmp_path / "a.tif")
+    Image.fromarray(RGB).convert("LAB").save(tmp_path / "b.tif")
+    with pytest.raises(DatasetError, match="stores colours as CIELAB, which is not read"):
+        formats.read(tmp_path / "b.tif")
+
+
+def test_colours_in_jpeg(tmp_path):
+    ramp = np.stack([np.linspace(0, 255, 600).reshape(20, 30).astype(np.uint8)] * 3, -1)
+    Image.fromarray(ramp).save(tmp_path / "a.tif", compression="jpeg")
+    wanted = np.asarray(Image.open(tmp_path / "a.tif").convert("RGB"))
+    np.testing.assert_array_equal(formats.read(tmp_path / "a.tif").array[:, 0], np.moveaxis(wanted, -1, 0))
+
+
 def test_too_many_pixels_are_refused(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", STACK[0], compression="zlib", **GREY)
     with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as tif:
