@@ -22,7 +22,7 @@ from nnkd_dataset_conversion.writer import DatasetWriter, Source, SourceCase
 
 from nnkd.data.dataset import Split
 from nnkd.data.reading.formats import read
-from nnkd.data.reading.image import KNOWN, TIFFS, VOLUMES, Image, ending_of
+from nnkd.data.reading.image import TIFFS, VOLUMES, Image, ending_of, images_among
 from nnkd.errors import DatasetError, FolderError, SettingError
 from nnkd.files import is_visible
 from nnkd.types import Failure, StepReport
@@ -166,8 +166,7 @@ class _Form:
     def _files(self, folder: Path, pattern: str = "") -> list[Path]:
         if not folder.is_dir():
             raise FolderError(f"There is no folder '{folder.name}'. Give the folder the images lie in.")
-        files = (p for p in sorted(folder.glob(pattern or self.pattern)) if is_visible(p))
-        return [p for p in files if ending_of(p) in KNOWN]
+        return images_among([p for p in sorted(folder.glob(pattern or self.pattern)) if is_visible(p)])
 
 
 def _changed(path: Path, grey: bool, spacing: Sequence[float]) -> Image:

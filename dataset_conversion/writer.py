@@ -218,8 +218,8 @@ class DatasetWriter:
             parts = image.channels
             count += len(parts)
             kept = [image] if one_file else parts
-            original = source if isinstance(source, Path) and len(kept) == 1 and not image.said else None
-            found += [(replace(part, header=None) if image.said else part, original) for part in kept]
+            original = source if isinstance(source, Path) and len(kept) == 1 and image.as_is else None
+            found += [(part if image.as_is else replace(part, header=None), original) for part in kept]
         if count != len(names) or (one_file and len(found) > 1):
             raise DatasetError(
                 f"Case '{case.name}' has {count} channel{'s' if count != 1 else ''}, but {len(names)} "
@@ -269,7 +269,7 @@ class DatasetWriter:
                 f"{' ...' if len(strange) > 8 else ''}, but the labels are {names}. Name it, or correct the file."
             )
         same = len(found.array) == 1 and found.header == image.header and np.array_equal(changed, found.array[0])
-        original = source if isinstance(source, Path) and same and not found.said else None
+        original = source if isinstance(source, Path) and same and found.as_is and image.as_is else None
         kind = np.uint8 if max(self.spec.values) < 255 else np.uint16
         return replace(image, array=changed.astype(kind)[None], colour=False, said=()), original
 

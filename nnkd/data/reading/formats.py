@@ -115,10 +115,9 @@ def _nifti(file: Path) -> Image:
 
 
 def _placed(array: NDArray[Any], header: nifti.Header, flat: bool) -> Image:
-    if flat:
-        return Image(array, nowhere(array.shape[1:]), True, False, header.said, header.stored, as_is=not header.misread)
-    as_is = not header.misread and header.exact
-    return Image(array, header.grid, False, False, header.said, header.stored, header.known, as_is)
+    grid = nowhere(array.shape[1:]) if flat else header.grid
+    as_is = header.exact and not (header.misread or header.said)
+    return Image(array, grid, flat, False, header.said, header.stored, flat or header.known, as_is)
 
 
 def _freesurfer(file: Path) -> Image:
