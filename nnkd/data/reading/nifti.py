@@ -288,7 +288,8 @@ def _as_itk(file: Path, header: Any, shape: Sequence[int], grid: Grid) -> tuple[
     steps = np.maximum(np.asarray((*shape[:3], 1, 1)[:3]) - 1, 1)
     if (np.abs(seen.spacing - own) / np.minimum(seen.spacing, own) * steps)[: min(3, len(shape))].max() >= TOLERANCE:
         return "its sform and its pixdim are of different spacings", False
-    return "", len(seen.shape) == 2 or farthest(seen.affine, grid.affine, grid.shape) < SAME
+    apart = np.abs(_corners(grid.shape) @ (seen.affine - grid.affine).T[:, :3]).max()
+    return "", len(seen.shape) == 2 or bool(apart < SAME * own.min())
 
 
 def _corners(shape: tuple[int, int, int]) -> NDArray[np.floating]:
