@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -30,7 +30,8 @@ MILLIMETRES = 2  # NIfTI's code
 UNITS = {1: ("metres", 1e3), 3: ("micrometres", 1e-3)}  # mm; no unit at all is taken for mm, as everybody does
 COMPLEX, COLOURS = (32, 1792, 2048), (128, 2304)  # NIfTI's codes of data types
 SAME = 1e-3  # voxels within which nothing needs to be said
-ROUNDED = 1e-3  # how far the length of a quaternion may exceed 1: files with three digits
+ENDIAN: tuple[Literal["little", "big"], ...] = ("little", "big")
+SPACINGS = "its sform and its pixdim are of different spacings"
 LEVEL = 6  # of gzip; nibabel's own, 1, makes label maps three times as large as ITK's
 TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _TRAILER = 4  # the last bytes of a gzip file: length of what it holds, modulo 2**32
@@ -128,6 +129,8 @@ def read_header(file: Path) -> Header:
     if bad:
         said.append("its qform is no rotation: the sform was taken")
     misread, exact = _as_itk(file, header, shape, grid)
+    if misread == SPACINGS:
+        said.append(f"{misread}: the sform was taken")
     stored = {
         "qform": None if qform is None else qform.tolist(),
         "sform": None if sform is None else sform.tolist(),
@@ -198,16 +201,24 @@ def _unreadable(file: Path, error: Exception) -> DatasetError:
 
 
 def _header(file: Path) -> tuple[Any, tuple[int, ...]]:
-    """The header as it is stored (nibabel makes a spacing of 0 one of 1), and the shape (x, y, z, ...)."""
-    image = opened(file)
-    if not hasattr(image.header, "get_sform"):
+    """nibabel's header as it is stored (opening an image, nibabel makes a spacing of 0 one of 1), and the shape."""
+    import nibabel
+
+    half = _partner(file, ".hdr") if file.suffix.lower() == ".img" else file
+    try:
+        with _open(half) as stream:
+            block = stream.read(540)
+        new: Any = nibabel.Nifti2Header if 540 in (int.from_bytes(block[:4], o) for o in ENDIAN) else nibabel.Nifti1Header
+        header = new(block[: new.sizeof_hdr], check=False)
+        shape = tuple(int(n) for n in header.get_data_shape())
+    except (OSError, EOFError, ValueError, zlib.error, nibabel.wrapstruct.WrapStructError) as error:
+        raise _unreadable(file, error) from error
+    if header["magic"].item() not in (header.pair_magic, header.single_magic):
         raise DatasetError(
             f"'{file.name}' in {file.parent.name} is an Analyze file or the like, not NIfTI: which side is left, it "
             f"does not say. Convert it to NIfTI with a program that knows where it comes from."
         )
-    there = image.file_map.get("header", image.file_map["image"])
-    with there.get_prepare_fileobj("rb") as stream:
-        return type(image.header).from_fileobj(stream, check=False), tuple(int(n) for n in image.shape)
+    return header, shape
 
 
 def _check_type(code: int, where: str) -> None:
@@ -226,11 +237,6 @@ def _qform(header: Any) -> tuple[NDArray[np.floating] | None, bool]:
     if int(header["qform_code"]) <= 0:
         return None, False
     found = header.copy()
-    parts = [f"quatern_{axis}" for axis in "bcd"]
-    length = float(np.linalg.norm([float(found[part]) for part in parts]))
-    if 1 < length < 1 + ROUNDED:
-        for part in parts:
-            found[part] /= length * (1 + 1e-7)
     found["pixdim"][1:4] = np.where(np.abs(found["pixdim"][1:4]) > 0, np.abs(found["pixdim"][1:4]), 1.0)
     if found["pixdim"][0] not in (-1, 1):
         found["pixdim"][0] = 1
@@ -287,7 +293,7 @@ def _as_itk(file: Path, header: Any, shape: Sequence[int], grid: Grid) -> tuple[
     own = np.asarray(grid.spacing[::-1])
     steps = np.maximum(np.asarray((*shape[:3], 1, 1)[:3]) - 1, 1)
     if (np.abs(seen.spacing - own) / np.minimum(seen.spacing, own) * steps)[: min(3, len(shape))].max() >= TOLERANCE:
-        return "its sform and its pixdim are of different spacings", False
+        return SPACINGS, False
     apart = np.abs(_corners(grid.shape) @ (seen.affine - grid.affine).T[:, :3]).max()
     return "", len(seen.shape) == 2 or bool(apart < SAME * own.min())
 

@@ -101,7 +101,7 @@ class Reader:
         else:
             array, properties = self._own(files, is_label_map)
             _only_space(properties)
-            if headers:
+            if headers and len(headers[0].shape) > 2:
                 self._check_place(files[0], headers[0].grid, Grid.from_properties(array.shape[1:], properties))
         if headers and headers[0].needed:
             properties[HEADER] = headers[0].stored
@@ -109,8 +109,8 @@ class Reader:
 
     def _check_place(self, file: Path, meant: Grid, found: Grid) -> None:
         """Refuse what a reader puts elsewhere than the header does (those that turn axes, or know no units)."""
-        if not (meant.in_world and found.in_world):
-            return
+        if not (meant.in_world and found.in_world) or 1 in (meant.shape[0], found.shape[0]):
+            return  # a single slice is not turned, so that orders of its axes cannot be told apart
         difference = Orientation(found).grid.difference(Orientation(meant).grid)
         if difference:
             raise GeometryError(

@@ -180,8 +180,8 @@ def _is_refused(look: Callable, written: Written, geometry: Geometry, places: np
     try:
         array, affine = look(written.source)
     except GeometryError as error:
-        assert "not at right angles" in str(error)
-        assert geometry.shear, "a right-angled geometry was refused"
+        if "not at right angles" not in str(error) or not geometry.shear:
+            raise
         return True
     assert geometry.shear < MOST_SHEARED, "strongly sheared axes were taken"
     indices = np.array([np.argwhere(array == geometry.array[tuple(v)])[0][::-1] for v in geometry.voxels])
