@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -147,6 +148,7 @@ class _Form:
             masks = {reading.clean(mask_name.replace("{case}", name)) for name in names.values()}
             names = {path: name for path, name in names.items() if name not in masks}
         if len(self.channels) > 1 and self.file_ending == ".nii.gz":
+            _check_numbers(names)
             names = {path: re.sub(r"_\d{4}$", "", name) for path, name in names.items()}
         elif len(set(names.values())) < len(names):
             twice = next(name for name in names.values() if list(names.values()).count(name) > 1)
@@ -167,6 +169,14 @@ class _Form:
         if not folder.is_dir():
             raise FolderError(f"There is no folder '{folder.name}'. Give the folder the images lie in.")
         return images_among([p for p in sorted(folder.glob(pattern or self.pattern)) if is_visible(p)])
+
+
+def _check_numbers(names: Mapping[Path, str]) -> None:
+    """Refuse a channel that is there twice, as two kinds of files: the other one would be taken for the next."""
+    twice = [name for name, count in Counter(names.values()).items() if count > 1]
+    if twice:
+        both = ", ".join(path.name for path, name in names.items() if name == twice[0])
+        raise DatasetError(f"'{twice[0]}' is there more than once ({both}). Keep one, or choose with --pattern.")
 
 
 def _changed(path: Path, grey: bool, spacing: Sequence[float]) -> Image:

@@ -23,7 +23,7 @@ from nnkd.data.dataset import DatasetSpec, Split, write_dataset_json
 from nnkd.data.participants import CASES_FILE, PARTICIPANTS_FILE, read_participants
 from nnkd.data.predictions import label_map_files
 from nnkd.data.reading.formats import read, write
-from nnkd.data.reading.image import Image, ending_of
+from nnkd.data.reading.image import Image, check_finite, ending_of
 from nnkd.errors import DatasetError, NnkdError
 from nnkd.files import atomic, is_visible, read_json, remove_leftovers, split_ending, write_json
 from nnkd.types import Failure, StepReport
@@ -215,6 +215,7 @@ class DatasetWriter:
         count = 0
         for source in case.images:
             image = self._read(source, case.name)
+            check_finite(image.array, f"An image of '{case.name}'")
             parts = image.channels
             count += len(parts)
             kept = [image] if one_file else parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from nnkd.data.reading import itk, nifti, pictures
 from nnkd.data.reading.geometry import TOLERANCE, Grid
-from nnkd.data.reading.image import FREESURFER, WITHOUT_WORLD, Image, ending_of, nowhere
+from nnkd.data.reading.image import FREESURFER, WITHOUT_WORLD, Image, ending_of, not_finite, nowhere
 from nnkd.errors import DatasetError, GeometryError, in_one_line
 
 if TYPE_CHECKING:
@@ -111,6 +112,12 @@ def look(file: Path) -> nifti.Header | None:
 def _nifti(file: Path) -> Image:
     header = nifti.read_header(file)
     array = _checked(nifti.read_voxels(file), file)
+    count = not_finite(array)
+    if count:
+        array = np.where(np.isfinite(array), array, np.zeros((), array.dtype))
+        it = "voxel without a number (NaN or infinite) became 0, as nnU-Net reads it"
+        it = it if count == 1 else "voxels without a number (NaN or infinite) became 0, as nnU-Net reads them"
+        header = replace(header, said=(*header.said, f"{count} {it}"))
     return _placed(_channels_first(array, file), header, flat=array.ndim == 2)
 
 

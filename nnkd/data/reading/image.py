@@ -127,6 +127,31 @@ def images_among(files: Sequence[Path]) -> list[Path]:
     return [file for file in known if file not in parts]
 
 
+def not_finite(array: NDArray[Any]) -> int:
+    """How many values are infinite or not a number."""
+    if array.dtype.kind != "f" or np.isfinite(array.sum(dtype=np.float64)):  # fast, and right where it says none
+        return 0
+    return int(array.size - np.count_nonzero(np.isfinite(array)))
+
+
+def check_finite(array: NDArray[Any], what: str) -> None:
+    """Refuse an image with voxels that are no number: one of them makes a case, and then a network, nothing but NaN.
+
+    Args:
+        array: Of any shape and numeric type.
+        what: What it is, for messages.
+
+    Raises:
+        DatasetError: If a value is infinite or not a number.
+    """
+    count = not_finite(array)
+    if count:
+        raise DatasetError(
+            f"{what} holds {count} voxel{'s' if count > 1 else ''} without a number (NaN or infinite), with which "
+            f"nothing can be computed. Replace them, such as by the value of the air around."
+        )
+
+
 def nowhere(shape: tuple[int, ...]) -> Grid:
     """The grid of an array (Z, Y, X) whose format does not say where it lies."""
     z, y, x = shape

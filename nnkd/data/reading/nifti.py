@@ -208,7 +208,9 @@ def _header(file: Path) -> tuple[Any, tuple[int, ...]]:
     try:
         with _open(half) as stream:
             block = stream.read(540)
-        new: Any = nibabel.Nifti2Header if 540 in (int.from_bytes(block[:4], o) for o in ENDIAN) else nibabel.Nifti1Header
+        new: Any = (
+            nibabel.Nifti2Header if 540 in (int.from_bytes(block[:4], o) for o in ENDIAN) else nibabel.Nifti1Header
+        )
         header = new(block[: new.sizeof_hdr], check=False)
         shape = tuple(int(n) for n in header.get_data_shape())
     except (OSError, EOFError, ValueError, zlib.error, nibabel.wrapstruct.WrapStructError) as error:

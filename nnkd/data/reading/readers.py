@@ -14,7 +14,7 @@ from nnkd.data.reading import itk, nifti
 from nnkd.data.reading.formats import look, say
 from nnkd.data.reading.formats import read as read_image
 from nnkd.data.reading.geometry import Grid, Orientation
-from nnkd.data.reading.image import VOLUMES, ending_of
+from nnkd.data.reading.image import VOLUMES, check_finite, ending_of
 from nnkd.errors import DatasetError, GeometryError, in_one_line
 from nnkd.files import is_visible
 
@@ -54,7 +54,7 @@ class Reader:
             (C, Z, Y, X) float32 in file order (re-oriented, if that is what the reader does), and nnU-Net's properties.
 
         Raises:
-            DatasetError: If a file is missing, empty, truncated or unreadable.
+            DatasetError: If a file is missing, empty, truncated or unreadable, or a value is no number.
             GeometryError: If channels differ in size or place, or axes are not at right angles.
         """
         return self._read([Path(file) for file in files])
@@ -103,6 +103,10 @@ class Reader:
             _only_space(properties)
             if headers and len(headers[0].shape) > 2:
                 self._check_place(files[0], headers[0].grid, Grid.from_properties(array.shape[1:], properties))
+        if not is_label_map:
+            for k, channel in enumerate(array):
+                file = files[k if len(files) == len(array) else 0]
+                check_finite(channel, f"'{file.name}' in {file.parent.name}")
         if headers and headers[0].needed:
             properties[HEADER] = headers[0].stored
         return array, properties
