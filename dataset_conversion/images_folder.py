@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -148,17 +147,21 @@ class _Form:
             masks = {reading.clean(mask_name.replace("{case}", name)) for name in names.values()}
             names = {path: name for path, name in names.items() if name not in masks}
         if len(self.channels) > 1 and self.file_ending == ".nii.gz":
-            _check_numbers(names)
             names = {path: re.sub(r"_\d{4}$", "", name) for path, name in names.items()}
         elif len(set(names.values())) < len(names):
             twice = next(name for name in names.values() if list(names.values()).count(name) > 1)
             raise DatasetError(
                 f"'{folder.name}' holds several images called {twice}. Choose some with --pattern '*.png'."
             )
-        grouped: dict[str, list[Source]] = {}
+        grouped: dict[str, list[Path]] = {}
         for path, name in names.items():
-            grouped.setdefault(name, []).append(self._read(path, self.grey))
-        return grouped
+            grouped.setdefault(name, []).append(path)
+        found: dict[str, list[Source]] = {}
+        for name, paths in grouped.items():
+            several = len(self.channels) > 1 and self.file_ending == ".nii.gz"
+            why = _numbered(name, paths) if several else ""
+            found[name] = [partial(_refused, why)] if why else [self._read(path, self.grey) for path in paths]
+        return found
 
     def _read(self, path: Path, grey: bool) -> Source:
         """The file itself where it is taken as it is, else a function that reads and changes it."""
@@ -171,12 +174,21 @@ class _Form:
         return images_among([p for p in sorted(folder.glob(pattern or self.pattern)) if is_visible(p)])
 
 
-def _check_numbers(names: Mapping[Path, str]) -> None:
-    """Refuse a channel that is there twice, as two kinds of files: the other one would be taken for the next."""
-    twice = [name for name, count in Counter(names.values()).items() if count > 1]
-    if twice:
-        both = ", ".join(path.name for path, name in names.items() if name == twice[0])
-        raise DatasetError(f"'{twice[0]}' is there more than once ({both}). Keep one, or choose with --pattern.")
+def _numbered(name: str, files: Sequence[Path]) -> str:
+    """What is wrong with the files of one case's channels, which are numbered from _0000 on; empty: nothing."""
+    numbers = [reading.case_name(file)[-4:] for file in files if re.search(r"_\d{4}$", reading.case_name(file))]
+    if len(numbers) == len(files) and numbers == [f"{k:04d}" for k in range(len(files))]:
+        return ""
+    if not numbers and len(files) == 1:
+        return ""  # all channels in one file
+    there = ", ".join(file.name for file in files)
+    return (
+        f"The channels of '{name}' are not numbered _0000, _0001 ... once each: there are {there}. Correct the names."
+    )
+
+
+def _refused(why: str) -> Image:
+    raise DatasetError(why)
 
 
 def _changed(path: Path, grey: bool, spacing: Sequence[float]) -> Image:
