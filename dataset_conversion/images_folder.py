@@ -146,7 +146,8 @@ class _Form:
         if mask_name not in ("", "{case}"):  # masks may lie among the images
             masks = {reading.clean(mask_name.replace("{case}", name)) for name in names.values()}
             names = {path: name for path, name in names.items() if name not in masks}
-        if len(self.channels) > 1 and self.file_ending == ".nii.gz":
+        as_nnunet = all(name.endswith("_0000") for name in names.values())  # imagesTr of a dataset that needs mending
+        if self.file_ending == ".nii.gz" and (len(self.channels) > 1 or as_nnunet):
             names = {path: re.sub(r"_\d{4}$", "", name) for path, name in names.items()}
         elif len(set(names.values())) < len(names):
             twice = next(name for name in names.values() if list(names.values()).count(name) > 1)

@@ -315,3 +315,17 @@ def test_nifti_2_becomes_what_nnunet_reads(tmp_path, nnunet_folders):
     (file,) = (nnunet_folders / "nnUNet_raw" / "Dataset707_New" / "imagesTr").iterdir()
     assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(file))).T, voxels)
     assert np.array_equal(nibabel.load(file).affine, np.diag([1.0, 2, 3, 1]))
+
+
+def test_a_dataset_that_nnunet_does_not_read_is_mended_as_the_message_advises(tmp_path, nnunet_folders):
+    raw = tmp_path / "Dataset001_Old"
+    for folder, name in (("imagesTr", "a_0000"), ("labelsTr", "a")):
+        (raw / folder).mkdir(parents=True)
+        voxels = (np.arange(120) % 2).reshape(6, 5, 4).astype(np.uint8)
+        nibabel.save(nibabel.Nifti2Image(voxels, np.eye(4)), raw / folder / f"{name}.nii.gz")
+    words = [str(raw / "imagesTr"), "-d", "708", "-n", "Mended", "--masks", str(raw / "labelsTr")]
+    assert main([*words, "--channels", "CT", "--labels", "l"]) == 0
+    made = RawDataset(nnunet_folders / "nnUNet_raw" / "Dataset708_Mended")
+    assert made.images().cases() == ["a"]
+    made.spec.reader.check(made.images().files("a")[0])
+    assert made.spec.read_label_map(made.label_file("a"))[0].sum() == 60
