@@ -27,7 +27,7 @@ from nnkd.data.dataset import Split
 from nnkd.data.reading.dicom.objects import DICOM_ENDINGS, shown
 from nnkd.data.reading.dicom.series import scan
 from nnkd.data.reading.formats import read
-from nnkd.data.reading.image import KNOWN, VOLUMES, WITHOUT_WORLD, Image, ending_of
+from nnkd.data.reading.image import VOLUMES, WITHOUT_WORLD, Image, ending_of, images_among
 from nnkd.errors import DatasetError, FolderError, SettingError
 from nnkd.files import is_visible
 from nnkd.types import Failure, StepReport
@@ -200,17 +200,24 @@ class _Files:
         if masks is not None and mask_name != "{case}":  # masks may lie among the images
             stems = {reading.clean(mask_name.replace("{case}", name)) for name in names.values()}
             names = {path: name for path, name in names.items() if name not in stems}
-        if len(self.channels) > 1 and self.file_ending == ".nii.gz":
+        as_nnunet = all(name.endswith("_0000") for name in names.values())  # imagesTr of a dataset that needs mending
+        if self.file_ending == ".nii.gz" and (len(self.channels) > 1 or as_nnunet):
             names = {path: re.sub(r"_\d{4}$", "", name) for path, name in names.items()}
         elif len(set(names.values())) < len(names):
             twice = next(name for name in names.values() if list(names.values()).count(name) > 1)
             raise DatasetError(
                 f"'{folder.name}' holds several images called {twice}. Choose some with --pattern '*.png'."
             )
-        grouped: dict[str, list[Source]] = {}
+        grouped: dict[str, list[Path]] = {}
         for path, name in names.items():
-            grouped.setdefault(name, []).append(self._source(path, self.grey))
-        return [Listed(name, images, (name,)) for name, images in grouped.items()]
+            grouped.setdefault(name, []).append(path)
+        several = len(self.channels) > 1 and self.file_ending == ".nii.gz"
+        found = []
+        for name, paths in grouped.items():
+            why = _numbered(name, paths) if several else ""
+            images = [partial(_refused, why)] if why else [self._source(path, self.grey) for path in paths]
+            found.append(Listed(name, images, (name,)))
+        return found
 
     def mask(self, path: Path) -> Source:
         """Where a label map comes from."""
@@ -223,10 +230,27 @@ class _Files:
         return changed if grey or is_stack else path
 
 
+def _numbered(name: str, files: Sequence[Path]) -> str:
+    """What is wrong with the files of one case's channels, which are numbered from _0000 on; empty: nothing."""
+    numbers = [reading.case_name(file)[-4:] for file in files if re.search(r"_\d{4}$", reading.case_name(file))]
+    if len(numbers) == len(files) and numbers == [f"{k:04d}" for k in range(len(files))]:
+        return ""
+    if not numbers and len(files) == 1:
+        return ""  # all channels in one file
+    there = ", ".join(file.name for file in files)
+    return (
+        f"The channels of '{name}' are not numbered _0000, _0001 ... once each: there are {there}. Correct the names."
+    )
+
+
+def _refused(why: str) -> Image:
+    raise DatasetError(why)
+
+
 def _known(folder: Path, pattern: str) -> list[Path]:
     if not folder.is_dir():
         raise FolderError(f"There is no folder '{folder.name}'. Give the folder the images lie in.")
-    return [p for p in sorted(folder.glob(pattern)) if is_visible(p) and ending_of(p) in KNOWN]
+    return images_among([p for p in sorted(folder.glob(pattern)) if is_visible(p)])
 
 
 def _changed(path: Path, grey: bool, spacing: Sequence[float], label_map: bool) -> Image:

@@ -23,7 +23,7 @@ from nnkd.data.dataset import DatasetSpec, Split, write_dataset_json
 from nnkd.data.participants import CASES_FILE, PARTICIPANTS_FILE, read_participants
 from nnkd.data.predictions import label_map_files
 from nnkd.data.reading.formats import read, write
-from nnkd.data.reading.image import Image, ending_of
+from nnkd.data.reading.image import Image, check_finite, ending_of
 from nnkd.data.reading.pictures import form_of
 from nnkd.errors import DatasetError, NnkdError
 from nnkd.files import atomic, is_visible, read_json, remove_leftovers, split_ending, write_json
@@ -216,11 +216,12 @@ class DatasetWriter:
         count = 0
         for source in case.images:
             image = self._read(source, case.name)
+            check_finite(image.array, f"An image of '{case.name}'")
             parts = image.channels
             count += len(parts)
             kept = [image] if one_file else parts
-            original = source if isinstance(source, Path) and len(kept) == 1 and not image.said else None
-            found += [(replace(part, header=None) if image.said else part, original) for part in kept]
+            original = source if isinstance(source, Path) and len(kept) == 1 and image.as_is else None
+            found += [(part if image.as_is else replace(part, header=None), original) for part in kept]
         if count != len(names) or (one_file and len(found) > 1):
             raise DatasetError(
                 f"Case '{case.name}' has {count} channel{'s' if count != 1 else ''}, but {len(names)} "
@@ -277,7 +278,7 @@ class DatasetWriter:
                 f"cut a lossy mask (jpg) with --threshold."
             )
         same = len(found.array) == 1 and found.header == image.header and np.array_equal(changed, found.array[0])
-        original = source if isinstance(source, Path) and same and not found.said else None
+        original = source if isinstance(source, Path) and same and found.as_is and image.as_is else None
         kind = np.uint8 if max(self.spec.values) < 255 else np.uint16
         return replace(image, array=changed.astype(kind)[None], colour=False, said=()), original
 

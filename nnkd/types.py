@@ -119,6 +119,10 @@ class DatasetWords(Protocol):
     def labels(self) -> Mapping[str, tuple[int, ...]]:
         """The foreground labels' integers, by name."""
 
+    @property
+    def ignore_label(self) -> int | None:
+        """The integer of voxels that are left out of the loss, or None."""
+
 
 class TeacherDataset(Protocol):
     """A raw dataset, as far as teachers ask (`nnkd.data.dataset.RawDataset`)."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import SimpleITK as sitk
@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from nnkd.data.reading import formats
 from nnkd.data.reading.geometry import Grid, Orientation
 from nnkd.data.reading.image import KNOWN, WITHOUT_WORLD, ending_of
-from nnkd.errors import GeometryError, SettingError
+from nnkd.errors import DatasetError, GeometryError, SettingError
 from nnkd.types import TeacherContext, Volume
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ ENDINGS = KNOWN
 TOUCHING = 1e-3  # voxels: boxes that share no more than this only touch
 
 Part = int | str
+# Values that no label is made of: refused; background, if there are labels beside them; background
+Others = Literal["refuse", "some", "background"]
 Map = dict[str, Part | list[Part]]
 
 
@@ -78,6 +80,11 @@ def read_parts(given: Map | Path | None, context: TeacherContext, owner: str) ->
     return parts
 
 
+def ignore_label(context: TeacherContext) -> int | None:
+    """The dataset's value of voxels that are left out of training, which its own label maps may hold."""
+    return None if context.dataset is None else context.dataset.spec.ignore_label
+
+
 def _read(file: Path) -> Map:
     from pydantic import TypeAdapter, ValidationError
 
@@ -99,11 +106,13 @@ class MaskFile:
         file: Where it was read from.
         values: (Z, Y, X) int32, in file order.
         grid: Where the voxels lie; `in_world` is False for formats without geometry.
+        known: Whether the file says where they lie.
     """
 
     file: Path
     values: NDArray[np.int32]
     grid: Grid
+    known: bool = True
 
     @classmethod
     def read(cls, file: Path) -> MaskFile:
@@ -115,7 +124,7 @@ class MaskFile:
         """
         image = formats.read(file, label_map=True)
         formats.say(file, image.said)
-        return cls(file, image.integers(f"The mask '{file.name}'"), image.grid)
+        return cls(file, image.integers(f"The mask '{file.name}'"), image.grid, image.known)
 
     @property
     def in_world(self) -> bool:
@@ -130,6 +139,39 @@ class MaskFile:
         """(Z, Y, X) int32 in LPS order."""
         return Orientation(self.grid).to_lps(self.values)
 
+    def onto(self, volume: Volume, resample: bool, todo: str) -> tuple[NDArray[np.int32], bool]:
+        """The mask on the volume's grid: the one way by which a mask from outside becomes a prediction.
+
+        Args:
+            volume: Whose mask it is.
+            resample: Whether a mask of another grid is brought onto the volume's.
+            todo: What to do where a mask lies elsewhere, as a sentence.
+
+        Returns:
+            (Z, Y, X) int32 in LPS order, and whether it was resampled.
+
+        Raises:
+            GeometryError: If it lies elsewhere, has a header that says nothing, or is not to be resampled.
+        """
+        difference = self.difference(volume)
+        if not difference:
+            return self.turned(), False
+        what, target = f"The mask '{self.file.name}'", grid_of(volume)
+        in_space = self.in_world and self.grid.in_world and not volume.is_2d
+        if in_space and (not self.known or bare(self.grid, target)):
+            raise GeometryError(
+                f"{what} of '{volume.case}' has a header that says nothing of where it lies, while its image's does "
+                f"({difference}). {todo}"
+            )
+        if in_space and not overlap(self.grid, target):
+            raise GeometryError(
+                f"{what} does not overlap its image '{volume.case}': their origins, directions or spacings do not "
+                f"belong together. {todo}"
+            )
+        if not (resample and in_space):
+            raise GeometryError(f"{what} does not lie on the grid of its image '{volume.case}': {difference}. {todo}")
+        return self.resampled(volume), True
+
     def resampled(self, volume: Volume) -> NDArray[np.int32]:
         """(Z, Y, X) int32 on the volume's grid: nearest neighbour in world space; outside is background."""
         return resample_nearest(with_grid(self.values, self.grid), grid_of(volume))
@@ -140,13 +182,18 @@ def grid_of(volume: Volume, in_world: bool = True) -> Grid:
     return Grid(volume.shape, volume.spacing, volume.origin, np.asarray(volume.direction), in_world=in_world)
 
 
-def identity(grid: Grid) -> bool:
-    """Whether a grid is what a header without geometry says: spacing 1, origin 0, axes along the world's."""
+def bare(grid: Grid, target: Grid) -> bool:
+    """Whether a mask's grid is what a program writes that lost the image's header: origin 0, axes along the world's,
+    and spacing 1 or as many voxels as the image has, while the image itself lies elsewhere."""
     return (
-        tuple(grid.spacing) == (1.0, 1.0, 1.0)
-        and not np.any(grid.origin)
-        and np.array_equal(np.abs(grid.direction), np.eye(3))
+        _at_zero(grid)
+        and (grid.spacing == (1.0, 1.0, 1.0) or sorted(grid.shape) == sorted(target.shape))
+        and not (_at_zero(target) and target.spacing == grid.spacing)
     )
+
+
+def _at_zero(grid: Grid) -> bool:
+    return not np.any(grid.origin) and np.array_equal(np.abs(grid.direction), np.eye(3))
 
 
 def resample_nearest(image: sitk.Image, target: Grid) -> NDArray[np.int32]:
@@ -187,26 +234,40 @@ def _meets(one: Grid, other: Grid) -> bool:
 
 
 def by_values(
-    values: NDArray[np.integer], parts: Mapping[str, Sequence[int | str]]
+    mask: MaskFile,
+    values: NDArray[np.integer],
+    parts: Mapping[str, Sequence[int | str]],
+    others: Others,
+    known: Sequence[int | None] = (),
 ) -> tuple[dict[str, NDArray[np.bool_]], dict[str, int]]:
     """Take a label map apart.
 
     Args:
+        mask: Where it is from, for messages.
         values: (Z, Y, X) integers.
         parts: Values by label.
+        others: What becomes of values that no label is made of (`Others`).
+        known: Further values that may be there, such as the dataset's ignore label; they are background.
 
     Returns:
         bool masks (Z, Y, X) by label; and voxels by value of those that no label is made of.
+
+    Raises:
+        DatasetError: If there are values that no label is made of and `others` is "refuse", or, but with "background",
+            no others.
     """
     mapped = {part for several in parts.values() for part in several}
-    found, counts = np.unique(values, return_counts=True)
-    ignored = {str(int(v)): int(n) for v, n in zip(found, counts, strict=True) if v != 0 and int(v) not in mapped}
-    return {label: np.isin(values, list(several)) for label, several in parts.items()}, ignored
-
-
-def outside(mask: MaskFile, case: str) -> GeometryError:
-    """A mask that lies elsewhere."""
-    return GeometryError(
-        f"The mask '{mask.file.name}' does not overlap its image '{case}': their origins, directions or spacings do "
-        f"not belong together. Whatever wrote it must keep the image's geometry in the header."
-    )
+    found, counts = np.unique(values[values != 0], return_counts=True)
+    ignored = {int(v): int(n) for v, n in zip(found, counts, strict=True) if int(v) not in mapped}
+    strange = [v for v in ignored if v not in known]
+    if strange and (others == "refuse" or (others == "some" and len(ignored) == len(found))):
+        named = ", ".join(f"{label} {'+'.join(map(str, several))}" for label, several in parts.items())
+        raise DatasetError(
+            f"The mask '{mask.file.name}' holds the value{'s' if len(strange) > 1 else ''} "
+            f"{', '.join(map(str, strange[:8]))}{' ...' if len(strange) > 8 else ''}, which no label is made of "
+            f"({named}). Set the option map, such as map='{{\"{next(iter(parts))}\": {strange[0]}}}', or "
+            f"others=background if they are to be background."
+        )
+    return {label: np.isin(values, list(several)) for label, several in parts.items()}, {
+        str(value): count for value, count in ignored.items()
+    }

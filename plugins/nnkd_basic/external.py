@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nnkd.errors import GeometryError, ProgramError, SettingError, WeightsError
 from nnkd.files import sha256
 from nnkd.teachers.external import ExternalTeacher, Program, find_program, write_nifti
-from nnkd.teachers.foreign import Map, MaskFile, by_values, grid_of, identity, outside, overlap, read_parts
+from nnkd.teachers.foreign import Map, MaskFile, Others, by_values, ignore_label, read_parts
 from nnkd.types import Prompt, TeacherContext, Volume
 
 PLACEHOLDERS = ("{image}", "{output}", "{folder}", "{case}", "{device}", "{threads}")
@@ -39,6 +39,7 @@ class ExternalProgramTeacher(ExternalTeacher):
         image: str = "image.nii.gz",
         pattern: str = "output.nii.gz",
         geometry: Literal["world", "voxels"] = "world",
+        others: Others | None = None,
         timeout: float | None = 3600.0,
         environment: dict[str, str] | None = None,
         inherit: tuple[str, ...] = (),
@@ -60,6 +61,9 @@ class ExternalProgramTeacher(ExternalTeacher):
             geometry: "world": masks lie where their headers say, and are brought onto the image's grid by nearest
                 neighbour where they were resampled, cropped or turned. "voxels": headers are not looked at; a mask is
                 the written image, voxel by voxel.
+            others: What becomes of values in one file with all labels that no label is made of. refuse: the case
+                fails. some: they are background if a label is there beside them, else the case fails. background:
+                they are. None: some with a map, which chooses; refuse without.
             timeout: Seconds a case may take; none: without end.
             environment: Variables to set, {"NAME": "value"}. They stand in the manifest.
             inherit: Names of variables of this process that the program sees beside the usual ones; * for all.
@@ -77,6 +81,7 @@ class ExternalProgramTeacher(ExternalTeacher):
         self.image, self.pattern = _inside(image, NIFTI, "image"), _inside(pattern, READ, "pattern")
         self.geometry = geometry
         self.parts = _parts(map, context, by_label="{label}" in pattern)
+        self.others: Others = others or ("refuse" if map is None else "some")
         self._map_file = map if isinstance(map, Path) else None
         self._weights = _hashed(weights, licence)
         self._notes: dict[str, Any] = {}
@@ -112,7 +117,9 @@ class ExternalProgramTeacher(ExternalTeacher):
             file = self._output(volume.case, folder)
             if not file.is_file():
                 raise self._nothing(folder)
-            masks, ignored = by_values(self._read(file, volume, folder), self.parts)
+            mask = MaskFile.read(file)
+            values = self._onto(mask, volume, folder)
+            masks, ignored = by_values(mask, values, self.parts, self.others, [ignore_label(self.context)])
             if ignored:
                 self._notes["ignored_voxels_by_value"] = ignored
             return masks
@@ -125,7 +132,7 @@ class ExternalProgramTeacher(ExternalTeacher):
         if not found:
             raise self._nothing(folder)
         return {
-            label: np.logical_or.reduce([self._read(file, volume, folder) != 0 for file in files])
+            label: np.logical_or.reduce([self._onto(MaskFile.read(file), volume, folder) != 0 for file in files])
             for label, files in found.items()
         }
 
@@ -145,29 +152,20 @@ class ExternalProgramTeacher(ExternalTeacher):
             f"Set pattern to what it writes, and {{output}} in the command to where."
         )
 
-    def _read(self, file: Path, volume: Volume, folder: Path) -> np.ndarray:
-        """Integers (Z, Y, X) of a mask file on the volume's grid."""
-        mask = MaskFile.read(file)
-        target = grid_of(volume)
+    def _onto(self, mask: MaskFile, volume: Volume, folder: Path) -> np.ndarray:
+        """Integers (Z, Y, X) of a mask on the volume's grid."""
         if self.geometry == "voxels":
-            if mask.grid.shape != target.shape:
+            if mask.grid.shape != volume.shape:
                 raise GeometryError(
-                    f"The mask '{file.name}' has {_size(mask.grid.shape)} voxels (z, y, x), but its image "
-                    f"'{volume.case}' {_size(target.shape)}. With geometry=voxels they must be equal."
+                    f"The mask '{mask.file.name}' has {_size(mask.grid.shape)} voxels (z, y, x), but its image "
+                    f"'{volume.case}' {_size(volume.shape)}. With geometry=voxels they must be equal."
                 )
             return mask.values
-        if not mask.difference(volume):
-            return mask.turned()
-        if identity(mask.grid) and not identity(target):
-            raise GeometryError(
-                f"The mask '{file.name}' of '{volume.case}' has a header that says nothing (spacing 1, origin 0), so "
-                f"where it lies is not known. Let the program keep the image's, or set geometry=voxels if it answers "
-                f"voxel by voxel."
-            )
-        if not overlap(mask.grid, target):
-            raise outside(mask, volume.case)
-        self._notes.setdefault("resampled", []).append(file.relative_to(folder).as_posix())
-        return mask.resampled(volume)
+        todo = "Let the program keep the image's header, or set geometry=voxels if it answers voxel by voxel."
+        values, resampled = mask.onto(volume, True, todo)
+        if resampled:
+            self._notes.setdefault("resampled", []).append(mask.file.relative_to(folder).as_posix())
+        return values
 
 
 def _arguments(command: str) -> list[str]:

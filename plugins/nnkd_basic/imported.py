@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnkd.errors import DatasetError, GeometryError, SettingError
+from nnkd.data.reading.image import ending_of, images_among
+from nnkd.errors import DatasetError, SettingError
 from nnkd.files import is_visible
 from nnkd.plugin.teachers import Teacher
-from nnkd.teachers.foreign import ENDINGS, Map, MaskFile, by_values, read_parts
+from nnkd.teachers.foreign import ENDINGS, Map, MaskFile, Others, by_values, ignore_label, read_parts
 from nnkd.types import Prompt, TeacherContext, Volume
 
+TO_RESAMPLE = ", or, if its header says where it lies, set resample=true"
 PATTERNS_ONE_FILE = ("{case}",)
 PATTERNS_PER_LABEL = ("{case}/{label}", "{case}_{label}")
 
@@ -35,6 +37,7 @@ class ImportedTeacher(Teacher):
         map: Map | Path | None = None,
         pattern: str | None = None,
         resample: bool = False,
+        others: Others | None = None,
     ):
         """Look at the folder and the map.
 
@@ -46,6 +49,9 @@ class ImportedTeacher(Teacher):
                 own integers and names.
             pattern: Names of the files without ending, if other than {case}, {case}/{label} or {case}_{label}.
             resample: Bring masks of another grid onto the image's, by nearest neighbour in world space.
+            others: What becomes of values in one file with all labels that no label is made of. refuse: the case
+                fails. some: they are background if a label is there beside them, else the case fails. background:
+                they are. None: some with a map, which chooses; refuse without.
 
         Raises:
             SettingError: If the folder is missing, the map names unknown labels, or mixes values and names.
@@ -62,6 +68,7 @@ class ImportedTeacher(Teacher):
                 f"The imported teacher's pattern '{pattern}' lacks {{case}}. Example: seg_{{case}}_{{label}}."
             )
         self.folder, self.resample, self.pattern = folder, resample, pattern
+        self.others: Others = others or ("refuse" if map is None else "some")
         self.map_file = map if isinstance(map, Path) else None
         self.parts = read_parts(map, context, "imported")
         self._notes: dict[str, Any] = {}
@@ -70,10 +77,8 @@ class ImportedTeacher(Teacher):
     def _stems(self) -> dict[str, Path]:
         """Mask files by their path without ending, relative to the folder."""
         found: dict[str, Path] = {}
-        for path in sorted(self.folder.rglob("*")):
-            ending = next((e for e in ENDINGS if path.name.lower().endswith(e)), "")
-            if not ending or not is_visible(path):
-                continue
+        for path in images_among([path for path in sorted(self.folder.rglob("*")) if is_visible(path)]):
+            ending = ending_of(path)
             stem = path.relative_to(self.folder).as_posix()[: -len(ending)]
             if stem in found:
                 raise DatasetError(
@@ -123,10 +128,15 @@ class ImportedTeacher(Teacher):
         self._notes = {}
         one = self._one_file(volume.case)
         if one is not None:
-            return self._from_one(self._read(one, volume))
+            mask = MaskFile.read(one)
+            values = self._onto(mask, volume)
+            masks, ignored = by_values(mask, values, self.parts, self.others, [ignore_label(self.context)])
+            if ignored:
+                self._notes["ignored_voxels_by_value"] = ignored
+            return masks
         self._files(volume.case)  # says what was looked for if there is nothing
         return {
-            label: np.logical_or.reduce([self._read(file, volume) != 0 for file in files])
+            label: np.logical_or.reduce([self._onto(MaskFile.read(file), volume) != 0 for file in files])
             for label, files in self._label_files(volume.case).items()
         }
 
@@ -134,26 +144,14 @@ class ImportedTeacher(Teacher):
         """Voxels whose values the map does not mention; whether masks were resampled."""
         return self._notes
 
-    def _from_one(self, values: np.ndarray) -> dict[str, NDArray[np.bool_]]:
-        masks, ignored = by_values(values, self.parts)
-        if ignored:
-            self._notes["ignored_voxels_by_value"] = ignored
-        return masks
-
-    def _read(self, file: Path, volume: Volume) -> np.ndarray:
-        """Integers (Z, Y, X) of a mask file on the volume's grid."""
-        mask = MaskFile.read(file)
-        difference = mask.difference(volume)
-        if not difference:
-            return mask.turned()
-        if self.resample and mask.in_world and not volume.is_2d:
-            self._notes.setdefault("resampled", []).append(file.relative_to(self.folder).as_posix())
-            return mask.resampled(volume)
-        hint = " or set resample=true" if mask.in_world and not volume.is_2d and not self.resample else ""
-        raise GeometryError(
-            f"The mask '{file.name}' does not lie on the grid of its image '{volume.case}': {difference}. "
-            f"Export it on the image's grid{hint}."
-        )
+    def _onto(self, mask: MaskFile, volume: Volume) -> np.ndarray:
+        """Integers (Z, Y, X) of a mask on the volume's grid."""
+        can = mask.in_world and not volume.is_2d and not self.resample
+        todo = f"Export it on the image's grid{', with its header' if mask.in_world else ''}"
+        values, resampled = mask.onto(volume, self.resample, f"{todo}{TO_RESAMPLE if can else ''}.")
+        if resampled:
+            self._notes.setdefault("resampled", []).append(mask.file.relative_to(self.folder).as_posix())
+        return values
 
 
 def _filled(pattern: str, case: str, label: str = "{label}") -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import made_up
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -327,3 +328,50 @@ def test_blood_cells_labels_are_where_they_should_be(nnunet_folders):
     original = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "001.png")))
     label_map = dataset.spec.read_label_map(dataset.label_file("001"))[0][0]
     np.testing.assert_array_equal(np.array([0, 128, 255])[label_map], original)
+
+
+def test_channels_are_numbered_once_each(tmp_path, nnunet_folders):
+    """T1 twice, as .nii and .nii.gz, would stand in for the T2 that is missing."""
+    for name in ("a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "b_0000.nii", "c_0001.nii.gz", "c_0002.nii.gz"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        sitk.WriteImage(sitk.Image(4, 5, 6, sitk.sitkInt16), str(tmp_path / "in" / name))
+    words = [str(tmp_path / "in"), "-d", "705", "-n", "Two", "--channels", "T1", "T2", "--labels", "l"]
+    assert main(words) == 3
+    made = nnunet_folders / "nnUNet_raw" / "Dataset705_Two" / "imagesTr"
+    assert sorted(f.name for f in made.iterdir()) == ["a_0000.nii.gz", "a_0001.nii.gz"]
+
+
+@pytest.mark.parametrize("ending", [".img", ".mhd", ".nhdr"])
+def test_pairs_of_files_are_one_case(tmp_path, nnunet_folders, ending):
+    (tmp_path / "in").mkdir()
+    array = np.arange(120, dtype=np.int16).reshape(4, 5, 6)
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "in" / f"a{ending}"))
+    words = [str(tmp_path / "in"), "-d", "706", "-n", "Pairs", "--channels", "CT", "--labels", "l"]
+    assert main(words) == 0
+    (file,) = (nnunet_folders / "nnUNet_raw" / "Dataset706_Pairs" / "imagesTr").iterdir()
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(file))), array)
+
+
+def test_nifti_2_becomes_what_nnunet_reads(tmp_path, nnunet_folders):
+    (tmp_path / "in").mkdir()
+    voxels = np.arange(120, dtype=np.int16).reshape(6, 5, 4)
+    nibabel.save(nibabel.Nifti2Image(voxels, np.diag([1.0, 2, 3, 1])), tmp_path / "in" / "a.nii.gz")
+    words = [str(tmp_path / "in"), "-d", "707", "-n", "New", "--channels", "CT", "--labels", "l"]
+    assert main(words) == 0
+    (file,) = (nnunet_folders / "nnUNet_raw" / "Dataset707_New" / "imagesTr").iterdir()
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(file))).T, voxels)
+    assert np.array_equal(nibabel.load(file).affine, np.diag([1.0, 2, 3, 1]))
+
+
+def test_a_dataset_that_nnunet_does_not_read_is_mended_as_the_message_advises(tmp_path, nnunet_folders):
+    raw = tmp_path / "Dataset001_Old"
+    for folder, name in (("imagesTr", "a_0000"), ("labelsTr", "a")):
+        (raw / folder).mkdir(parents=True)
+        voxels = (np.arange(120) % 2).reshape(6, 5, 4).astype(np.uint8)
+        nibabel.save(nibabel.Nifti2Image(voxels, np.eye(4)), raw / folder / f"{name}.nii.gz")
+    words = [str(raw / "imagesTr"), "-d", "708", "-n", "Mended", "--masks", str(raw / "labelsTr")]
+    assert main([*words, "--channels", "CT", "--labels", "l"]) == 0
+    made = RawDataset(nnunet_folders / "nnUNet_raw" / "Dataset708_Mended")
+    assert made.images().cases() == ["a"]
+    made.spec.reader.check(made.images().files("a")[0])
+    assert made.spec.read_label_map(made.label_file("a"))[0].sum() == 60

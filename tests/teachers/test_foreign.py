@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from nnkd.data.reading.geometry import Grid
 from nnkd.errors import DatasetError, SettingError
-from nnkd.teachers.foreign import MaskFile, by_values, grid_of, identity, overlap, read_map, with_grid
+from nnkd.teachers.foreign import MaskFile, bare, by_values, grid_of, overlap, read_map, with_grid
 from nnkd.types import Volume
 
 LABELS = ("liver", "kidney")
@@ -107,13 +108,21 @@ def test_grids_in_another_direction_overlap():
 
 @pytest.mark.parametrize("turn", [np.eye(3), np.diag([-1.0, -1.0, 1.0])])
 def test_a_header_without_geometry_is_known(turn):
-    assert identity(Grid((4, 5, 6), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), turn))
-    assert not identity(Grid((4, 5, 6), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), turn))
-    assert not identity(Grid((4, 5, 6), (1.0, 1.0, 1.0), (0.0, 1.0, 0.0), turn))
+    image = Grid((4, 5, 6), (2.0, 1.0, 1.0), (10.0, 0.0, 0.0), np.eye(3))
+    assert bare(Grid((8, 5, 6), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), turn), image)
+    assert bare(Grid((6, 5, 4), (2.0, 1.0, 1.0), (0.0, 0.0, 0.0), turn), image)  # the image's voxels, its place lost
+    assert not bare(Grid((8, 5, 6), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), turn), image)
+    assert not bare(Grid((8, 5, 6), (1.0, 1.0, 1.0), (0.0, 1.0, 0.0), turn), image)
+    assert not bare(replace(image, origin=(0.0, 0.0, 0.0)), replace(image, origin=(0.0, 0.0, 0.0)))
 
 
-def test_values_that_no_label_is_made_of_are_counted():
-    masks, ignored = by_values(np.array([[[0, 1, 2, 3, 3, 9]]]), {"a": [1, 3], "b": [2], "c": [7]})
+VALUES, PARTS = np.array([[[0, 1, 2, 3, 3, 9]]]), {"a": [1, 3], "b": [2], "c": [7]}
+MASK = MaskFile(Path("m.nii.gz"), VALUES.astype(np.int32), Grid((1, 1, 6), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), np.eye(3)))
+
+
+@pytest.mark.parametrize("others", ["some", "background"])
+def test_values_that_no_label_is_made_of_are_counted(others):
+    masks, ignored = by_values(MASK, VALUES, PARTS, others)
     assert {label: mask.ravel().tolist() for label, mask in masks.items()} == {
         "a": [False, True, False, True, True, False],
         "b": [False, False, True, False, False, False],
@@ -134,3 +143,22 @@ def test_a_mask_with_a_palette_counts_by_its_indices(tmp_path):
     mask.convert("RGB").save(tmp_path / "f.png")
     with pytest.raises(DatasetError, match=r"The mask 'f\.png' is a colour picture"):
         MaskFile.read(tmp_path / "f.png")
+
+
+@pytest.mark.parametrize(
+    ("values", "others", "refused"),
+    [
+        ([0, 1, 9], "refuse", True),
+        ([0, 9, 9], "some", True),
+        ([0, 9, 9], "background", False),
+        ([0, 0, 0], "refuse", False),  # nothing was found: a no
+        ([0, 1, 200], "refuse", False),  # the dataset's ignore label
+    ],
+)
+def test_values_that_no_label_is_made_of_are_no_silent_no(values, others, refused):
+    array = np.array([[values]])
+    if not refused:
+        assert by_values(MASK, array, PARTS, others, [200])[0]["a"].sum() == values.count(1)
+        return
+    with pytest.raises(DatasetError, match=r"'m.nii.gz' holds the value 9, which no label.*a 1\+3.*others=background"):
+        by_values(MASK, array, PARTS, others, [200])

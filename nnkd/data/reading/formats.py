@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnkd.data.reading import nifti, pictures
+from nnkd.data.reading import itk, nifti, pictures
 from nnkd.data.reading.geometry import TOLERANCE, Grid
-from nnkd.data.reading.image import FREESURFER, WITHOUT_WORLD, Image, ending_of, nowhere
+from nnkd.data.reading.image import FREESURFER, WITHOUT_WORLD, Image, ending_of, not_finite, nowhere
 from nnkd.errors import DatasetError, GeometryError, in_one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 log = logging.getLogger("nnkd")
+NIFTI = (*nifti.NIFTI_ENDINGS, *nifti.PAIRS)
 
 
 def read(file: Path, label_map: bool = False) -> Image:
@@ -42,7 +43,7 @@ def read(file: Path, label_map: bool = False) -> Image:
             return pictures.read(file, label_map)
         if ending in FREESURFER:
             return _freesurfer(file)
-        if ending in (*nifti.NIFTI_ENDINGS, ".img", ".hdr"):
+        if ending in NIFTI:
             return _nifti(file)
         return _itk(file)
     except DatasetError:
@@ -65,7 +66,7 @@ def write(image: Image, file: Path) -> None:
     Raises:
         OSError: If it could not be written whole (disk full, no permission), or the format does not hold the values.
     """
-    sitk = _simpleitk()
+    sitk = itk.simpleitk()
 
     array = image.array[:, 0] if image.flat else image.array
     array = np.moveaxis(array, 0, -1) if len(array) > 1 else array[0]
@@ -96,28 +97,35 @@ def say(file: Path, said: tuple[str, ...]) -> None:
         log.warning("'%s' in %s: %s.", file.name, file.parent.name, sentence)
 
 
+def look(file: Path) -> nifti.Header | None:
+    """Look at a volume's header without reading its voxels; None: ITK does not know the file.
+
+    Raises:
+        DatasetError: If it is no image of one value (or several channels) a voxel.
+        GeometryError: If its axes are not at right angles.
+    """
+    if ending_of(file) in NIFTI:
+        return nifti.read_header(file)
+    seen = itk.information(file)
+    return None if seen is None else _header(file, seen)
+
+
 def _nifti(file: Path) -> Image:
     header = nifti.read_header(file)
-    array = _checked(_voxels(file, header.right_angled), file)
-    flat = array.ndim == 2
-    volume = _channels_first(array, file)
-    grid = replace(header.grid, in_world=not flat)
-    return Image(volume, grid, flat, said=header.said, header=header.stored)
+    array = _checked(nifti.read_voxels(file), file)
+    count = not_finite(array)
+    if count:
+        array = np.where(np.isfinite(array), array, np.zeros((), array.dtype))
+        it = "voxel without a number (NaN or infinite) became 0, as nnU-Net reads it"
+        it = it if count == 1 else "voxels without a number (NaN or infinite) became 0, as nnU-Net reads them"
+        header = replace(header, said=(*header.said, f"{count} {it}"))
+    return _placed(_channels_first(array, file), header, flat=array.ndim == 2)
 
 
-def _voxels(file: Path, by_itk: bool) -> NDArray[Any]:
-    sitk = _simpleitk()
-
-    if by_itk:
-        try:
-            image = sitk.ReadImage(str(file))
-        except RuntimeError:  # NIfTI-2, and what nibabel understands beside
-            return nifti.read_voxels(file)
-        if image.GetNumberOfComponentsPerPixel() > 1:
-            raise DatasetError(_coloured(file))
-        array: NDArray[Any] = sitk.GetArrayFromImage(image)
-        return array
-    return nifti.read_voxels(file)
+def _placed(array: NDArray[Any], header: nifti.Header, flat: bool) -> Image:
+    grid = nowhere(array.shape[1:]) if flat else header.grid
+    as_is = header.exact and not (header.misread or header.said)
+    return Image(array, grid, flat, False, header.said, header.stored, flat or header.known, as_is)
 
 
 def _freesurfer(file: Path) -> Image:
@@ -125,41 +133,52 @@ def _freesurfer(file: Path) -> Image:
     array = _channels_first(_checked(np.asanyarray(image.dataobj).T, file), file)
     grid, off = Grid.from_affine(array.shape[1:], nifti.TO_LPS @ np.asarray(image.affine))
     if off >= TOLERANCE:  # its header has cosines of its own: they can be wrong
-        raise GeometryError(f"The axes of '{file.name}' are not at right angles. Convert it again.")
-    return Image(array, grid)
+        raise GeometryError(_not_right_angled(file, off))
+    # Its flag says whether these cosines are meant; nibabel looks at it and takes FreeSurfer's own axes otherwise
+    known = bool(image.header["goodRASFlag"] > 0)
+    said = () if known else ("its header does not say where it lies: FreeSurfer's axes were taken",)
+    return Image(array, grid, said=said, known=known)
 
 
 def _itk(file: Path) -> Image:
-    sitk = _simpleitk()
-
-    image = sitk.ReadImage(str(file))
-    array = sitk.GetArrayFromImage(image)
-    components, axes = image.GetNumberOfComponentsPerPixel(), image.GetDimension()
-    _checked(array, file)
-    if components > 1:  # layered segmentations and RGB volumes
-        array = np.moveaxis(array, -1, 0)
-        array = array[:, None] if axes == 2 else array
+    seen = itk.information(file)
+    array = _checked(itk.read_voxels(file), file)  # says why, where it cannot be read
+    if seen is None:
+        raise DatasetError(f"'{file.name}' in {file.parent.name} is of a format that is not known. Convert it.")
+    header = _header(file, seen)
+    axes = len(seen.shape)
+    if seen.components > 1:
         if axes not in (2, 3):
             raise DatasetError(_too_many(file, axes + 1))
+        array = array[:, None] if axes == 2 else array
+        if itk.is_layered(seen.texts):
+            array = itk.one_layer(array, seen.texts, f"'{file.name}' in {file.parent.name}")
     else:
         array = _channels_first(array, file)
-    if axes == 2:
-        return Image(array, nowhere(array.shape[1:]), flat=True)
-    affine = np.eye(4)
-    direction = np.asarray(image.GetDirection(), dtype=float).reshape(axes, axes)[:3, :3]
-    affine[:3, :3] = direction * np.asarray(image.GetSpacing()[:3])
-    affine[:3, 3] = image.GetOrigin()[:3]
-    grid, off = Grid.from_affine(array.shape[1:], affine)
+    return _placed(array, header, flat=axes == 2)
+
+
+def _header(file: Path, seen: itk.Information) -> nifti.Header:
+    """What is known of a file that is not NIfTI."""
+    if any(seen.texts.get(key) in itk.COLOURS for key in seen.texts if key.startswith("NRRD_kinds")):
+        raise DatasetError(_coloured(file))
+    x, y, z = (*seen.shape, 1)[:3]
+    grid, off = Grid.from_affine((z, y, x), seen.affine)
     if off >= TOLERANCE:
-        raise GeometryError(f"The axes of '{file.name}' are not at right angles (corners move by {off:.3g} voxels).")
-    return Image(array, grid)
+        raise GeometryError(_not_right_angled(file, off))
+    said: tuple[str, ...] = ()
+    if off > nifti.SAME:
+        said = (f"axes that are not at right angles were made so (corners move by {off:.2g} voxels)",)
+    misread = "its channels are not its fourth axis" if seen.components > 1 or len(seen.shape) > 4 else ""
+    return nifti.Header(seen.shape, grid, said, True, misread, not misread and off <= nifti.SAME, None)
 
 
-def _simpleitk() -> Any:
-    """The module, which has no types."""
-    import SimpleITK
-
-    return SimpleITK
+def _not_right_angled(file: Path, off: float) -> str:
+    return (
+        f"The axes of '{file.name}' in {file.parent.name} are not at right angles: made so, a corner would move by "
+        f"{off:.3g} voxels, and {TOLERANCE:g} are allowed. Resample it onto right-angled axes, with the label maps "
+        f"that belong to it."
+    )
 
 
 def _checked(array: NDArray[Any], file: Path) -> NDArray[Any]:
@@ -172,22 +191,31 @@ def _checked(array: NDArray[Any], file: Path) -> NDArray[Any]:
         )
     if not array.size:
         raise DatasetError(f"'{file.name}' in {file.parent.name} holds no voxel ({array.shape}). Convert it again.")
-    return array
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind == "b":
+        return array.astype(np.uint8)
+    if kind == "f" and size not in (4, 8):  # halves and long doubles: ITK knows neither
+        return array.astype(np.float32 if size < 4 else np.float64)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _channels_first(array: NDArray[Any], file: Path) -> NDArray[Any]:
-    """(Y, X), (Z, Y, X) or (C, Z, Y, X), whatever follows being 1 -> (C, Z, Y, X)."""
-    while array.ndim > 4 and array.shape[0] == 1:
-        array = array[0]
-    if array.ndim > 4 and array.shape[1] == 1:  # NIfTI's vectors: the fourth axis is time
-        array = array[:, 0]
+    """(Y, X), (Z, Y, X) or (C, Z, Y, X), whatever is around being of length 1 -> (C, Z, Y, X)."""
+    if array.ndim > 4:  # NIfTI's vectors: the fourth axis is time, the fifth the channel
+        behind = tuple(n for n in array.shape[:-3] if n > 1)
+        if len(behind) > 1:
+            raise DatasetError(_too_many(file, array.ndim))
+        array = array.reshape(*(behind or (1,)), *array.shape[-3:])
     if array.ndim not in (2, 3, 4):
         raise DatasetError(_too_many(file, array.ndim))
     return array[None, None] if array.ndim == 2 else array[None] if array.ndim == 3 else array
 
 
 def _coloured(file: Path) -> str:
-    return f"'{file.name}' in {file.parent.name} is in colour, but one value a voxel is expected. Save each channel."
+    return (
+        f"'{file.name}' in {file.parent.name} is in colour, but one value a voxel is expected. Save each channel as a "
+        f"file of its own."
+    )
 
 
 def _too_many(file: Path, axes: int) -> str:

@@ -69,14 +69,14 @@ class Grid:
             axes = len(stuff["spacing"])
             if axes >= 3:  # four: channels in one file, behind the axes of space
                 direction = np.asarray(stuff["direction"], dtype=float).reshape(axes, axes)[:3, :3]
-                return cls(shape3, spacing, _three(map(float, stuff["origin"][:3])), direction)
+                affine = np.eye(4)
+                affine[:3, :3], affine[:3, 3] = direction * spacing[::-1], stuff["origin"][:3]
+                return cls.from_affine(shape3, affine)[0]
             spacing = (1.0, spacing[1], spacing[2])
         if "nibabel_stuff" in properties:
             stuff = properties["nibabel_stuff"]
             affine = np.asarray(stuff.get("reoriented_affine", stuff["original_affine"]), dtype=float)
-            lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-            lengths = np.linalg.norm(lps[:3, :3], axis=0)
-            return cls(shape3, _three(lengths[::-1]), _three(lps[:3, 3]), lps[:3, :3] / lengths)
+            return cls.from_affine(shape3, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)[0]
         if spacing[0] > 900:  # nnU-Net's 999 for "no third axis"
             spacing = (1.0, spacing[1], spacing[2])
         return cls(shape3, spacing, (0.0, 0.0, 0.0), np.eye(3), in_world="sitk_stuff" in properties)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,10 @@ FREESURFER = (".mgz", ".mgh")
 VOLUMES = (*nifti.NIFTI_ENDINGS[::-1], ".img", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd", *FREESURFER)
 KNOWN = (*PICTURES, *TIFFS, *VOLUMES)
 WITHOUT_WORLD = (*PICTURES, *TIFFS)
+LARGEST = 2**31 - 1
+HEADER_BYTES = 1 << 16
+# How a header that is a text names the file of its voxels
+DATA_FILES = {".mhd": rb"^ElementDataFile\s*=\s*(.+?)\s*$", ".nhdr": rb"^data ?file\s*:\s*(.+?)\s*$"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ class Image:
         colour: Whether the channels are red, green and blue.
         said: What was chosen or changed to get there; empty: nothing.
         header: `nifti.Header.stored`, for what is written on the same grid; None: the grid says it all.
+        known: Whether the file says where its voxels lie. A NIfTI file without qform and sform does not.
+        as_is: Whether nnU-Net reads the file as it was read here, so that a copy of it will do.
     """
 
     array: NDArray[Any]
@@ -44,6 +52,8 @@ class Image:
     colour: bool = False
     said: tuple[str, ...] = ()
     header: Mapping[str, Any] | None = None
+    known: bool = True
+    as_is: bool = True
 
     @property
     def channels(self) -> list[Image]:
@@ -62,13 +72,15 @@ class Image:
             (Z, Y, X) int32; of a picture with three equal channels the first.
 
         Raises:
-            DatasetError: If its channels differ, or it holds fractions or numbers beyond 32 bits.
+            DatasetError: If its channels differ, or it holds fractions or numbers that are none or beyond 32 bits.
         """
         if (self.array != self.array[:1]).any():
             kind = "a colour picture" if self.colour else f"an image of {len(self.array)} channels"
             todo = "Export it as grey." if self.colour else "Give one file with one value a voxel."
             raise DatasetError(f"{what} is {kind}, but a label map has one value a voxel. {todo}")
         array = self.array[0]
+        if array.size and (np.nanmax(array) > LARGEST or np.nanmin(array) < -LARGEST):
+            raise DatasetError(f"{what} holds {np.nanmax(np.abs(array)):.6g}, which is no label. Re-export it.")
         with np.errstate(invalid="ignore"):
             rounded: NDArray[np.int32] = np.rint(array).astype(np.int32)
         off = np.abs(rounded.astype(np.float64) - array)
@@ -98,6 +110,46 @@ def stack(array: NDArray[np.integer | np.floating]) -> Image:
 def ending_of(file: Path) -> str:
     """The file's ending in small letters, ".nii.gz" kept whole."""
     return split_ending(file.name)[1].lower()
+
+
+def images_among(files: Sequence[Path]) -> list[Path]:
+    """Files of known kinds, in their order, without those that only hold the voxels of another one (.img of .hdr, or
+    whatever a .mhd or .nhdr names)."""
+    known = [file for file in files if ending_of(file) in KNOWN]
+    parts: set[Path] = set()
+    for file in known:
+        ending = ending_of(file)
+        if ending == ".hdr":
+            parts.update(file.with_suffix(other) for other in (".img", ".IMG"))
+        elif ending in DATA_FILES:
+            found = re.findall(DATA_FILES[ending], file.read_bytes()[:HEADER_BYTES], re.MULTILINE | re.IGNORECASE)
+            parts.update(file.parent / os.fsdecode(name) for name in found)
+    return [file for file in known if file not in parts]
+
+
+def not_finite(array: NDArray[Any]) -> int:
+    """How many values are infinite or not a number."""
+    if array.dtype.kind != "f" or np.isfinite(array.sum(dtype=np.float64)):  # fast, and right where it says none
+        return 0
+    return int(array.size - np.count_nonzero(np.isfinite(array)))
+
+
+def check_finite(array: NDArray[Any], what: str) -> None:
+    """Refuse an image with voxels that are no number: one of them makes a case, and then a network, nothing but NaN.
+
+    Args:
+        array: Of any shape and numeric type.
+        what: What it is, for messages.
+
+    Raises:
+        DatasetError: If a value is infinite or not a number.
+    """
+    count = not_finite(array)
+    if count:
+        raise DatasetError(
+            f"{what} holds {count} voxel{'s' if count > 1 else ''} without a number (NaN or infinite), with which "
+            f"nothing can be computed. Replace them, such as by the value of the air around."
+        )
 
 
 def nowhere(shape: tuple[int, ...]) -> Grid:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnkd.data.reading import nifti, raw_pictures
+from nnkd.data.reading import itk, nifti, raw_pictures
+from nnkd.data.reading.formats import look, say
 from nnkd.data.reading.formats import read as read_image
-from nnkd.data.reading.formats import say
+from nnkd.data.reading.geometry import Grid, Orientation
+from nnkd.data.reading.image import VOLUMES, check_finite, ending_of
 from nnkd.errors import DatasetError, GeometryError, in_one_line
 from nnkd.files import is_visible
 
@@ -20,19 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PLAIN = "SimpleITKIO"  # nnU-Net's reader of most files, which keeps the order of the axes
+NO_THIRD_AXIS = 999  # nnU-Net's: how much larger than the others the third spacing of a flat image is
 HEADER = "nnkd_header"  # among nnU-Net's properties: what of the image's header is copied
-
-
-class _Header(Protocol):
-    """As much of SimpleITK's reader as is asked for here."""
-
-    def SetFileName(self, name: str, /) -> object: ...
-
-    def ReadImageInformation(self) -> object: ...
-
-    def GetDimension(self) -> int: ...
-
-    def GetNumberOfComponents(self) -> int: ...
 
 
 class Reader:
@@ -64,7 +55,7 @@ class Reader:
             (C, Z, Y, X) float32 in file order (re-oriented, if that is what the reader does), and nnU-Net's properties.
 
         Raises:
-            DatasetError: If a file is missing, empty, truncated or unreadable.
+            DatasetError: If a file is missing, empty, truncated or unreadable, or a value is no number.
             GeometryError: If channels differ in size or place, or axes are not at right angles.
         """
         return self._read([Path(file) for file in files])
@@ -78,16 +69,15 @@ class Reader:
 
         Raises:
             DatasetError: If it is missing, empty or truncated, or nnU-Net would read other values than it means.
-            GeometryError: If nnU-Net would not read it, since its axes are off a right angle.
+            GeometryError: If nnU-Net would not read it, or not as it is meant.
         """
         _check_there(file)
         self._check_picture(file, is_label_map)
-        if self.name != PLAIN or not file.name.lower().endswith(nifti.NIFTI_ENDINGS):
-            return
-        if not nifti.read_header(file).right_angled:
+        header = look(file) if self.name == PLAIN and ending_of(file) in VOLUMES else None
+        if header is not None and header.misread:
             raise GeometryError(
-                f"nnU-Net does not read '{file.name}' in {file.parent.name}: its axes are a little off a right angle. "
-                f"Convert the folder with 'nnKD_convert_dataset images_folder', which makes them right."
+                f"nnU-Net does not read '{file.name}' in {file.parent.name} as it is meant: {header.misread}. Convert "
+                f"the folder with 'nnKD_convert_dataset images_folder', which writes files that it reads."
             )
 
     def write_seg(self, label_map: NDArray[np.integer], file: str | Path, properties: Mapping[str, Any]) -> None:
@@ -111,19 +101,37 @@ class Reader:
         for file in files:
             _check_there(file)
             self._check_picture(file, is_label_map)
-        headers = [nifti.read_header(f) for f in files if f.name.lower().endswith(nifti.NIFTI_ENDINGS)]
+        headers = [header for file in files if ending_of(file) in VOLUMES and (header := look(file)) is not None]
         _check_together(files, headers)
-        for file, header in zip(files, headers, strict=bool(headers)):
+        for file, header in zip(files, headers, strict=False):
             say(file, header.said)
-        if self.name == PLAIN and any(not header.exact for header in headers):
+        if self.name == PLAIN and headers and not all(header.exact for header in headers):
             array, properties = _assembled(files, headers[0])
         else:
             array, properties = self._own(files, is_label_map)
+            _only_space(properties)
+            if headers and len(headers[0].shape) > 2:
+                self._check_place(files[0], headers[0].grid, Grid.from_properties(array.shape[1:], properties))
+        if not is_label_map:
+            for k, channel in enumerate(array):
+                file = files[k if len(files) == len(array) else 0]
+                check_finite(channel, f"'{file.name}' in {file.parent.name}")
         if headers and headers[0].needed:
             properties[HEADER] = headers[0].stored
         if raw_pictures.reader_name(self.own, files[0], is_label_map) == raw_pictures.STACKS:
             properties |= raw_pictures.in_world(files[0], is_label_map)
         return array, properties
+
+    def _check_place(self, file: Path, meant: Grid, found: Grid) -> None:
+        """Refuse what a reader puts elsewhere than the header does (those that turn axes, or know no units)."""
+        if not (meant.in_world and found.in_world) or 1 in (meant.shape[0], found.shape[0]):
+            return  # a single slice is not turned, so that orders of its axes cannot be told apart
+        difference = Orientation(found).grid.difference(Orientation(meant).grid)
+        if difference:
+            raise GeometryError(
+                f"nnU-Net's reader {self.name} puts '{file.name}' in {file.parent.name} elsewhere than its header does "
+                f"({difference}). Convert the folder with 'nnKD_convert_dataset images_folder'."
+            )
 
     def _own(self, files: list[Path], is_label_map: bool) -> tuple[NDArray[np.float32], dict[str, Any]]:
         said = io.StringIO()
@@ -181,12 +189,26 @@ def _check_together(files: Sequence[Path], headers: Sequence[nifti.Header]) -> N
 
 
 def _assembled(files: Sequence[Path], header: nifti.Header) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """What SimpleITKIO would have returned, had it read the header as it is meant."""
-    arrays = [read_image(file).array for file in files]
-    array = np.concatenate([a.astype(np.float32, copy=False) for a in arrays])
+    """What SimpleITKIO would have returned, had it read the file as it is meant."""
+    images = [read_image(file) for file in files]
+    array = np.concatenate([image.array.astype(np.float32, copy=False) for image in images])
     grid = header.grid
-    stuff = {"spacing": grid.spacing[::-1], "origin": grid.origin, "direction": tuple(np.ravel(grid.direction))}
-    return array, {"sitk_stuff": stuff, "spacing": list(grid.spacing)}
+    z, y, x = grid.spacing
+    if images[0].flat:
+        stuff = {"spacing": (x, y), "origin": grid.origin[:2], "direction": (1.0, 0.0, 0.0, 1.0)}
+        return array, {"sitk_stuff": stuff, "spacing": [max(y, x) * NO_THIRD_AXIS, y, x]}
+    stuff = {"spacing": (x, y, z), "origin": grid.origin, "direction": tuple(np.ravel(grid.direction).tolist())}
+    return array, {"sitk_stuff": stuff, "spacing": [z, y, x]}
+
+
+def _only_space(properties: dict[str, Any]) -> None:
+    """Take the axis of the channels out of what SimpleITKIO says, which would not write a label map with it."""
+    stuff = properties.get("sitk_stuff", {"spacing": ()})
+    axes = len(stuff["spacing"])
+    if axes > 3:
+        direction = np.asarray(stuff["direction"], dtype=float).reshape(axes, axes)[:3, :3]
+        space = {key: tuple(stuff[key][:3]) for key in ("spacing", "origin")}
+        properties["sitk_stuff"] = {**space, "direction": tuple(direction.ravel().tolist())}
 
 
 def reader_of(dataset_json: Mapping[str, Any], name: str, folder: Path | None = None) -> Reader:
@@ -227,13 +249,5 @@ def may_hold_channels(file: Path) -> bool:
     read; `ImageFolder.read` counts the channels."""
     if file.name.lower().endswith((".png", ".bmp", ".tif", ".tiff")):
         return True
-    import SimpleITK
-
-    new_header: Callable[[], _Header] = SimpleITK.ImageFileReader
-    header = new_header()
-    header.SetFileName(str(file))
-    try:
-        header.ReadImageInformation()
-    except RuntimeError:
-        return True  # broken: reading it says why
-    return header.GetDimension() == 4 or header.GetNumberOfComponents() > 1
+    seen = itk.information(file)
+    return seen is None or len(seen.shape) == 4 or seen.components > 1  # None: reading it says why

@@ -10,9 +10,9 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from toy import toy_dataset
 
 from nnkd.data.dataset import RawDataset
-from nnkd.data.reading import readers
+from nnkd.data.reading import formats, readers
 from nnkd.data.reading.geometry import Grid
-from nnkd.errors import GeometryError
+from nnkd.errors import DatasetError, GeometryError
 
 SHAPE = (6, 7, 5)  # x, y, z
 AFFINE = np.array([[-0.8, 0, 0, 40], [0, 0.7, 0, -20], [0, 0, 2.5, 5], [0, 0, 0, 1]])
@@ -146,3 +146,20 @@ def test_a_dataset_keeps_a_header_through_a_prediction(tmp_path):
     dataset.spec.write_label_map(np.zeros(array.shape[1:], np.uint8), target, properties)
     assert not dataset.spec.read_label_map(target)[1].difference(grid)
     np.testing.assert_array_equal(nibabel.load(target).affine, moved)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_voxels_without_a_number(tmp_path, bad):
+    """In NIfTI ITK makes them 0; elsewhere it leaves them, and a network would be nothing but NaN."""
+    voxels = np.ones(SHAPE, np.float32)
+    voxels[1, 2, 3] = bad
+    nibabel.save(nibabel.Nifti1Image(voxels, AFFINE), tmp_path / "a.nii.gz")
+    array, _ = readers.Reader(SimpleITKIO()).read_images([tmp_path / "a.nii.gz"])
+    image = formats.read(tmp_path / "a.nii.gz")
+    assert np.array_equal(image.array, array)
+    assert image.array[0, 3, 2, 1] == 0
+    assert image.said == ("1 voxel without a number (NaN or infinite) became 0, as nnU-Net reads it",)
+    assert not image.as_is
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(tmp_path / "a.mha"))
+    with pytest.raises(DatasetError, match=r"'a.mha' in .* holds 1 voxel without a number"):
+        readers.Reader(SimpleITKIO()).read_images([tmp_path / "a.mha"])
