@@ -150,7 +150,7 @@ def _join(
     reference: Image | None = None
     for integer, (name, masks) in enumerate(parts.items(), start=1):
         for mask in (m for m in masks if m in there):
-            image = read(there[mask])
+            image = read(there[mask], label_map=True)
             array = image.integers(f"The mask '{mask}'") > 0
             if result is None or reference is None:
                 result, reference = np.zeros(array.shape, np.uint16), image
