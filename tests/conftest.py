@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import locale
-import multiprocessing
 import os
-import sys
 from collections.abc import Iterator
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any
 
 import hypothesis
 import pytest
-from processes import copies
+from processes import copies, nnunet_in_threads
 from toy import toy_dataset
 
 from nnkd import processes
@@ -36,33 +32,13 @@ def pytest_configure() -> None:
         os.sched_setaffinity(0, own)
 
 
-class Threads:
-    """A start method whose pools are threads."""
-
-    def __init__(self, context: Any):
-        self.context = context
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.context, name)
-
-    def Pool(self, *arguments: Any) -> ThreadPool:
-        """Threads in the place of processes."""
-        return ThreadPool(*arguments)
-
-
 @pytest.fixture(autouse=True, scope="session")
 def quick_processes() -> Iterator[None]:
     """Processes that import torch for some seconds and then work for milliseconds: nnU-Net's pools, such as the two of
     every validation, are threads, and nnkd's own processes copies. What commands start in processes of theirs is real.
     """
-    original = multiprocessing.get_context
-
-    def get_context(method: str | None = None) -> Any:
-        caller = sys._getframe(1).f_globals.get("__name__", "")
-        return Threads(original(method)) if caller.startswith("nnunetv2.") else original(method)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(multiprocessing, "get_context", get_context)
+        nnunet_in_threads(patch)
         patch.setattr(processes, "get_context", lambda _: copies())
         yield
 

@@ -1,57 +1,100 @@
-"""The one test of everything: nnKD_quickstart as a newcomer calls it, with seven people instead of twelve, of whom two
-are held out and two are atlases, scans of a fifth of the size and a training of one short epoch."""
+"""The one test of everything: nnKD_quickstart as a newcomer calls it, with four people instead of twelve, of whom one
+is held out and two are atlases, scans of a sixteenth of the size and a training of one short epoch. Two commands of the
+first run, and all of the second, are copies of a process that has imported the large libraries."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from functools import partial
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas
 import pytest
 from extras import needs
+from processes import python
 
-from nnkd.cli.quickstart import tour
+from nnkd.cli import quickstart
+from nnkd.data import phantoms
 from nnkd.data.predictions import PredictionFolder
 
 pytestmark = [needs("litemedsam"), pytest.mark.heavy]
-CODE = """
-import sys
-from functools import partial
-from nnkd.cli import quickstart
-from nnkd.data import phantoms
-quickstart.CASES = 7
-fewer = {"--test 4 --labelled 3": "--test 2 --labelled 2", "iterations=40": "iterations=4"}
-for long, short in {**fewer, "batch_size=4": "batch_size=2"}.items():
-    assert long in quickstart.TOUR
-    quickstart.TOUR = quickstart.TOUR.replace(long, short)
-phantoms.write_cohort = partial(phantoms.write_cohort, shape=(4, 72, 72), spacing=(47.5, 5.6, 5.6))
-sys.exit(quickstart.main())
+FEWER = {
+    "--test 4 --labelled 3": "--test 1 --labelled 2 --folds 3",
+    "iterations=40 val_iterations=4": "iterations=2 val_iterations=1",
+    "batch_size=4 patch_size=64,64": "batch_size=2 patch_size=32,32",
+    "-npfp 2 -np 2": "-npfp 1 -np 1",
+}
+
+PLANNING = """
+import pytest
+from planned import sample_few
+sample_few(pytest.MonkeyPatch())
 """
 
 
-def quickstart(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet_")}
-    command = [sys.executable, "-c", CODE, "-o", str(folder), *arguments]
-    return subprocess.run(command, env=environment, cwd=folder.parent, capture_output=True, text=True, check=False)
+def smaller(patch: pytest.MonkeyPatch) -> None:
+    """The tour through a small cohort, and one process where nnU-Net would start two."""
+    tour, environment = quickstart.TOUR, quickstart._environment
+    for long, short in FEWER.items():
+        assert long in tour
+        tour = tour.replace(long, short)
+    patch.setattr(quickstart, "CASES", 4)
+    patch.setattr(quickstart, "TOUR", tour)
+    patch.setattr(quickstart, "_environment", lambda folder: {**environment(folder), "nnUNet_def_n_proc": "1"})
+    draw = partial(phantoms.write_cohort, shape=(4, 48, 48), spacing=(47.5, 8.4, 8.4))
+    patch.setattr(phantoms, "write_cohort", draw)
+
+
+class Copied:
+    """In the place of subprocess.Popen."""
+
+    def __init__(self, words: Sequence[str], *, cwd: Path, env: dict[str, str], **_: Any):
+        _, _, code, *arguments = words
+        self.done = python(PLANNING + code, *arguments, folder=cwd, environment=env)
+        self.stdout = self.done.stdout.splitlines(keepends=True)
+
+    def wait(self) -> int:
+        print(self.done.stderr, file=sys.stderr)
+        return self.done.returncode
+
+
+def begin(words: Sequence[str], **more: Any) -> Copied | subprocess.Popen[str]:
+    """A command of the first run: planning, and the teachers who come again, are copies."""
+    is_copy = "plan_and_preprocess" in words[2] or ("predict_teachers" in words[2] and "--test" in words)
+    return Copied(words, **more) if is_copy else subprocess.Popen(words, **more)
+
+
+def call(patch: pytest.MonkeyPatch, folder: Path, begin: Callable[..., Any]) -> int:
+    for name in [name for name in os.environ if name.startswith("nnUNet_")]:
+        patch.delenv(name)
+    smaller(patch)
+    patch.setattr(quickstart, "subprocess", SimpleNamespace(Popen=begin, PIPE=subprocess.PIPE))
+    return quickstart.main(["-o", str(folder), "--epochs", "1", "-device", "cpu"])
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("newcomer") / "quick start"  # with a space, as people have it
-    result = quickstart(folder, "--epochs", "1", "-device", "cpu")
-    assert result.returncode == 0, result.stderr[-3000:]
-    return folder, result.stdout
+    said = StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
+        assert call(patch, folder, begin) == 0, said.getvalue()
+    return folder, said.getvalue()
 
 
 def test_everything_is_there(finished):
     folder, said = finished
     raw = folder / "nnUNet_raw" / "Dataset701_Phantoms"
-    assert len(list((raw / "imagesTr").iterdir())) == 5
-    assert len(list((raw / "imagesTs").iterdir())) == 2
+    assert len(list((raw / "imagesTr").iterdir())) == 3
+    assert len(list((raw / "imagesTs").iterdir())) == 1
     for teacher in ("rigid", "deformable", "litemedsam"):
-        assert len(PredictionFolder(raw / "teachersTr" / teacher).cases()) == 5
+        assert len(PredictionFolder(raw / "teachersTr" / teacher).cases()) == 3
     assert PredictionFolder(folder / "student").manifest().made_by == "nnUNetTrainerUNet"
     report = (folder / "evaluation" / "report.html").read_text(encoding="utf-8")
     assert "not a medical device" in report.lower()
@@ -74,12 +117,11 @@ def test_nothing_personal_leaves_the_dataset_folder(finished):
                 assert '"bmi"' not in text, file
 
 
-def test_called_again_it_repeats_nothing(finished):
+def test_called_again_it_repeats_nothing(finished, monkeypatch, capsys):
     folder, _ = finished
     before = {f: f.stat().st_mtime_ns for f in folder.rglob("*.nii.gz")}
-    result = quickstart(folder, "--epochs", "1", "-device", "cpu")
-    assert result.returncode == 0
-    assert result.stdout.count("done before") == 2
+    assert call(monkeypatch, folder, Copied) == 0
+    assert capsys.readouterr().out.count("done before") == 2
     assert {f: f.stat().st_mtime_ns for f in folder.rglob("*.nii.gz")} == before
 
 
@@ -94,7 +136,7 @@ def test_the_commands_it_writes_are_those_it_ran(finished):
 
 @pytest.mark.parametrize("fast", [False, True])
 def test_bfloat16_only_where_it_is_asked_for(fast):
-    lines = [" ".join(item.arguments) for item in tour(1, "cpu", fast)]
+    lines = [" ".join(item.arguments) for item in quickstart.tour(1, "cpu", fast)]
     assert sum("litemedsam.precision=bfloat16 " in line for line in lines) == 2 * fast
     assert sum(" precision=bfloat16 " in line for line in lines) == fast
     assert not any("PRECISION" in line for line in lines)
@@ -102,6 +144,8 @@ def test_bfloat16_only_where_it_is_asked_for(fast):
 
 def test_a_folder_with_other_things_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    result = quickstart(tmp_path)
+    code = "import sys; from nnkd.cli.quickstart import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "-o", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "is not empty and no earlier quickstart" in result.stderr

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK
 import torch
+from processes import python
 from toy import toy_dataset
 from trained import trained
 
@@ -24,9 +23,8 @@ from nnkd.networks import stock_models
 from nnkd.networks.stock_models import check_stock, write_stock_model
 from nnkd.weights.checkpoints import TrainedModel
 
-WITHOUT_NNKD = "import sys\nsys.modules['nnkd'] = None\n"
+WITHOUT_NNKD = "import sys\nassert 'nnkd' not in sys.modules\nsys.modules['nnkd'] = None\n"
 STOCK = "from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder as main; main()"
-CHECK = "import importlib.util, sys; assert sys.modules['nnkd'] is None"
 
 
 @pytest.fixture
@@ -56,29 +54,11 @@ def test_it_predicts_the_same_masks_where_nnkd_is_not_installed(model, tmp_path)
     assert predict.main(["-i", str(images), "-o", str(tmp_path / "ours"), "-m", str(model.folder), "-f", "0",
                          "-device", "cpu", "-npp", "0", "-nps", "0"]) == 0  # fmt: skip
     (tmp_path / "blocked").mkdir()
-    (tmp_path / "blocked" / "sitecustomize.py").write_text(WITHOUT_NNKD)  # also in processes that it starts
+    (tmp_path / "blocked" / "sitecustomize.py").write_text(WITHOUT_NNKD)  # for the process that it starts
     kept = {k: v for k, v in os.environ.items() if k != "nnUNet_extTrainer"}
     environment = {**kept, "PYTHONPATH": str(tmp_path / "blocked"), "nnUNet_compile": "f", "OMP_NUM_THREADS": "1"}
-    words = [
-        "-i",
-        images,
-        "-o",
-        tmp_path / "theirs",
-        "-m",
-        target,
-        "-f",
-        "0",
-        "-device",
-        "cpu",
-        "-npp",
-        "1",
-        "-nps",
-        "1",
-    ]
-    run = subprocess.run(
-        [sys.executable, "-c", f"{CHECK}; {STOCK}", *map(str, words)],
-        check=False, capture_output=True, text=True, env=environment, cwd=tmp_path,
-    )  # fmt: skip
+    words = ["-i", images, "-o", tmp_path / "theirs", "-m", target, "-f", 0, "-device", "cpu", "-npp", 1, "-nps", 1]
+    run = python(WITHOUT_NNKD + STOCK, *words, folder=tmp_path, environment=environment)
     assert run.returncode == 0, run.stderr
     for file in (tmp_path / "ours").glob("*.nii.gz"):
         ours, theirs = (SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(f)))

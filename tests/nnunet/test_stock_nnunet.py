@@ -6,14 +6,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from planned import configuration, make_plans, preprocess, preprocessed_folder
-from processes import on_two
+from processes import on_two, python
 from toy import toy_dataset, toy_teacher
 from two_ranks import one_of_two, total, trainer_of
 
@@ -60,10 +59,9 @@ def call(command, *arguments) -> int:
     return command.main([str(a) for a in arguments])
 
 
-def stock(name: str, *arguments) -> str:
+def stock(module: str, function: str, *arguments) -> str:
     """Run one of nnU-Net's own commands in a process of its own."""
-    script = Path(sys.executable).parent / name
-    done = subprocess.run([script, *map(str, arguments)], check=False, capture_output=True, text=True, timeout=120)
+    done = python(f"from nnunetv2.{module} import {function} as main; main()", *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -82,7 +80,8 @@ def folder(tmp_path_factory):
         settings(patch, folder)
         made(folder)
         assert call(train, 701, "2d", 0, "-device", "cpu", "-n", "short", *SHORT) == 0
-        stock("nnUNetv2_train", 701, "2d", 1, "-tr", "nnUNetTrainerKD", "-p", "nnUNetPlans_short", "-device", "cpu")
+        names = ["-tr", "nnUNetTrainerKD", "-p", "nnUNetPlans_short", "-device", "cpu"]
+        stock("run.run_training", "run_training_entry", 701, "2d", 1, *names)
     return folder
 
 
@@ -131,7 +130,7 @@ def test_export_install_predict_and_evaluate(here, tmp_path, monkeypatch):
     assert json.loads((installed / "plans.json").read_text())["nnkd"]["teachers"] == ["t0", "t1"]
     raw = here / "nnUNet_raw" / "Dataset701_Toy"
     theirs = ["-i", raw / "imagesTs", "-o", tmp_path / "theirs", *names, "-device", "cpu", "-npp", 0, "-nps", 0]
-    stock("nnUNetv2_predict", *theirs)
+    stock("inference.predict_from_raw_data", "predict_entry_point", *theirs)
     ours = ["-i", raw / "imagesTs", "-o", tmp_path / "ours", *names, "-device", "cpu", "-npp", 0, "-nps", 0]
     assert call(predict, *ours) == 0
     dataset = RawDataset(raw)
@@ -171,7 +170,7 @@ if __name__ == "__main__":
 def test_a_killed_training_continues(here):
     arguments = ["701", "2d", "0", "-device", "cpu", "-n", "killed", "--set", "epochs=3", "save_every=1"]
     arguments += ["iterations=1", "val_iterations=1"]
-    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False, capture_output=True, timeout=120)
+    done = python(KILLED, *arguments)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     fold = here / "nnUNet_results" / "Dataset701_Toy" / "nnUNetTrainerKD__nnUNetPlans_killed__2d" / "fold_0"
     assert load_checkpoint(fold / "checkpoint_latest.pth")["current_epoch"] == 1

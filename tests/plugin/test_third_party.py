@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from planned import configuration, make_plans, preprocess, preprocessed_folder
+from processes import python
 from toy import toy_teacher
 
 from nnkd.paths import room
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.heavy
 ROOT = Path(__file__).parents[2]
 THIRD_PARTY = ROOT / "tests" / "third_party"
 STUDENT = ROOT / "tests" / "third_party_student"
+CODE = "import sys; from nnkd.cli.{} import main; sys.exit(main(sys.argv[1:]))"
 
 
 def nnkd_plugins(*arguments: str, path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -34,14 +36,18 @@ def nnkd_plugins(*arguments: str, path: Path, **environment: str) -> subprocess.
 
 def command(name: str, *arguments: str, path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Any command, likewise."""
-    code = f"import sys; from nnkd.cli.{name} import main; sys.exit(main(sys.argv[1:]))"
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-c", CODE.format(name), *arguments],
         check=False,
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(path), str(ROOT), str(ROOT / "plugins")]), **environment},
     )
+
+
+def heavy_command(name: str, *arguments: str, path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The same in a copy of a process that has imported torch."""
+    return python(CODE.format(name), *arguments, path=[path], environment={**os.environ, **environment})
 
 
 def installed(source: Path, folder: Path) -> Path:
@@ -191,7 +197,7 @@ def test_the_page_names_every_member_of_a_student():
 
 
 def test_a_student_of_others_is_valid(site_of_student):
-    run = nnkd_plugins("validate", "nnkd-dilated", path=site_of_student)
+    run = heavy_command("plugins", "validate", "nnkd-dilated", path=site_of_student)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "0 failed, 0 not tried" in run.stdout.splitlines()[-1]
     assert re.search(r"ok +student nnUNetTrainerDilated +3D network", run.stdout)
@@ -208,7 +214,7 @@ def test_a_student_of_others_trains_for_an_epoch(site_of_student, dataset):
     (preprocessed_folder(dataset) / "splits_final.json").write_text(json.dumps(splits))
     flags = ["701", "2d", "0", "-tr", "nnUNetTrainerDilated", "-device", "cpu"]
     short = ["-n", "theirs", "--set", "epochs=1", "iterations=1", "val_iterations=1", "width=4"]
-    run = command("train", *flags, *short, path=site_of_student, nnUNet_n_proc_DA="0")
+    run = heavy_command("train", *flags, *short, path=site_of_student, nnUNet_n_proc_DA="0")
     assert run.returncode == 0, run.stdout + run.stderr
     recipe = json.loads((preprocessed_folder(dataset) / "nnUNetPlans_theirs.json").read_text())["nnkd"]
     assert recipe["options"]["width"] == 4
@@ -217,7 +223,7 @@ def test_a_student_of_others_trains_for_an_epoch(site_of_student, dataset):
     assert (
         load_checkpoint(model / "fold_0" / "checkpoint_final.pth")["network_weights"]["layers.0.weight"].shape[0] == 4
     )
-    run = command("train", *flags, "--set", "patch_size=8,8", path=site_of_student)
+    run = heavy_command("train", *flags, "--set", "patch_size=8,8", path=site_of_student)
     assert run.returncode == 1
     assert "looks 16 voxels far, but patches have [8, 8]" in run.stderr
 

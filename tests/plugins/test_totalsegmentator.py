@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from nnkd_totalsegmentator.names import read_table, structures_of
+from processes import python
 from toy import write_image
 from trained import trained
 
@@ -103,10 +102,8 @@ def watched(tmp_path, monkeypatch) -> Path:
 def test_the_answer_is_the_python_apis_in_every_voxel_and_nothing_is_sent(scan, watched, tmp_path, monkeypatch):
     home = tmp_path / "home"
     environment = {**os.environ, "TOTALSEG_HOME_DIR": str(home)}
-    (tmp_path / "reference.py").write_text(REFERENCE)
     image, output = scan.folder / "imagesTr" / "a_0000.nii.gz", tmp_path / "reference.nii.gz"
-    command = [sys.executable, str(tmp_path / "reference.py"), str(image), str(output)]
-    said = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+    said = python(WATCHED + REFERENCE, image, output, environment=environment)
     assert said.returncode == 0, said.stderr[-2000:]
     assert "stats.totalsegmentator.com" in watched.read_text()  # so the next test of silence can fail
     watched.unlink()

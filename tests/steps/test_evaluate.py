@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from processes import begin
 from toy import needs_real_data, toy_dataset, toy_teacher, two_balls, write_image
 
 from nnkd.auxiliary import record as auxiliary_record
@@ -432,13 +433,13 @@ def test_a_process_killed_at_any_moment_leaves_nothing_half_written(cohort, mome
     request = ask(cohort, "one")
     code = "import sys; from nnkd.cli.evaluate import main; sys.exit(main(sys.argv[1:]))"
     places = ["-i", request.predictions[0], "-ref", request.reference, "-o", request.output]
-    process = subprocess.Popen([sys.executable, "-c", code, *map(str, places), "--bootstrap", "50"])
+    process = begin(code, *places, "--bootstrap", "50")
     cache = request.output / ".cache"
-    while process.poll() is None and not (cache.is_dir() and any(cache.glob("*.json"))):
+    while process.is_alive() and not (cache.is_dir() and any(cache.glob("*.json"))):
         time.sleep(0.01)
     time.sleep(moment)
     process.kill()
-    process.wait()
+    process.join()
     for file in [*request.output.rglob("[!.]*.json")]:
         read_json(file)
     evaluate(request)

@@ -13,6 +13,7 @@ import blosc2
 import numpy as np
 import pytest
 from batchgenerators.utilities.file_and_folder_operations import load_pickle
+from planned import sample_few
 from toy import toy_dataset, toy_teacher, write_image
 
 from nnkd import files
@@ -36,6 +37,7 @@ def settings(patch, folder: Path) -> None:
         (folder / name).mkdir(exist_ok=True)
         patch.setenv(name, str(folder / name))
     patch.setenv("nnUNet_def_n_proc", "1")
+    sample_few(patch)
     patch.setenv("nnUNet_n_proc_DA", "0")  # for training; planning must not stumble over it
 
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from processes import python
 from torch import nn
 from toy import toy_dataset, write_image
 from trained import trained
@@ -205,8 +203,7 @@ if __name__ == "__main__":
 def test_a_killed_run_continues(images, model, tmp_path):
     out = tmp_path / "out"
     words = ["-i", images, "-o", out, "-m", model, "-f", 0, 1, "-device", "cpu", "-npp", 0, "-nps", 0, "--uncertainty"]
-    command = [sys.executable, "-c", KILLED, *map(str, words)]
-    done = subprocess.run(command, check=False, capture_output=True, timeout=120, env=dict(os.environ))
+    done = python(KILLED, *words)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     assert {row["case"] for row in volumes(out)} == {"toy_000"}
     assert not (out / "toy_001.nii.gz").exists()

@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import gzip
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from auxiliary_toys import auxiliary, few_shot_target, prepared
-from planned import preprocessed_folder
+from planned import preprocessed_folder, sample_few
+from processes import python
 from toy import toy_dataset, write_image
 
 from nnkd import paths
@@ -144,8 +142,9 @@ def test_trained_continued_and_predicted_by_stock_nnunet_too(target, tmp_path, m
     names += ["-tr", "nnUNetTrainerKD"]
     assert call(predict, *names, "-o", tmp_path / "ours", "-npp", 0, "-nps", 0) == 0
     monkeypatch.setenv("nnUNet_extTrainer", paths.trainer_path())
-    stock = [Path(sys.executable).parent / "nnUNetv2_predict", *names, "-o", tmp_path / "theirs", "-npp", 0, "-nps", 0]
-    subprocess.run([str(word) for word in stock], check=True, capture_output=True, timeout=300)
+    stock = "from nnunetv2.inference.predict_from_raw_data import predict_entry_point as main; main()"
+    done = python(stock, *names, "-o", tmp_path / "theirs", "-npp", 0, "-nps", 0)
+    assert done.returncode == 0, done.stderr[-3000:]
     case = PredictionFolder(tmp_path / "ours").cases()[0]
     dataset = RawDataset(raw)
     mine, theirs = (dataset.spec.read_label_map(tmp_path / n / f"{case}.nii.gz")[0] for n in ("ours", "theirs"))
@@ -165,7 +164,8 @@ def test_trained_continued_and_predicted_by_stock_nnunet_too(target, tmp_path, m
 
 
 @pytest.mark.heavy
-def test_the_command_preprocesses_them_with_the_target(nnunet_folders, capsys):
+def test_the_command_preprocesses_them_with_the_target(nnunet_folders, monkeypatch, capsys):
+    sample_few(monkeypatch)
     dataset = toy_dataset(nnunet_folders / "nnUNet_raw" / "Dataset701_Toy", labelled=4)
     auxiliary(nnunet_folders, 801, training=3, labelled=3)
     auxiliary(nnunet_folders, 802, shape=(1, 30, 24), ending=".png")

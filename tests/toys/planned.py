@@ -1,10 +1,14 @@
-"""Preprocessed toy datasets without nnU-Net's planner: plans by hand, one process, a second or two."""
+"""Preprocessed toy datasets without nnU-Net's planner: plans by hand, one process, a second or two. And its planner,
+without what it does for large datasets alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
+from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor
 
 from nnkd.data.dataset import RawDataset
 from nnkd.data.predictions import prediction_folders
@@ -89,6 +93,17 @@ def make_plans(dataset: RawDataset, configurations: dict[str, dict], transpose: 
     write_json(folder / "dataset.json", dict(dataset.spec.json))
     write_json(folder / "dataset_fingerprint.json", {"shapes_after_crop": [], "spacings": []})
     return plans
+
+
+def sample_few(patch: pytest.MonkeyPatch) -> None:
+    """For its fingerprint nnU-Net draws a hundred million voxels, however few the scans have."""
+    extractor = fingerprint_extractor.DatasetFingerprintExtractor
+    collect = extractor.collect_foreground_intensities
+
+    def collect_few(segmentation: Any, images: Any, seed: int = 1234, num_samples: int = 10_000) -> Any:
+        return collect(segmentation, images, seed, min(num_samples, 10_000))
+
+    patch.setattr(extractor, "collect_foreground_intensities", staticmethod(collect_few))
 
 
 def preprocess(dataset: RawDataset, plans: dict, name: str) -> VotesFolder:
