@@ -69,7 +69,7 @@ def written(folder: Path, image: volumes.DicomImage, array: np.ndarray, labels: 
 
 
 def voxels_by_pydicom(file: Path) -> dict[tuple, int]:
-    """Where each labelled voxel of a DICOM-SEG lies, with its label: pydicom's headers, numpy's bits, nothing of ours."""
+    """Where each labelled voxel of a DICOM-SEG lies, with its label, by headers and bits alone."""
     ds = pydicom.dcmread(file)
     bits = np.unpackbits(np.frombuffer(ds.PixelData, np.uint8), bitorder="little")
     frames = bits[: ds.NumberOfFrames * ds.Rows * ds.Columns].reshape(ds.NumberOfFrames, ds.Rows, ds.Columns)
@@ -152,8 +152,12 @@ def test_multi_frame_series_go_back_to_their_frames(tmp_path: Path) -> None:
     referenced = {}
     for item in pydicom.dcmread(seg).PerFrameFunctionalGroupsSequence:
         source = item.DerivationImageSequence[0].SourceImageSequence[0]
-        referenced[source.ReferencedFrameNumber] = [float(v) for v in item.PlanePositionSequence[0].ImagePositionPatient]
-    assert referenced == {k + 1: list(positions[k]) for k in range(SHAPE[0]) if positions[k][2] != image.slices[2].position[2]}
+        referenced[source.ReferencedFrameNumber] = [
+            float(v) for v in item.PlanePositionSequence[0].ImagePositionPatient
+        ]
+    assert referenced == {
+        k + 1: list(positions[k]) for k in range(SHAPE[0]) if positions[k][2] != image.slices[2].position[2]
+    }
 
 
 @pytest.mark.heavy
@@ -182,7 +186,7 @@ def test_dciodvfy_finds_no_error_that_the_source_has_not(tmp_path: Path, name: s
     def errors(file: Path) -> set[str]:
         run = subprocess.run(["dciodvfy", str(file)], check=False, capture_output=True, text=True)
         lines = (run.stdout + run.stderr).splitlines()
-        assert any("SegmentationStorage" in line or line.startswith("CTImage") or "Error" in line for line in lines) or lines
+        assert lines
         return {line.split(" Module=")[0] for line in lines if line.startswith("Error")}
 
     image = series(tmp_path / "a", name)
