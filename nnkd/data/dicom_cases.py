@@ -6,6 +6,7 @@ results hold nobody's data: only a DICOM-SEG does, and it is written where it is
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import zipfile
@@ -27,6 +28,8 @@ from nnkd.data.reading.dicom.volumes import DicomImage
 from nnkd.data.reading.image import VOLUMES
 from nnkd.errors import FolderError, GeometryError, NnkdError, SettingError
 from nnkd.files import TEMPORARY_PREFIX
+
+log = logging.getLogger("nnkd")
 
 NOT_READ = "Its series could not be read; the run said why."  # in manifests, which hold nobody's data
 NIFTI, SEG = "nifti", "dicomseg"
@@ -80,7 +83,6 @@ class DicomCases:
         failed: Why a case could not be read, in one sentence. It may hold names of files and folders, which may be
             the patient's: it is shown and not kept.
         broken: The same by the names of files that belong to no series.
-        said: What was done to read them, set aside, or is who.
         formats: What to write.
         codes: What labels mean.
         algorithm: Who made the label maps.
@@ -90,7 +92,6 @@ class DicomCases:
     images: Mapping[str, DicomImage]
     failed: Mapping[str, str]
     broken: Mapping[str, str]
-    said: tuple[str, ...]
     formats: tuple[str, ...]
     codes: CodeTable = field(repr=False)
     algorithm: Algorithm = field(default_factory=lambda: Algorithm("nnkd"))
@@ -102,8 +103,13 @@ class DicomCases:
         licences |= {weights.licence for weights in manifest.weights if weights.licence}
         weights = ",".join(weights.sha256[:12] for weights in manifest.weights)
         parameters = {"weights": weights} if weights else {}
-        said = Algorithm(manifest.made_by, parameters=parameters, licences=", ".join(sorted(licences)))
-        return replace(self, algorithm=said)
+        version = manifest.versions.get("nnkd", "not stated")
+        return replace(self, algorithm=Algorithm(manifest.made_by, version, parameters, ", ".join(sorted(licences))))
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        """DICOM's codes of the series."""
+        return frozenset(image.modality for image in self.images.values())
 
     @property
     def writes_seg(self) -> bool:
@@ -240,7 +246,8 @@ def _read(
     names = {f"case_{number:03d}": series for number, series in enumerate(found.series, start=1)}
     images: dict[str, DicomImage] = {}
     failed: dict[str, str] = {}
-    said = [f"set aside: {rule} ({count} file(s))" for rule, count in _counted(found).items()]
+    for rule, count in _counted(found).items():
+        log.info("Set aside: %s (%d file(s)).", rule, count)
     for name in list(names)[first::step]:
         series = names[name]
         try:
@@ -252,10 +259,11 @@ def _read(
             failed[name] = str(error)
             continue
         images[name] = replace(image, array=np.zeros((1, 0, 0, 0), np.uint8))
-        said.append(f"{name}: series {series.title}, {len(image.slices)} slices")
-        said += [f"{name}: {sentence}" for sentence in image.said]
+        log.info("%s is series %s, %d slices.", name, series.title, len(image.slices))
+        for sentence in image.said:
+            log.warning("%s: %s.", name, sentence)
     broken = {f"'{one.file.name}'": one.reason for one in found.broken} if first == 0 else {}  # told by one part alone
-    return DicomCases(folder, images, failed, broken, tuple(said), wanted.formats, codes)
+    return DicomCases(folder, images, failed, broken, wanted.formats, codes)
 
 
 def _counted(found: Found) -> dict[str, int]:

@@ -74,7 +74,6 @@ def _predict(request: Request, spec: DatasetSpec, cases: Sequence[str]) -> StepR
     record.carry(request.model.parts(), request.target)  # for nnKD_evaluate's report
     report = StepReport()
     if request.dicom is not None:
-        report.lines += request.dicom.said
         report.failures += [Failure(n, why) for n, why in {**request.dicom.failed, **request.dicom.broken}.items()]
         for case in request.dicom.failed:
             folder.fail(case, NOT_READ)

@@ -56,39 +56,33 @@ def images_of(study: Path) -> dict[str, volumes.DicomImage]:
     return {f"case_{n:03d}": volumes.read(sorted((study / name).iterdir())) for n, name in ((1, "a"), (2, "b"))}
 
 
-def test_label_maps_and_segs_of_a_study(study, model, tmp_path, capsys):
-    out = tmp_path / "out"
+def test_label_maps_and_segs_of_a_study(study, model, tmp_path, caplog):
+    caplog.set_level("INFO", "nnkd")
+    out, plain = tmp_path / "out", tmp_path / "plain"
     assert predict(study, out, model, "--format", "nifti", "dicomseg") == 0
-    said = capsys.readouterr().out
-    assert "case_001: series 1 CT 'body 1', 6 slices" in said
-    assert "another modality" in said
+    assert "case_001 is series 1 CT 'body 1', 6 slices" in caplog.text
+    assert "another modality" in caplog.text
     assert sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) == [
         "case_001.dcm", "case_001.nii.gz", "case_002.dcm", "case_002.nii.gz", "dataset.json", "manifest.json",
         "plans.json",
     ]  # fmt: skip
+    (tmp_path / "images").mkdir()
+    for case, image in images_of(study).items():  # the same as from NIfTI
+        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.grid.affine
+        nib.save(nib.Nifti1Image(image.array[0].T, affine), tmp_path / "images" / f"{case}_0000.nii.gz")
+    assert predict(tmp_path / "images", plain, model) == 0
     for case, image in images_of(study).items():
         stored = nib.load(out / f"{case}.nii.gz")
         lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ stored.affine
         assert np.abs(lps - image.grid.affine).max() < 1e-4
         label_map = np.asarray(stored.dataobj).T
         assert set(np.unique(label_map)) > {0}
+        assert np.array_equal(np.asarray(nib.load(plain / f"{case}.nii.gz").dataobj).T, label_map)
         back = segmentations.read(out / f"{case}.dcm", image, {"liver": 1, "spleen": 2})
         assert np.array_equal(image.to_frames(back.array[0]), image.to_frames(label_map))
     ds = pydicom.dcmread(out / "case_001.dcm")
     assert ds.PatientID == "geheim77"
     assert ds.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmName == "nnUNetTrainer"
-
-
-def test_the_same_as_from_nifti(study, model, tmp_path):
-    assert predict(study, tmp_path / "out", model) == 0
-    (tmp_path / "images").mkdir()
-    for case, image in images_of(study).items():
-        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.grid.affine
-        nib.save(nib.Nifti1Image(image.array[0].T, affine), tmp_path / "images" / f"{case}_0000.nii.gz")
-    assert predict(tmp_path / "images", tmp_path / "plain", model) == 0
-    for case in images_of(study):
-        one, other = (nib.load(tmp_path / place / f"{case}.nii.gz").dataobj for place in ("out", "plain"))
-        assert np.array_equal(np.asarray(one), np.asarray(other))
 
 
 def test_nothing_but_the_seg_names_the_patient(study, model, tmp_path):
@@ -123,21 +117,6 @@ def test_a_zip_and_segs_alone_and_continuing(study, model, tmp_path, capsys):
     assert (out / "case_001.dcm").is_file()
     assert not list(out.glob(".writing-*"))
     assert PredictionFolder(out).manifest().file_ending == ".dcm"
-
-
-def test_parts_share_the_series(study, model, tmp_path):
-    for part in (0, 1):
-        assert predict(study, tmp_path / "out", model, "-num_parts", 2, "-part_id", part) == 0
-    assert PredictionFolder(tmp_path / "out").cases() == ["case_001", "case_002"]
-
-
-def test_a_table_of_codes(study, model, tmp_path):
-    table = tmp_path / "codes.tsv"
-    table.write_text("label\tcategory\ttype\nliver\tSCT 85756007 Tissue\t99US 1 Our liver\n")
-    words = ("--format", "dicomseg", "--segment_codes", table, "--series", 1)
-    assert predict(study, tmp_path / "out", model, *words) == 0
-    first = pydicom.dcmread(tmp_path / "out" / "case_001.dcm").SegmentSequence[0]
-    assert first.SegmentedPropertyTypeCodeSequence[0].CodingSchemeDesignator == "99US"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnkd import __version__
 from nnkd.data.reading.dicom.codes import PRIVATE, Code, CodeTable, Meaning, spoken
 from nnkd.errors import DatasetError, SettingError, in_one_line
 
@@ -40,13 +39,13 @@ class Algorithm:
 
     Attributes:
         name: Such as "nnUNetTrainerUNet".
-        version: Its own, or nnkd's.
+        version: Of the software, nnkd's as a rule.
         parameters: More that identifies it, such as hashes of its weights.
         licences: What its predictions inherit, as a text.
     """
 
     name: str
-    version: str = __version__
+    version: str = "not stated"
     parameters: Mapping[str, str] = field(default_factory=dict)
     licences: str = ""
 
@@ -128,7 +127,7 @@ def write(
             instance_number=1,
             manufacturer="nnkd",
             manufacturer_model_name=_text(algorithm.name),
-            software_versions=_text(__version__),
+            software_versions=_text(algorithm.version),
             device_serial_number="none",
             content_label="SEGMENTATION",
             content_description=_text(_lineage(algorithm)),
