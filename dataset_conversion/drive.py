@@ -88,7 +88,7 @@ def _vessels(drawing: Path, field_of_view: Path | None = None) -> Image:
 
 def _white(file: Path) -> np.ndarray:
     """Where a drawing in black and white is white, (Y, X) bool."""
-    values = read(file).integers(f"'{file.name}'")[0]
+    values = read(file, label_map=True).integers(f"'{file.name}'")[0]
     return values > values.max() / 2  # white is 255, but 1 in the second rater's files, which have a palette
 
 

@@ -1,12 +1,13 @@
 """A plain folder of images: NIfTI (nrrd, mha), DICOM series, or PNG, TIF, BMP, JPG, GIF; masks optional.
 
 One file is one case, and its name becomes the case's; several channels are CASE_0000.nii.gz, CASE_0001.nii.gz ...
-DICOM: one series is one case, named after its folder. Pictures become png (RGB stays one file), volumes nii.gz.
+DICOM (a folder of any depth, or a zip): one series is one case, numbered; the folder "private" of the dataset says who
+is who: do not share it. --channels NAME=PATTERN makes channels of several series of a study. Pictures become png (RGB
+stays one file), volumes nii.gz.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,19 +16,23 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
-from nnkd_dataset_conversion import arguments, reading
+from nnkd_dataset_conversion import archives, arguments, reading
+from nnkd_dataset_conversion.dicom_cases import DicomCases, Wishes
+from nnkd_dataset_conversion.numbering import Numbering
+from nnkd_dataset_conversion.reading import Listed
 from nnkd_dataset_conversion.target import Target
 from nnkd_dataset_conversion.writer import DatasetWriter, Source, SourceCase
 
 from nnkd.data.dataset import Split
+from nnkd.data.reading.dicom.objects import DICOM_ENDINGS
+from nnkd.data.reading.dicom.series import scan
 from nnkd.data.reading.formats import read
-from nnkd.data.reading.image import KNOWN, TIFFS, VOLUMES, Image, ending_of
+from nnkd.data.reading.image import KNOWN, VOLUMES, WITHOUT_WORLD, Image, ending_of
 from nnkd.errors import DatasetError, FolderError, SettingError
 from nnkd.files import is_visible
 from nnkd.types import Failure, StepReport
 
-MODALITIES = {"MR": "MRI", "PT": "PET"}  # DICOM's codes where nnU-Net's users write something else
+ANY = "*"
 
 
 def convert(
@@ -36,7 +41,7 @@ def convert(
     *,
     labels: Mapping[str, int] | None = None,
     channels: Sequence[str] = (),
-    pattern: str = "*",
+    pattern: str = ANY,
     masks: Path | None = None,
     mask_name: str = "{case}",
     values: Mapping[int, str] | None = None,
@@ -45,22 +50,34 @@ def convert(
     test_masks: Path | None = None,
     grey: bool = False,
     spacing: Sequence[float] = (),
+    series: Sequence[str] = (),
+    dicom_modality: str = "",
+    suv: bool = False,
+    keep_names: bool = False,
+    across_frames: bool = False,
 ) -> StepReport:
-    """Convert a folder. The first readable image decides whether it is one of pictures (RGB or grey) or of volumes.
+    """Convert a folder. DICOM series below it come first; else the first readable image decides whether it is one of
+    pictures (RGB or grey) or of volumes.
 
     Args:
-        source: The images.
+        source: The images: a folder, or an archive, which is unpacked beside itself.
         target: Where it goes.
         labels: Integer by label name; None: the names in `values`, counted from 1.
-        channels: Channel names; empty: R, G, B or grey for pictures, DICOM's modality for series.
-        pattern: Which files of the folder are images.
-        masks: Folder of the label maps; it may be `source` itself.
+        channels: Channel names; empty: R, G, B or grey for pictures, DICOM's modality for series. NAME=PATTERN: the
+            series of a study that the pattern chooses (UID, number, description) becomes that channel.
+        pattern: Which files of the folder are images; anything but "*": no DICOM is looked for.
+        masks: Folder of the label maps; it may be `source` itself. Those of DICOM are named as their folder.
         mask_name: A label map's name without its ending.
         values: Label name by value in the label maps; 0 is the background unless named.
         threshold: Values above it are the one label (masks in jpg are lossy).
         test, test_masks: The same for test cases.
         grey: RGB pictures become one channel, the mean of the three.
         spacing: (z, y, x) in mm of tif stacks, which carry none.
+        series: UIDs, numbers or description patterns of the DICOM series to take; empty: all.
+        dicom_modality: Modality of the DICOM series to take, such as "CT"; empty: the only one.
+        suv: PET becomes standardised uptake values.
+        keep_names: Cases of DICOM are named as their folders, not numbered.
+        across_frames: Channels of different frames of reference are taken to fit.
 
     Raises:
         FolderError: If a folder is missing or holds no image.
@@ -68,84 +85,131 @@ def convert(
         SettingError: If options contradict each other.
     """
     wanted = _labels(labels, values, threshold)
-    form = _Form(source, pattern, tuple(channels), grey, tuple(spacing))
+    wishes = Wishes(tuple(channels), tuple(series), dicom_modality, suv, keep_names, across_frames)
+    folder, test = _unpacked(source), _unpacked(test) if test else None
+    form = _form(folder, pattern, grey, tuple(spacing), wishes)
     writer = DatasetWriter(
         target,
-        source=source,
+        source=Path("DICOM") if form.options.get("numbered") else source,  # a folder's name may be a patient's
         channel_names=form.channels,
         labels=wanted,
         file_ending=form.file_ending,
         relabel=_relabel(wanted, values, threshold),
         options={"values": {str(k): v for k, v in (values or {}).items()}, "threshold": threshold, "grey": grey,
-                 "pattern": pattern, "mask_name": mask_name, "spacing": list(spacing)},
+                 "pattern": pattern, "mask_name": mask_name, "spacing": list(spacing), **form.options},
     )  # fmt: skip
-    cases, alone = form.cases(source, masks, mask_name, "Tr")
+    numbering = Numbering(writer.folder)
+    named = wanted if not values and threshold is None else None  # else values are the segments' numbers
+    listed = form.listed(folder, masks, mask_name, numbering)
+    cases, alone = _paired(form, listed, folder, masks, mask_name, "Tr", named)
     if test is not None:
-        more, more_alone = form.cases(test, test_masks, mask_name, "Ts")
+        listed = form.listed(test, test_masks, mask_name, numbering)
+        more, more_alone = _paired(form, listed, test, test_masks, mask_name, "Ts", named)
         cases, alone = cases + more, alone + more_alone
-    return writer.write(cases, alone)
+    numbering.save()
+    report = writer.write(cases, [*form.failures, *alone])
+    report.lines[:0] = form.lines
+    return report
 
 
-class _Form:
-    """What kind of images a folder holds, and how a case is made of them."""
+def _unpacked(source: Path) -> Path:
+    return archives.unpack(source) if archives.is_archive(source) else source
 
-    def __init__(self, folder: Path, pattern: str, channels: tuple[str, ...], grey: bool, spacing: tuple[float, ...]):
+
+def _form(folder: Path, pattern: str, grey: bool, spacing: tuple[float, ...], wishes: Wishes) -> _Files | DicomCases:
+    """DICOM where there is any and no pattern asks for files; pictures beside it are set aside."""
+    found = scan(folder) if pattern == ANY else None
+    files = _known(folder, pattern)
+    if found and (found.series or (not files and any(one.series for one in found.aside))):
+        return DicomCases(folder, found, wishes)
+    if found and found.broken and not files:
+        raise DatasetError(f"'{folder.name}' holds no image, but {len(found.broken)} files that were not understood; "
+                           f"the first: '{found.broken[0].file.name}' {found.broken[0].reason}.")  # fmt: skip
+    form = _Files(folder, pattern, grey, spacing, wishes)
+    lost = [one for one in found.broken if one.file.suffix.lower() in DICOM_ENDINGS] if found else []
+    form.failures = [Failure(one.file.name, f"It {one.reason}.") for one in lost]
+    return form
+
+
+def _paired(
+    form: _Files | DicomCases,
+    listed: Sequence[Listed],
+    folder: Path,
+    masks: Path | None,
+    mask_name: str,
+    split: Split,
+    labels: Mapping[str, int] | None,
+) -> tuple[list[SourceCase], list[Failure]]:
+    """The cases with their masks, and masks without an image. A DICOM-SEG belongs to the series it refers to."""
+    segs = form.segmentations(masks) if isinstance(form, DicomCases) and masks is not None else {}
+    there = _known(masks, ANY) if masks is not None else []
+    by_stem: dict[str, list[Path]] = {}
+    for path in there:
+        by_stem.setdefault(reading.case_name(path), []).append(path)
+    found, used = [], set()
+    for case in listed:
+        stems = {reading.clean(mask_name.replace("{case}", stem)) for stem in case.stems}
+        fitting = [p for stem in sorted(stems) for p in by_stem.get(stem, []) if p not in case.images]
+        own = list(dict.fromkeys(p for uid in case.stems for p in segs.get(uid, [])))
+        fitting += own
+        if len(fitting) > 1:
+            raise DatasetError(
+                f"Case '{case.case}' has {len(fitting)} masks ({', '.join(p.name for p in fitting)}). Keep one."
+            )
+        used.update(fitting)
+        mask = form.mask(fitting[0]) if fitting else None
+        if own and isinstance(form, DicomCases):
+            mask = form.segmentation(own[0], case.case, labels)
+        found.append(SourceCase(case.case, case.images, mask, split))
+    if masks is not None and not used:
+        raise DatasetError(f"No mask in '{masks.name}' belongs to an image. Say how they are named with --mask_name.")
+    if masks is None or masks.resolve() == folder.resolve():
+        return found, []
+    there += dict.fromkeys(p for files in segs.values() for p in files)
+    return found, [Failure(reading.case_name(p), "It is a mask without image.") for p in there if p not in used]
+
+
+class _Files:
+    """What kind of images a folder's files are, and how a case is made of them."""
+
+    def __init__(self, folder: Path, pattern: str, grey: bool, spacing: tuple[float, ...], wishes: Wishes):
         self.pattern, self.grey, self.spacing = pattern, grey, spacing
-        files = self._files(folder)
-        self.is_dicom = not files
-        first: Image | None = None
-        if self.is_dicom:
-            self.file_ending, default = ".nii.gz", _modality(_series(folder))
-        else:
-            first = _first_readable(files)
-            self.file_ending = ".nii.gz" if _is_volume(files, first) else ".png"
-            is_rgb = first.colour and not grey
-            default = () if self.file_ending == ".nii.gz" else ("R", "G", "B") if is_rgb else ("grey",)
-        self.channels = channels or default
+        self.options: dict[str, object] = {}
+        self.lines: list[str] = []
+        self.failures: list[Failure] = []
+        if wishes != Wishes(wishes.channels) or wishes.patterns:
+            raise SettingError(
+                f"'{folder.name}' is converted from its files, not from DICOM. Leave out --series, --dicom_modality, "
+                f"NAME=PATTERN, --suv, --keep_names and --across_frames, or --pattern."
+            )
+        files = _known(folder, pattern)
+        if not files:
+            raise FolderError(
+                f"'{folder.name}' holds no image{'' if pattern == ANY else f' named {pattern}'} and no DICOM series. "
+                f"Give another folder or --pattern."
+            )
+        first = _first_readable(files)
+        self.file_ending = ".nii.gz" if _is_volume(files, first) else ".png"
+        is_rgb = first.colour and not grey
+        default = () if self.file_ending == ".nii.gz" else ("R", "G", "B") if is_rgb else ("grey",)
+        self.channels = wishes.channels or default
         if not self.channels:
             raise DatasetError(
                 f"The images in '{folder.name}' do not say their modality. Give --channels CT (or MRI ...)."
             )
-        is_stack = first is not None and ending_of(files[0]) in TIFFS and not first.flat
+        is_stack = ending_of(files[0]) in WITHOUT_WORLD and not first.flat
         if is_stack and len(spacing) != 3:
             raise SettingError("A tif stack carries no spacing. Give --spacing Z Y X, in mm.")
 
-    def cases(
-        self, folder: Path, masks: Path | None, mask_name: str, split: Split
-    ) -> tuple[list[SourceCase], list[Failure]]:
-        """The folder's cases, and its masks without an image."""
-        there = self._files(masks, "*") if masks is not None else []
-        by_stem: dict[str, list[Path]] = {}
-        for path in there:
-            by_stem.setdefault(reading.case_name(path), []).append(path)
-        found, used = [], set()
-        for name, images in self._images(folder, mask_name if masks else "").items():
-            stem = reading.clean(mask_name.replace("{case}", name))
-            fitting = [p for p in by_stem.get(stem, []) if p not in images]
-            if len(fitting) > 1:
-                raise DatasetError(
-                    f"Case '{name}' has {len(fitting)} masks ({', '.join(p.name for p in fitting)}). Keep one."
-                )
-            used.update(fitting)
-            found.append(SourceCase(name, images, self._read(fitting[0], False) if fitting else None, split))
-        if masks is not None and not used:
-            raise DatasetError(
-                f"No mask in '{masks.name}' belongs to an image. Say how they are named with --mask_name."
-            )
-        if masks is None or masks.resolve() == folder.resolve():
-            return found, []
-        return found, [Failure(reading.case_name(p), "It is a mask without image.") for p in there if p not in used]
-
-    def _images(self, folder: Path, mask_name: str) -> dict[str, list[Source]]:
-        if self.is_dicom:
-            return {name: [partial(reading.read_series, files)] for name, files in _series(folder).items()}
-        files = self._files(folder)
+    def listed(self, folder: Path, masks: Path | None, mask_name: str, _: Numbering) -> list[Listed]:
+        """The folder's cases."""
+        files = _known(folder, self.pattern)
         if not files:
             raise FolderError(f"'{folder.name}' holds no image named {self.pattern}. Give another folder or --pattern.")
         names = {path: reading.case_name(path) for path in files}
-        if mask_name not in ("", "{case}"):  # masks may lie among the images
-            masks = {reading.clean(mask_name.replace("{case}", name)) for name in names.values()}
-            names = {path: name for path, name in names.items() if name not in masks}
+        if masks is not None and mask_name != "{case}":  # masks may lie among the images
+            stems = {reading.clean(mask_name.replace("{case}", name)) for name in names.values()}
+            names = {path: name for path, name in names.items() if name not in stems}
         if len(self.channels) > 1 and self.file_ending == ".nii.gz":
             names = {path: re.sub(r"_\d{4}$", "", name) for path, name in names.items()}
         elif len(set(names.values())) < len(names):
@@ -155,23 +219,28 @@ class _Form:
             )
         grouped: dict[str, list[Source]] = {}
         for path, name in names.items():
-            grouped.setdefault(name, []).append(self._read(path, self.grey))
-        return grouped
+            grouped.setdefault(name, []).append(self._source(path, self.grey))
+        return [Listed(name, images, (name,)) for name, images in grouped.items()]
 
-    def _read(self, path: Path, grey: bool) -> Source:
+    def mask(self, path: Path) -> Source:
+        """Where a label map comes from."""
+        return self._source(path, False, True)
+
+    def _source(self, path: Path, grey: bool, label_map: bool = False) -> Source:
         """The file itself where it is taken as it is, else a function that reads and changes it."""
-        is_stack = ending_of(path) in TIFFS and self.file_ending == ".nii.gz"
-        return partial(_changed, path, grey, self.spacing if is_stack else ()) if grey or is_stack else path
-
-    def _files(self, folder: Path, pattern: str = "") -> list[Path]:
-        if not folder.is_dir():
-            raise FolderError(f"There is no folder '{folder.name}'. Give the folder the images lie in.")
-        files = (p for p in sorted(folder.glob(pattern or self.pattern)) if is_visible(p))
-        return [p for p in files if ending_of(p) in KNOWN]
+        is_stack = ending_of(path) in WITHOUT_WORLD and self.file_ending == ".nii.gz"
+        changed = partial(_changed, path, grey, self.spacing if is_stack else (), label_map)
+        return changed if grey or is_stack else path
 
 
-def _changed(path: Path, grey: bool, spacing: Sequence[float]) -> Image:
-    image = read(path)
+def _known(folder: Path, pattern: str) -> list[Path]:
+    if not folder.is_dir():
+        raise FolderError(f"There is no folder '{folder.name}'. Give the folder the images lie in.")
+    return [p for p in sorted(folder.glob(pattern)) if is_visible(p) and ending_of(p) in KNOWN]
+
+
+def _changed(path: Path, grey: bool, spacing: Sequence[float], label_map: bool) -> Image:
+    image = read(path, label_map)
     if grey and image.colour:
         mean = np.rint(image.array.mean(0, keepdims=True)).astype(image.array.dtype)
         image = replace(image, array=mean, colour=False)
@@ -198,36 +267,6 @@ def _is_volume(files: Sequence[Path], first: Image) -> bool:
             f"'{files[0].parent.name}' holds volumes ({volumes[0].name}) and pictures. Choose by --pattern '*.nii.gz'."
         )
     return bool(volumes) or not first.flat
-
-
-def _series(folder: Path) -> dict[str, tuple[str, ...]]:
-    """Files of each DICOM series, by case, in the order of their slices."""
-    found: dict[str, tuple[str, ...]] = {}
-    for place in (folder, *sorted(p for p in folder.rglob("*") if p.is_dir())):
-        if not any(is_visible(p) for p in place.iterdir()):
-            continue
-        name = reading.clean("_".join(place.relative_to(folder).parts) or folder.name)
-        uids = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(place))
-        for uid in uids:
-            # Digits of a hash, not a count: a series that is added later must not rename the others
-            case = name if len(uids) == 1 else f"{name}_{hashlib.sha256(uid.encode()).hexdigest()[:8]}"
-            found[case] = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(place), uid)
-    if not found:
-        raise FolderError(f"'{folder.name}' holds no image and no DICOM series. Give another folder or --pattern.")
-    return found
-
-
-def _modality(series: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    codes = set()
-    for files in series.values():
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(files[0])
-        reader.ReadImageInformation()
-        codes.add(reader.GetMetaData("0008|0060").strip() if reader.HasMetaDataKey("0008|0060") else "")
-    if len(codes) > 1:
-        raise DatasetError(f"The series are of several modalities ({', '.join(sorted(codes))}). Convert them apart.")
-    code = codes.pop()
-    return (MODALITIES.get(code, code),) if code else ()
 
 
 def _labels(
@@ -272,7 +311,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = arguments.parser("images_folder", __doc__, "photos -d 710 -n Cells --masks masks --values 255=nucleus")
     parser.add_argument("--labels", nargs="+", action=arguments.Labels, help="NAME or NAME=INTEGER")
-    parser.add_argument("--channels", nargs="+", default=(), help="channel names (default: R G B, grey, DICOM's)")
+    parser.add_argument(
+        "--channels",
+        nargs="+",
+        default=(),
+        help="channel names (default: R G B, grey, DICOM's); NAME=PATTERN: of which DICOM series (see --series)",
+    )
     parser.add_argument("--pattern", default="*", help="which files are images (default: all known kinds)")
     parser.add_argument("--masks", type=Path, help="folder of the label maps; it may be the images' folder")
     parser.add_argument("--mask_name", default="{case}", help="their names without ending (default: {case})")
@@ -284,6 +328,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--test_masks", type=Path, help="folder of their label maps")
     parser.add_argument("--grey", action="store_true", help="make one channel of RGB: the mean")
     parser.add_argument("--spacing", nargs=3, type=float, default=(), help="Z Y X of tif stacks, in mm")
+    dicom = parser.add_argument_group("DICOM")
+    dicom.add_argument("--series", nargs="+", default=(), help="series to take: UID, number, or description with * ?")
+    dicom.add_argument("--dicom_modality", default="", help="modality to take: CT, MR, PT ...")
+    dicom.add_argument("--suv", action="store_true", help="PET becomes standardised uptake values by body weight")
+    dicom.add_argument(
+        "--keep_names", action="store_true", help="name cases as their folders instead of numbering them"
+    )
+    dicom.add_argument(
+        "--across_frames", action="store_true", help="channels may have different frames of reference: they fit"
+    )
     return arguments.run(convert, parser, argv)
 
 

@@ -1,13 +1,29 @@
-"""Names of cases, and what conversions read beside single files."""
+"""Names of cases, and what a conversion lists before anything is read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from nnkd.data.reading.dicom import volumes
-from nnkd.data.reading.image import Image
+from nnkd_dataset_conversion.writer import Source
+
 from nnkd.files import split_ending
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One case of a folder of images.
+
+    Attributes:
+        case: Its identifier.
+        images: As `SourceCase` has them.
+        stems: What its mask may be called, without ending.
+    """
+
+    case: str
+    images: Sequence[Source]
+    stems: tuple[str, ...]
 
 
 def case_name(path: Path) -> str:
@@ -18,12 +34,3 @@ def case_name(path: Path) -> str:
 def clean(name: str) -> str:
     """A name with everything but letters, digits, "-", "_" and "." replaced by "_"."""
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
-
-
-def read_series(files: Sequence[str]) -> Image:
-    """Read one DICOM series.
-
-    Raises:
-        DatasetError: If a file is unreadable or no image, or the slices do not fill a box.
-    """
-    return volumes.read([Path(file) for file in files])

@@ -24,6 +24,7 @@ from nnkd.data.participants import CASES_FILE, PARTICIPANTS_FILE, read_participa
 from nnkd.data.predictions import label_map_files
 from nnkd.data.reading.formats import read, write
 from nnkd.data.reading.image import Image, ending_of
+from nnkd.data.reading.pictures import is_plain_png
 from nnkd.errors import DatasetError, NnkdError
 from nnkd.files import atomic, is_visible, read_json, remove_leftovers, split_ending, write_json
 from nnkd.types import Failure, StepReport
@@ -233,8 +234,8 @@ class DatasetWriter:
         self._check_format(case.name, first)
         return found
 
-    def _read(self, source: Source, case: str) -> Image:
-        image = read(source) if isinstance(source, Path) else source()
+    def _read(self, source: Source, case: str, label_map: bool = False) -> Image:
+        image = read(source, label_map) if isinstance(source, Path) else source()
         with self._lock:
             for sentence in image.said:
                 self._said.setdefault(sentence, []).append(case)
@@ -247,15 +248,21 @@ class DatasetWriter:
             raise DatasetError(
                 f"Case '{name}' is a volume, but the dataset's other images are pictures. Convert it apart."
             )
-        if image.array.dtype not in (np.uint8, np.uint16):
+        channels, kind = len(image.array), image.array.dtype
+        if channels not in (1, 3) or (channels == 3 and kind == np.uint16):
             raise DatasetError(
-                f"Case '{name}' holds {image.array.dtype} values, but a png holds integers from 0 to 65535. "
+                f"Case '{name}' has {channels} channels of {kind}, but nnU-Net reads pngs of one, in 8 or 16 bits, or "
+                f"of three in 8. Scale colours to 8 bits, or save each channel as .nii.gz."
+            )
+        if kind not in (np.uint8, np.uint16):
+            raise DatasetError(
+                f"Case '{name}' holds {kind} values, but a png holds integers from 0 to 65535. "
                 f"Scale it first, or save the images as .nii.gz."
             )
 
     def _read_label(self, source: Source, case: str, image: Image) -> tuple[Image, Path | None]:
         what = f"The label map of '{case}'"
-        found = self._read(source, case)
+        found = self._read(source, case, label_map=True)
         difference = found.grid.difference(image.grid)
         if difference:
             raise DatasetError(f"{what} does not lie on its image's grid: {difference}. Export it on the image's grid.")
@@ -266,7 +273,8 @@ class DatasetWriter:
             names = ", ".join(f"{value}" for value in sorted(self.spec.values))
             raise DatasetError(
                 f"{what} holds the value{'s' if len(strange) > 1 else ''} {', '.join(map(str, strange[:8]))}"
-                f"{' ...' if len(strange) > 8 else ''}, but the labels are {names}. Name it, or correct the file."
+                f"{' ...' if len(strange) > 8 else ''}, but the labels are {names}. Name it, correct the file, or "
+                f"cut a lossy mask (jpg) with --threshold."
             )
         same = len(found.array) == 1 and found.header == image.header and np.array_equal(changed, found.array[0])
         original = source if isinstance(source, Path) and same and not found.said else None
@@ -318,9 +326,4 @@ def _copies(original: Path, to: Path) -> bool:
     """Whether a file can stand where it is to go without being encoded anew."""
     if ending_of(original) != ending_of(to):
         return False
-    if ending_of(to) != ".png":
-        return True
-    from PIL import Image
-
-    with Image.open(original) as picture:
-        return picture.mode in ("L", "RGB", "I;16")  # no palette, no transparency
+    return ending_of(to) != ".png" or is_plain_png(original)

@@ -113,7 +113,7 @@ class MaskFile:
             DatasetError: If it is empty, truncated or unreadable, coloured, holds fractions, or has not 2 or 3 axes.
             GeometryError: If its axes are not at right angles.
         """
-        image = formats.read(file)
+        image = formats.read(file, label_map=True)
         formats.say(file, image.said)
         return cls(file, image.integers(f"The mask '{file.name}'"), image.grid)
 

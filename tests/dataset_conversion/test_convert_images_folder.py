@@ -215,25 +215,6 @@ def test_options_that_contradict_each_other(photos, nnunet_folders):
         convert(photos.parent / "nowhere", "Dataset710_O", labels={"a": 1})
 
 
-def test_dicom_series(tmp_path, nnunet_folders):
-    arrays = [np.random.default_rng(k).integers(-1000, 1000, (6, 8, 9)).astype(np.int16) for k in range(4)]
-    made_up.dicom_series(tmp_path / "d" / "anna" / "CT", arrays[0], "1.2.3.1")
-    made_up.dicom_series(tmp_path / "d" / "two", arrays[1], "1.2.3.2")
-    made_up.dicom_series(tmp_path / "d" / "two", arrays[2], "1.2.3.3")
-    made_up.dicom_series(tmp_path / "d" / "gap", arrays[3], "1.2.3.4", skip=[2])
-    report = convert(tmp_path / "d", "Dataset710_D", labels={"liver": 1})
-    dataset = RawDataset.open(710)
-    assert dataset.spec.channel_names == ("CT",)
-    assert [f.case for f in report.failures] == ["gap"]
-    assert "lacks slices or is unevenly spaced (2.50 to 5.00 mm" in report.failures[0].reason
-    cases = dataset.images().cases()
-    assert cases[0] == "anna_CT"
-    assert [c[:4] for c in cases[1:]] == ["two_", "two_"]
-    array, grid, _ = dataset.images().read("anna_CT")
-    np.testing.assert_array_equal(array[0], arrays[0])  # by position, although the file names say otherwise
-    assert grid.spacing == pytest.approx((2.5, 0.8, 0.8))
-
-
 def test_a_folder_without_images(tmp_path, nnunet_folders):
     (tmp_path / "e").mkdir()
     (tmp_path / "e" / "readme.txt").write_text("nothing here")

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("nnkd")
 
 
-def read(file: Path) -> Image:
+def read(file: Path, label_map: bool = False) -> Image:
     """Read an image file of any kind but DICOM.
 
     Args:
         file: A NIfTI, NRRD, MetaImage, FreeSurfer or picture file.
+        label_map: Whether its values are labels; of pictures with a palette the indices are taken then, else colours.
 
     Raises:
         DatasetError: If it is missing, empty, truncated or unreadable, or holds what is no image of one value (or
@@ -38,7 +39,7 @@ def read(file: Path) -> Image:
     ending = ending_of(file)
     try:
         if ending in WITHOUT_WORLD:
-            return pictures.read(file)
+            return pictures.read(file, label_map)
         if ending in FREESURFER:
             return _freesurfer(file)
         if ending in (*nifti.NIFTI_ENDINGS, ".img", ".hdr"):
@@ -46,7 +47,7 @@ def read(file: Path) -> Image:
         return _itk(file)
     except DatasetError:
         raise
-    except (RuntimeError, OSError, ValueError, SyntaxError, EOFError) as error:  # ITK, Pillow, tifffile, nibabel
+    except (RuntimeError, OSError, ValueError, SyntaxError, EOFError) as error:  # ITK, nibabel
         why = in_one_line(error, last=True).replace(str(file), file.name)
         raise DatasetError(
             f"{where} cannot be read ({why}). It may be truncated or of another format; "

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DICOM_ENDINGS = (".dcm", ".dicom", ".dic", ".ima")
 MAYBE_DICOM = (".img", ".hdr")  # Analyze's endings, but old exports use them, too
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+LABELMAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
 STANDARD = "1.2.840.10008."
 VOLUMES_BY_NAME = ("Image Storage", "US Volume Storage")
 LOCALIZERS = {"LOCALIZER", "SCOUT", "TOPOGRAM", "SCANOGRAM"}  # in ImageType
@@ -159,6 +160,8 @@ def _rule(sop_class: str, image_type: set[str], description: str, has_pixels: bo
     is_known = name != sop_class
     if is_known and not any(words in name for words in VOLUMES_BY_NAME):
         return "DICOMDIR" if name.startswith("Media Storage Directory") else name.removesuffix(" Storage")
+    if sop_class == LABELMAP_SEGMENTATION:  # newer than pydicom's dictionary
+        return "Segmentation"
     if sop_class and not sop_class.startswith(STANDARD) and not has_pixels:
         return "a manufacturer's own object without pixels"
     if sop_class == SECONDARY_CAPTURE or sop_class.startswith(f"{SECONDARY_CAPTURE}."):

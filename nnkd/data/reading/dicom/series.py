@@ -189,7 +189,7 @@ def _series(headers: Sequence[Header], doubtful: dict[Path, list[str]]) -> Serie
     files = tuple(header.file for header in kept.values())
     beside = [name for place in dict.fromkeys(file.parent for file in files) for name in doubtful.get(place, [])]
     if beside and not problem:
-        problem = (f"{len(files)} files are read, but {len(beside)} beside them cannot be ({_some(beside)}) and may be "
+        problem = (f"{len(files)} files are read, but {len(beside)} beside them cannot be ({some(beside)}) and may be "
                    f"slices. Copy them again, or take them out.")  # fmt: skip
     folder = Path(os.path.commonpath([file.parent for file in files]))
     return Series(first.series, first.study, first.frame_of_reference, first.sop_class, first.number,
@@ -208,6 +208,7 @@ def _same(one: Path, other: Path) -> bool:
         return False
 
 
-def _some(names: Sequence[str], most: int = 3) -> str:
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first few names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(f"'{name}'" for name in names[:most]) + more
