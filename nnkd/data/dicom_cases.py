@@ -254,6 +254,8 @@ def _read(
             if series.problem:
                 raise FolderError(series.problem)
             image = volumes.read(series.files)
+            if SEG in wanted.formats:
+                segmentation_writer.check_source(image)  # now, not after hours of computing
             formats.write(image, folder / f"{name}_0000{ending}")
         except NnkdError as error:
             failed[name] = str(error)

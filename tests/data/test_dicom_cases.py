@@ -72,6 +72,17 @@ def test_what_cannot_be_read_stops_nobody(study: Path, tmp_path: Path) -> None:
         assert ([*found.failed], [*found.images]) == (["case_001"], ["case_002"])
 
 
+@needs("dicom", "highdicom")
+def test_series_to_which_no_seg_can_refer_fail_at_once(study: Path, tmp_path: Path) -> None:
+    for file in (study / "1").iterdir():
+        ds = pydicom.dcmread(file)
+        del ds.StudyInstanceUID
+        ds.save_as(file)
+    with dicom_cases(study, tmp_path / "out", DicomRequest(formats=(SEG,)), ("CT",)) as found:
+        assert "lacks StudyInstanceUID" in found.failed["case_001"]
+        assert [*found.images] == ["case_002"]
+
+
 @pytest.mark.parametrize(
     ("more", "why"),
     [({"channels": ("T1", "FLAIR")}, "sees 2 channels"), ({"ending": ".png"}, ".png files, but DICOM")],

@@ -93,12 +93,25 @@ def write(
         SettingError: If highdicom is not installed.
     """
     check_writable()
+    from pydicom.config import disable_value_validation
+
+    with disable_value_validation():  # which would tell values of the patient that DICOM does not allow
+        return _written(label_map, labels, image, file, algorithm, codes or CodeTable.read())
+
+
+def _written(
+    label_map: NDArray[np.integer],
+    labels: Mapping[str, Sequence[int]],
+    image: DicomImage,
+    file: Path,
+    algorithm: Algorithm,
+    codes: CodeTable,
+) -> tuple[str, ...]:
     import highdicom as hd
     from pydicom.uid import ExplicitVRLittleEndian
 
-    codes = codes or CodeTable.read()
     frames, positions = image.to_frames(label_map), None
-    sources = _headers(image)
+    sources = check_source(image)
     filed_by = [deepcopy(sources[0][keyword]) for keyword in FILED_BY if keyword in sources[0]]
     for ds in sources:  # highdicom stumbles where they are missing or wrong: they are copied as they are below
         for keyword in FILED_BY:
@@ -137,8 +150,8 @@ def write(
         )
     except (ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
         raise DatasetError(
-            f"highdicom cannot write a DICOM-SEG for this series ({in_one_line(error)}). Its NIfTI label map is right; "
-            f"export the series again from the archive if you need both."
+            f"highdicom cannot write a DICOM-SEG for this series ({in_one_line(error)}). Export it again from the "
+            f"archive, or ask for NIfTI alone."
         ) from error
     for element in filed_by:
         made.add(element)
@@ -151,8 +164,15 @@ def write(
 # --- the source ---------------------------------------------------------------------------------------------------
 
 
-def _headers(image: DicomImage) -> list[Dataset]:
-    """The source's files without pixels, in the order of the array's first axis; a multi-frame file comes once."""
+def check_source(image: DicomImage) -> list[Dataset]:
+    """Make sure that a DICOM-SEG can refer to a series.
+
+    Returns:
+        Its files without pixels, in the order of the array's first axis; a multi-frame file comes once.
+
+    Raises:
+        DatasetError: If UIDs are missing, or slices are not one frame each.
+    """
     import pydicom
 
     files = dict.fromkeys(s.file for s in image.slices)
