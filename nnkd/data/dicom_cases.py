@@ -264,7 +264,7 @@ def _read(
         log.info("%s is series %s, %d slices.", name, series.title, len(image.slices))
         for sentence in image.said:
             log.warning("%s: %s.", name, sentence)
-    broken = {f"'{one.file.name}'": one.reason for one in found.broken} if first == 0 else {}  # told by one part alone
+    broken = {one.file.name: f"It {one.reason}." for one in found.broken} if first == 0 else {}  # told by one part alone
     return DicomCases(folder, images, failed, broken, wanted.formats, codes)
 
 
