@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 from nnkd_dataset_conversion import archives, arguments, reading
-from nnkd_dataset_conversion.dicom_cases import DicomCases, Wishes
+from nnkd_dataset_conversion.dicom_studies import DicomStudies, Wishes
 from nnkd_dataset_conversion.numbering import Numbering
 from nnkd_dataset_conversion.reading import Listed
 from nnkd_dataset_conversion.target import Target
 from nnkd_dataset_conversion.writer import DatasetWriter, Source, SourceCase
 
 from nnkd.data.dataset import Split
-from nnkd.data.reading.dicom.objects import DICOM_ENDINGS
+from nnkd.data.reading.dicom.objects import DICOM_ENDINGS, shown
 from nnkd.data.reading.dicom.series import scan
 from nnkd.data.reading.formats import read
 from nnkd.data.reading.image import KNOWN, VOLUMES, WITHOUT_WORLD, Image, ending_of
@@ -116,29 +116,36 @@ def _unpacked(source: Path) -> Path:
     return archives.unpack(source) if archives.is_archive(source) else source
 
 
-def _form(folder: Path, pattern: str, grey: bool, spacing: tuple[float, ...], wishes: Wishes) -> _Files | DicomCases:
+def _form(folder: Path, pattern: str, grey: bool, spacing: tuple[float, ...], wishes: Wishes) -> _Files | DicomStudies:
     """DICOM where there is any and no pattern asks for files; pictures beside it are set aside."""
     found = scan(folder) if pattern == ANY else None
     files = _known(folder, pattern)
     if found and (found.series or (not files and any(one.series for one in found.aside))):
-        return DicomCases(folder, found, wishes)
+        return DicomStudies(folder, found, wishes)
     if found and found.broken and not files:
         raise DatasetError(f"'{folder.name}' holds no image, but {len(found.broken)} files that were not understood; "
-                           f"the first: '{found.broken[0].file.name}' {found.broken[0].reason}.")  # fmt: skip
+                           f"the first: '{shown(found.broken[0].file.name)}' {found.broken[0].reason}.")  # fmt: skip
     form = _Files(folder, pattern, grey, spacing, wishes)
     lost = [one for one in found.broken if one.file.suffix.lower() in DICOM_ENDINGS] if found else []
-    form.failures = [Failure(one.file.name, f"It {one.reason}.") for one in lost]
+    form.failures = [Failure(shown(one.file.name), f"It {one.reason}.") for one in lost]
     return form
 
 
 def _paired(
+<<<<<<< HEAD
     form: _Files | DicomCases,
+=======
+    form: _Files | DicomStudies,
+>>>>>>> study
     listed: Sequence[Listed],
     folder: Path,
     masks: Path | None,
     mask_name: str,
     split: Split,
+<<<<<<< HEAD
     labels: Mapping[str, int] | None,
+=======
+>>>>>>> study
 ) -> tuple[list[SourceCase], list[Failure]]:
     """The cases with their masks, and masks without an image. A DICOM-SEG belongs to the series it refers to."""
     segs = form.segmentations(masks) if isinstance(form, DicomCases) and masks is not None else {}
@@ -193,13 +200,13 @@ class _Files:
         is_rgb = first.colour and not grey
         default = () if self.file_ending == ".nii.gz" else ("R", "G", "B") if is_rgb else ("grey",)
         self.channels = wishes.channels or default
+        is_stack = ending_of(files[0]) in WITHOUT_WORLD and not first.flat
+        if is_stack and len(spacing) != 3:
+            raise SettingError("A tif stack carries no spacing. Give --spacing Z Y X, in mm.")
         if not self.channels:
             raise DatasetError(
                 f"The images in '{folder.name}' do not say their modality. Give --channels CT (or MRI ...)."
             )
-        is_stack = ending_of(files[0]) in WITHOUT_WORLD and not first.flat
-        if is_stack and len(spacing) != 3:
-            raise SettingError("A tif stack carries no spacing. Give --spacing Z Y X, in mm.")
 
     def listed(self, folder: Path, masks: Path | None, mask_name: str, _: Numbering) -> list[Listed]:
         """The folder's cases."""

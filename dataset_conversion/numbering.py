@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,11 @@ from nnkd.files import atomic
 TABLE, ASIDE = "dicom.tsv", "set_aside.tsv"
 WHERE = f"{FOLDER}/{ASIDE}"
 COLUMNS = ("case", "uid", "folder", "number", "modality", "description")
+
+
+def digits(uid: str) -> str:
+    """Eight digits of a UID's hash, not a count: what is added later must not rename what is there."""
+    return hashlib.sha256(uid.encode()).hexdigest()[:8]
 
 
 class Numbering:
@@ -60,6 +66,8 @@ class Numbering:
                 )
             numbers = [int(r["case"][5:]) for r in self.rows.values() if r["case"][5:].isdigit()]
             case = wanted or f"case_{max(numbers, default=0) + 1:04d}"
+            if any(r["case"] == case for r in self.rows.values()):  # a folder of that name was converted before
+                case = f"{case}_{digits(uid)}"
             self.rows[uid] = {"case": case, "uid": uid, **row}
         return self.rows[uid]["case"]
 

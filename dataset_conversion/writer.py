@@ -24,7 +24,7 @@ from nnkd.data.participants import CASES_FILE, PARTICIPANTS_FILE, read_participa
 from nnkd.data.predictions import label_map_files
 from nnkd.data.reading.formats import read, write
 from nnkd.data.reading.image import Image, ending_of
-from nnkd.data.reading.pictures import is_plain_png
+from nnkd.data.reading.pictures import form_of
 from nnkd.errors import DatasetError, NnkdError
 from nnkd.files import atomic, is_visible, read_json, remove_leftovers, split_ending, write_json
 from nnkd.types import Failure, StepReport
@@ -326,4 +326,4 @@ def _copies(original: Path, to: Path) -> bool:
     """Whether a file can stand where it is to go without being encoded anew."""
     if ending_of(original) != ending_of(to):
         return False
-    return ending_of(to) != ".png" or is_plain_png(original)
+    return ending_of(to) != ".png" or form_of(original).plain

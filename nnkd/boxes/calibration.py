@@ -67,7 +67,8 @@ def _picture(case: BoxCase, labels: Path | None, spec: DatasetSpec | None) -> Ca
     image = read_image(case)
     reference = image.reference
     if labels is not None:
-        reference = read_image(replace(case, file=labels / f"{case.name}{case.ending}")).data
+        file = labels / f"{case.name}{case.ending}"
+        reference = read_image(replace(case, file=file), label_map=True).data
         if reference.shape != image.shape:
             raise DatasetError(
                 f"The label map of '{case.name}' has the size {reference.shape}, its image {image.shape}."

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+import re
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,9 @@ VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 ENDINGS = (*NPZ, *VOLUMES, *PICTURES)
 WRITTEN = {".jpg": ".png", ".jpeg": ".png", ".bmp": ".png", ".tiff": ".tif"}  # jpg would blur labels
-FIRST, OTHERS = "_0000", tuple(f"_{channel:04d}" for channel in range(1, 10))
+NUMBER = re.compile(r"_(\d{4})$")  # nnU-Net's numbers of channels, but perhaps frames of a video
+
+log = logging.getLogger("nnkd")
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class BoxCase:
 
     Attributes:
         name: What it is called in files of boxes, and its label map: the file's name without ending and without
-            nnU-Net's _0000.
+            nnU-Net's number of a channel.
         file: Where it is.
         ending: The file's, in small letters.
     """
@@ -38,20 +42,27 @@ class BoxCase:
         return WRITTEN.get(self.ending, self.ending)
 
 
-def find_cases(source: Path) -> list[BoxCase]:
+def find_cases(source: Path, boxed: Collection[str] = ()) -> list[BoxCase]:
     """Images in a folder, sorted by name, or the one that a file is. Of several channels the first is taken.
+
+    NAME_0000, NAME_0001 and so on, with no number missing, are channels of NAME, unless there are boxes for one of
+    them; other numbers belong to the name. An npz holds all there is of an image.
+
+    Args:
+        source: The folder or file.
+        boxed: What images are called in a file of boxes.
 
     Raises:
         FolderError: If there is no such file or folder, or no image in it.
         DatasetError: If two images have the same name, or their label maps would be of several kinds.
     """
     if source.is_file():
-        found = [_case(source)]
-        if found[0].ending not in ENDINGS:
+        if split_ending(source.name)[1].lower() not in ENDINGS:
             raise FolderError(f"'{source.name}' is no image that this command reads: {', '.join(ENDINGS)}.")
+        found = _cases([source], boxed)
     elif source.is_dir():
-        cases = (_case(file) for file in sorted(source.iterdir()) if is_visible(file))
-        found = [case for case in cases if case.ending in ENDINGS and not case.name.endswith(OTHERS)]
+        files = (file for file in sorted(source.iterdir()) if is_visible(file))
+        found = _cases([f for f in files if split_ending(f.name)[1].lower() in ENDINGS], boxed)
     else:
         raise FolderError(f"There is no file or folder '{source.name}' to segment. Correct -i.")
     if not found:
@@ -60,6 +71,7 @@ def find_cases(source: Path) -> list[BoxCase]:
     return found
 
 
+<<<<<<< HEAD
 def holds_images(source: Path) -> bool:
     """Whether a folder holds images that this command reads, so that it is none of DICOM series.
 
@@ -83,6 +95,31 @@ def holds_images(source: Path) -> bool:
 def _case(file: Path) -> BoxCase:
     name, ending = split_ending(file.name)
     return BoxCase(name.removesuffix(FIRST), file, ending.lower())
+=======
+def _cases(files: Sequence[Path], boxed: Collection[str]) -> list[BoxCase]:
+    together: dict[tuple[str, str], list[Path]] = {}
+    for file in files:
+        stem, ending = split_ending(file.name)
+        together.setdefault((NUMBER.sub("", stem), ending), []).append(file)
+    found: list[BoxCase] = []
+    passed: list[str] = []
+    for (name, ending), several in together.items():
+        stems = [split_ending(file.name)[0] for file in several]
+        numbered = [f"{name}_{number:04d}" for number in range(len(several))]
+        if stems != numbered or set(stems) & set(boxed) or (ending.lower() in NPZ and len(several) > 1):
+            found += [BoxCase(s, file, ending.lower()) for s, file in zip(stems, several, strict=True)]
+        else:
+            found.append(BoxCase(name, several[0], ending.lower()))
+            passed += [file.name for file in several[1:]]
+    if passed:
+        log.warning(
+            "%d further channels were passed over (%s): of several channels the first is segmented. If they are images "
+            "of their own, give boxes for them by their whole names.",
+            len(passed),
+            f"{', '.join(passed[:3])}{' ...' if len(passed) > 3 else ''}",
+        )
+    return sorted(found, key=lambda case: case.file.name)
+>>>>>>> study
 
 
 def _check(cases: Iterable[BoxCase]) -> None:

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnkd.boxes.cases import NPZ, VOLUMES, BoxCase
 from nnkd.errors import DatasetError
-from nnkd.files import atomic
+from nnkd.files import atomic, write_json
 
 if TYPE_CHECKING:
     from nnkd.data.reading.geometry import Orientation
@@ -39,6 +39,7 @@ class BoxImage:
         boxes: (n, 4) or (n, 6) of an npz, in MedSAM's order; None: it has none.
         reference: Integers (Z, Y, X) of an npz that has them.
         orientation: From the stored array to the seen one; None: they are the same.
+        spacing: (z, y, x) in mm that a file beside a tif stack gives; it is written beside the label map too.
     """
 
     data: NDArray[np.integer | np.floating]
@@ -49,6 +50,7 @@ class BoxImage:
     boxes: NDArray[np.integer | np.floating] | None = None
     reference: NDArray[np.integer | np.floating] | None = None
     orientation: Orientation | None = field(default=None, repr=False)
+    spacing: Sequence[float] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -66,6 +68,12 @@ class BoxImage:
         Raises:
             NnkdError: If it cannot be written.
         """
+<<<<<<< HEAD
+=======
+        stored = label_map if self.orientation is None else self.orientation.to_file(label_map)
+        if self.spacing is not None:
+            write_json(target.with_suffix(".json"), {"spacing": list(self.spacing)})
+>>>>>>> study
         with atomic(target) as temporary:
             self.save(self.in_file_order(label_map), temporary)
 
@@ -74,12 +82,13 @@ class BoxImage:
         return label_map if self.orientation is None else self.orientation.to_file(label_map)
 
 
-def read_image(case: BoxCase, slices: Slices = "axial") -> BoxImage:
+def read_image(case: BoxCase, slices: Slices = "axial", label_map: bool = False) -> BoxImage:
     """Read an image.
 
     Args:
         case: Which.
         slices: Which slices of a volume are seen: axial ones, or those along the first axis of the stored array.
+        label_map: Whether its values are labels.
 
     Raises:
         DatasetError: If the file is broken, or not what its kind must be.
@@ -88,7 +97,7 @@ def read_image(case: BoxCase, slices: Slices = "axial") -> BoxImage:
         raise DatasetError(f"'{case.file.name}' is empty (0 bytes). Copy it again.")
     if case.ending in NPZ:
         return _read_npz(case.file)
-    image = _read_volume(case.file, slices) if case.ending in VOLUMES else _read_picture(case.file)
+    image = _read_volume(case.file, slices) if case.ending in VOLUMES else _read_picture(case.file, label_map)
     if image.data.dtype.kind == "f" and not any(np.isfinite(z).any() for z in image.data):
         raise DatasetError(f"'{case.file.name}' holds no finite number. Convert it again.")
     return image
@@ -177,44 +186,41 @@ def _is_flat(imgs: np.ndarray, boxes: np.ndarray | None, gts: np.ndarray | None,
 # --- pictures --------------------------------------------------------------------------------------------------
 
 
-def _read_picture(file: Path) -> BoxImage:
-    from PIL import Image, UnidentifiedImageError
+def _read_picture(file: Path, label_map: bool) -> BoxImage:
+    from nnkd.data.reading import formats
 
-    try:
-        with Image.open(file) as picture:
-            pages = []
-            for page in range(getattr(picture, "n_frames", 1)):
-                picture.seek(page)
-                pages.append(_page(picture))
-    except (*BROKEN, Image.DecompressionBombError) as error:
-        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"  # it names the file and no more
+    image = formats.read(file, label_map)
+    formats.say(file, image.said)
+    array = image.array
+    if image.colour and array.dtype != np.uint8:
+        raise DatasetError(f"'{file.name}' has colours of {array.dtype}, but 8 bits each are expected. Scale them.")
+    if len(array) > 1 and not image.colour:
         raise DatasetError(
-            f"'{file.name}' cannot be read as a picture{reason}. Convert it or copy it again."
-        ) from error
-    if len({page.shape for page in pages}) > 1 or (len(pages) > 1 and pages[0].ndim > 2):
-        raise DatasetError(
-            f"'{file.name}' has {len(pages)} pages in colour or of several sizes, but one picture, or grey pages of "
-            f"one size are expected. Split it."
+            f"'{file.name}' has {len(array)} channels, but one picture, or grey pages of one size are expected. Split "
+            f"it."
         )
-    data, flat = np.stack(pages), len(pages) == 1
+    data = np.moveaxis(array, 0, -1) if image.colour else array[0]
+    spacing = None if image.flat else _spacing_beside(file)
 
     def save(label_map: np.ndarray, target: Path) -> None:
-        first, *rest = (Image.fromarray(page) for page in label_map)
+        from PIL import Image as Pillow
+
+        first, *rest = (Pillow.fromarray(page) for page in label_map)
         if rest:
             first.save(target, save_all=True, append_images=rest)
         else:
             first.save(target)
 
-    return BoxImage(data, flat, data.shape[:3], save, eight_bit=data.dtype == np.uint8)
+    return BoxImage(data, image.flat, data.shape[:3], save, eight_bit=data.dtype == np.uint8, spacing=spacing)
 
 
-def _page(picture: Any) -> np.ndarray:
-    """(Y, X) of any type, or (Y, X, 3) uint8; transparency is left out."""
-    if picture.mode in ("1", "LA"):
-        return np.asarray(picture.convert("L"))
-    if picture.mode in ("L", "RGB", "I", "F") or picture.mode.startswith("I;"):
-        return np.asarray(picture)
-    return np.asarray(picture.convert("RGB"))
+def _spacing_beside(file: Path) -> list[float] | None:
+    from nnkd.data.reading import raw_pictures
+
+    try:
+        return raw_pictures.spacing(file)
+    except DatasetError:  # a file of boxes may have the stack's name; nothing here is measured in mm
+        return None
 
 
 # --- volumes ---------------------------------------------------------------------------------------------------

@@ -103,7 +103,8 @@ class BoxWork:
         Raises:
             NnkdError: If nothing can be done: no images, no boxes at all, two sources of boxes.
         """
-        cases = find_cases(job.source)
+        given = None if job.boxes is None else GivenBoxes.read(job.boxes)
+        cases = find_cases(job.source, () if given is None else given.content)
         home = job.source if job.source.is_dir() else job.source.parent
         if job.target.resolve() == home.resolve():
             raise SettingError(
@@ -113,7 +114,6 @@ class BoxWork:
             raise SettingError(f"-o is the file '{job.target.name}', but a folder for label maps is expected.")
         if job.boxes is not None and job.from_reference:
             raise SettingError("--boxes and --boxes_from_gts are two sources of boxes; choose one.")
-        given = None if job.boxes is None else GivenBoxes.read(job.boxes)
         if given is None and cases[0].ending not in NPZ:
             raise PredictionError(
                 f"'{cases[0].file.name}' needs boxes. Add --boxes FILE, a JSON file {FORM}; a picture's boxes are "

@@ -18,6 +18,7 @@ from nnkd import paths
 from nnkd.data import splits
 from nnkd.data.dataset import RawDataset
 from nnkd.data.predictions import label_map_files, prediction_folders
+from nnkd.data.reading.raw_pictures import sidecars
 from nnkd.errors import DatasetError, FileError, ParticipantsError
 from nnkd.files import is_visible, read_json, write_json
 from nnkd.types import Participant
@@ -262,7 +263,7 @@ def _set_aside(dataset: RawDataset, test: set[str]) -> None:
     for case, images in image_files(dataset, "Tr").items():
         if case in test:
             for image in images:
-                _move(image, dataset.folder / "imagesTs")
+                _move(image, dataset.folder / "imagesTs", is_label_map=False)
     number = len(image_files(dataset, "Tr"))
     if dataset.spec.json.get("numTraining") != number:
         write_json(dataset.folder / "dataset.json", {**dataset.spec.json, "numTraining": number})
@@ -279,10 +280,11 @@ def _hide(dataset: RawDataset, draw: Draw, test: set[str]) -> None:
             _move(shown[case], dataset.folder / HIDDEN)
 
 
-def _move(file: Path, folder: Path) -> None:
+def _move(file: Path, folder: Path, is_label_map: bool = True) -> None:
     try:
         folder.mkdir(exist_ok=True)
-        os.replace(file, folder / file.name)
+        for moved in (*sidecars(file, is_label_map), file):
+            os.replace(moved, folder / moved.name)
     except OSError as error:
         raise DatasetError(
             f"'{file.name}' could not be moved to {folder.name} ({error.strerror}). Change the permissions and run "

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from nnkd.data.dataset import DatasetSpec
 from nnkd.data.reading.geometry import Grid
+from nnkd.data.reading.raw_pictures import sidecars
 from nnkd.errors import DatasetError, NnkdError
 from nnkd.evaluation.metrics import LabelResult, Structures, compare
 from nnkd.evaluation.scores import FolderScores, Rules
@@ -158,7 +159,8 @@ def _keys(settings: Settings, files: Files, case: str, folders: Mapping[str, Fol
         settings.spec.ignore_label,
         settings.spec.file_ending,
     )
-    of_reference, keys = sha256(files.references[case]), {}
+    reference, keys = files.references[case], {}
+    of_reference = "".join(sha256(file) for file in (reference, *sidecars(reference, label_map=True)))
     for name, maps in files.predictions.items():
         of_prediction = sha256(maps[case]) if case in maps else EMPTY
         keys[name] = sha256_text(repr((of_reference, of_prediction, decisive)))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +81,7 @@ class Planning:
         warnings.filterwarnings("ignore", category=SyntaxWarning)
         clean = self.clean or _fingerprint_is_old(dataset, target, cases)
         try:
-            with _no_zero_workers():
+            with _no_zero_workers(), _no_tracebacks(dataset):
                 api.extract_fingerprints(
                     [number], self.fingerprint_extractor, self.fingerprint_processes, self.verify, clean, False
                 )
@@ -97,6 +98,14 @@ class Planning:
             for case in cases:
                 check_files(dataset.images(), dataset.label_file(case), case)
             raise DatasetError(f"nnU-Net could not plan {dataset.name} ({in_one_line(error)}).") from error
+
+
+@contextmanager
+def _no_tracebacks(dataset: RawDataset) -> Iterator[None]:
+    """nnU-Net prints one for each of its readers of tif that does not fit, and then takes the next."""
+    hushed = dataset.spec.file_ending.startswith(".tif")
+    with redirect_stderr(io.StringIO()) if hushed else nullcontext():
+        yield
 
 
 def _existing(name: str, target: Path) -> str:

@@ -95,8 +95,9 @@ def _check(dataset: RawDataset) -> list[str]:
             f"label maps. Run nnKD_aggregate -d {dataset.name} again."
         )
     for case in cases:
-        for file in (*images.files(case), dataset.label_file(case)):
+        for file in images.files(case):
             dataset.spec.reader.check(file)  # nnU-Net would fill up a truncated one with zeros
+        dataset.spec.reader.check(dataset.label_file(case), is_label_map=True)
     return cases
 
 

@@ -20,6 +20,30 @@ def test_names_and_what_is_written(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("names", "boxed", "cases", "passed"),
+    [
+        (["v_0001", "v_0002", "v_0003"], [], ["v_0001", "v_0002", "v_0003"], 0),  # frames: no first channel
+        (["v_0000", "v_0001", "v_0002"], [], ["v"], 2),
+        (["v_0000", "v_0001", "v_0002"], ["v"], ["v"], 2),
+        (["v_0000", "v_0001", "v_0002"], ["v_0001"], ["v_0000", "v_0001", "v_0002"], 0),  # boxes for one say it
+        (["v_0000", "v_0002"], [], ["v_0000", "v_0002"], 0),  # a number is missing: frames
+        (["v_0000", "v_0001", "w_0000", "x"], [], ["v", "w", "x"], 1),
+        (["v_0001_0000", "v_0001_0001", "v_0002_0000", "v_0002_0001"], [], ["v_0001", "v_0002"], 2),
+        (["v_0000"], ["v_0000"], ["v_0000"], 0),
+    ],
+)
+def test_channels_and_frames(tmp_path, caplog, names, boxed, cases, passed):
+    found = find_cases(folder(tmp_path, *(f"{name}.png" for name in names)), boxed)
+    assert [case.name for case in found] == cases
+    assert (f"{passed} further channels were passed over" in caplog.text) == bool(passed)
+
+
+def test_an_npz_is_never_a_channel(tmp_path):
+    found = find_cases(folder(tmp_path, "CT_0000.npz", "CT_0001.npz", "CT_0002.npz"))
+    assert [case.name for case in found] == ["CT_0000", "CT_0001", "CT_0002"]
+
+
+@pytest.mark.parametrize(
     ("name", "case", "written"),
     [("s_0000.nii.gz", "s", ".nii.gz"), ("s.NRRD", "s", ".nrrd"), ("s.tiff", "s", ".tif"), ("s.npz", "s", ".npz")],
 )

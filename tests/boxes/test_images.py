@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from PIL import Image
+import tifffile
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
+from PIL import Image, ImageOps
 
 from nnkd.boxes.cases import find_cases
 from nnkd.boxes.images import read_image
@@ -126,7 +128,7 @@ def test_colour_pictures(tmp_path, ending):
 def test_other_pictures(tmp_path, mode):
     Image.fromarray(GREY[0]).convert(mode).save(tmp_path / "a.tif")
     found = image_of(tmp_path / "a.tif")
-    assert found.colour == (mode in ("RGBA", "P", "CMYK"))
+    assert found.colour == (mode in ("RGBA", "CMYK"))  # its palette is grey
     assert found.eight_bit
     assert found.shape == (1, 6, 7)
 
@@ -148,13 +150,48 @@ def test_pages_are_slices(tmp_path):
     found.write(GREY // 50, tmp_path / "out.tif")
     assert np.array_equal(image_of(tmp_path / "out.tif").data, GREY // 50)
     first.save(tmp_path / "b.tif", save_all=True, append_images=[Image.fromarray(GREY[0, :3])])
-    with pytest.raises(DatasetError, match="2 pages in colour or of several sizes"):
+    with pytest.raises(DatasetError, match=r"holds 2 images .*, but one picture, or pages of one size"):
         image_of(tmp_path / "b.tif")
+
+
+def test_palettes_turns_and_sixteen_bits(tmp_path):
+    """As the one reader of pictures has them."""
+    colours = np.random.default_rng(1).integers(0, 256, (6, 7, 3)).astype(np.uint8)
+    made = Image.fromarray(colours).quantize(16)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    made.save(tmp_path / "a.png", exif=exif)
+    found = image_of(tmp_path / "a.png")
+    assert found.shape == (1, 7, 6)
+    assert np.array_equal(
+        found.data[0], np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.png")).convert("RGB"))
+    )
+    case = find_cases(tmp_path / "a.png")[0]
+    assert read_image(case, label_map=True).data.max() < 16
+    tifffile.imwrite(tmp_path / "b.tif", colours.astype(np.uint16), photometric="rgb")
+    with pytest.raises(DatasetError, match="has colours of uint16, but 8 bits each"):
+        image_of(tmp_path / "b.tif")
+    tifffile.imwrite(tmp_path / "c.tif", colours, imagej=True, metadata={"axes": "CYX"})
+    with pytest.raises(DatasetError, match="has 6 channels, but one picture"):
+        image_of(tmp_path / "c.tif")
+
+
+def test_the_spacing_beside_a_stack_goes_along(tmp_path):
+    tifffile.imwrite(tmp_path / "s_0000.tif", GREY, photometric="minisblack")
+    (tmp_path / "s.json").write_text('{"spacing": [4, 1, 0.5]}')
+    image_of(tmp_path / "s_0000.tif").write(GREY // 99, tmp_path / "out" / "s.tif")
+    assert (tmp_path / "out" / "s.json").is_file()
+    array, properties = Tiff3DIO().read_seg(str(tmp_path / "out" / "s.tif"))
+    assert properties["spacing"] == [4, 1, 0.5]
+    assert np.array_equal(array[0], GREY // 99)
+    (tmp_path / "s.json").write_text('{"s": {"cell": [[1, 1, 3, 3]]}}')  # boxes
+    image_of(tmp_path / "s_0000.tif").write(GREY // 99, tmp_path / "second" / "s.tif")
+    assert [p.name for p in (tmp_path / "second").iterdir()] == ["s.tif"]
 
 
 def test_no_picture(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(DatasetError, match=r"^'a\.png' cannot be read as a picture\. Convert it"):
+    with pytest.raises(DatasetError, match=r"^'a\.png' in .* is no picture that can be read\. Convert it"):
         image_of(tmp_path / "a.png")
 
 

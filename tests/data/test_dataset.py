@@ -179,7 +179,7 @@ def test_3d_formats_keep_their_geometry(tmp_path, ending):
     assert same.difference(grid) == ""
 
 
-def test_a_tif_stack_is_3d_without_world(tmp_path):
+def test_a_tif_stack_is_3d_and_its_sidecar_gives_millimetres(tmp_path):
     spec = spec_of(tmp_path / "Dataset702_Tif", ending=".tif")
     folder = tmp_path / "Dataset702_Tif" / "imagesTr"
     write_image(np.random.default_rng(0).random((7, 6, 5)).astype(np.float32), folder / "a_0000.tif")
@@ -187,7 +187,7 @@ def test_a_tif_stack_is_3d_without_world(tmp_path):
     volume, orientation, properties = ImageFolder(folder, spec).volume("a")
     assert volume.shape == (7, 6, 5)
     assert volume.spacing == (3.0, 1.0, 2.0)
-    assert not orientation.grid.in_world
+    assert orientation.grid.in_world
     label_map = np.random.default_rng(0).integers(0, 3, (7, 6, 5))
     spec.write_label_map(label_map, tmp_path / "a.tif", properties)
     np.testing.assert_array_equal(spec.read_label_map(tmp_path / "a.tif")[0], label_map)

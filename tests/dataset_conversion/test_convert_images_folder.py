@@ -132,6 +132,71 @@ def test_rgba_loses_its_alpha(tmp_path, nnunet_folders):
     assert RawDataset.open(710).images().read("a")[0].shape == (3, 1, 20, 24)
 
 
+def test_palettes_of_photographs_are_colours_and_of_masks_labels(tmp_path, nnunet_folders):
+    from PIL import Image, ImageOps
+
+    (tmp_path / "i").mkdir()
+    (tmp_path / "m").mkdir()
+    colours = np.random.default_rng(0).integers(0, 256, (20, 24, 3)).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(colours).quantize(64).save(tmp_path / "i" / "a.png", exif=exif)
+    labels = made_up.labels(shape=(20, 24))
+    mask = Image.frombytes("P", (24, 20), labels.tobytes())
+    mask.putpalette([0, 0, 0, 0, 9, 0, 0, 0, 9])
+    mask.save(tmp_path / "m" / "a.png")
+    report = convert(tmp_path / "i", "Dataset710_P", labels={"x": 1, "y": 2}, masks=tmp_path / "m")
+    assert not report.failures
+    dataset = RawDataset.open(710)
+    seen = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "i" / "a.png")).convert("RGB"))
+    np.testing.assert_array_equal(dataset.images().read("a")[0][:, 0], np.moveaxis(seen, -1, 0))
+    np.testing.assert_array_equal(dataset.spec.read_label_map(dataset.label_file("a"))[0][0], labels)
+    assert any("a: it was turned as its orientation tag says" in line for line in report.lines)
+
+
+def test_a_jpg_called_png_is_written_as_png(tmp_path, nnunet_folders):
+    from PIL import Image
+
+    (tmp_path / "i").mkdir()
+    Image.fromarray(np.full((20, 24, 3), 99, np.uint8)).save(tmp_path / "i" / "a.png", "JPEG")
+    report = convert(tmp_path / "i", "Dataset710_J", labels={"x": 1})
+    with Image.open(RawDataset.open(710).images().files("a")[0]) as written:
+        assert written.format == "PNG"
+    assert "a: it was read as JPEG, which its content is." in report.lines
+
+
+def test_colours_of_sixteen_bits_are_refused(tmp_path, nnunet_folders):
+    import tifffile
+
+    (tmp_path / "i").mkdir()
+    for name, kind in (("a", np.uint8), ("b", np.uint16)):
+        tifffile.imwrite(tmp_path / "i" / f"{name}.tif", np.zeros((20, 24, 3), kind), photometric="rgb")
+    report = convert(tmp_path / "i", "Dataset710_D", labels={"x": 1})
+    assert report.done == ["a"]
+    assert "has 3 channels of uint16, but nnU-Net reads pngs of one, in 8 or 16 bits" in report.failures[0].reason
+
+
+def test_lossy_labels_are_said_and_strange_values_advised(tmp_path, nnunet_folders):
+    grey(tmp_path / "i" / "a.png", range(256))
+    made_up.picture(tmp_path / "m" / "a.jpg", made_up.labels(shape=(20, 24)) * 100)
+    report = convert(tmp_path / "i", "Dataset710_L", labels={"x": 100, "y": 200}, masks=tmp_path / "m")
+    assert "or cut a lossy mask (jpg) with --threshold" in report.failures[0].reason
+    assert "a: it is a JPEG, which changes a label map's values near edges." in report.lines
+
+
+@pytest.mark.parametrize("pages", [3, 4])
+def test_tif_stacks_of_few_pages_become_volumes_too(tmp_path, nnunet_folders, pages):
+    import tifffile
+
+    stack = np.random.default_rng(0).integers(0, 256, (pages, 20, 24)).astype(np.uint8)
+    (tmp_path / "i").mkdir()
+    tifffile.imwrite(tmp_path / "i" / "s.tif", stack, photometric="minisblack")
+    convert(tmp_path / "i", "Dataset710_S", labels={"x": 1}, channels=["EM"], spacing=(5, 0.5, 0.25))
+    array, grid, _ = RawDataset.open(710).images().read("s")
+    np.testing.assert_array_equal(array[0], stack)
+    assert grid.spacing == pytest.approx((5, 0.5, 0.25))
+
+
 def test_tif_stacks_become_volumes(tmp_path, nnunet_folders):
     from skimage import io
 

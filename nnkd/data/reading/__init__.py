@@ -1,5 +1,6 @@
 """The one door through which images and masks come in, and go out again.
 
 `formats` reads any file as an `image`: voxels, a checked `geometry`, and what was done to get there; and writes one.
-`nifti` looks at headers, `pictures` at colours. `readers` are nnU-Net's readers of a dataset's files, behind this door.
+`nifti` looks at headers; `pictures` reads pictures and `tifs` tif files, both by what `colours` mean. `readers` are
+nnU-Net's readers of a dataset's files, behind this door; `raw_pictures` knows which of these they would get wrong.
 """

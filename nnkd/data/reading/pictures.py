@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,18 +57,49 @@ def read(file: Path, label_map: bool = False) -> Image:
     except Exception as error:  # decoders raise whatever they trip over
         why = in_one_line(error, last=True).replace(str(file), file.name)
         raise DatasetError(
-            f"{named(file)} cannot be read ({why}). It may be truncated; copy or convert it again, or take the case out."
+            f"{named(file)} cannot be read ({why}). It may be truncated or of another format; copy or convert it "
+            f"again, or take the case out."
         ) from error
 
 
-def is_plain_png(file: Path) -> bool:
-    """Whether nnU-Net reads the same values in it as `read`: grey in 8 or 16 bits, or RGB in 8, and nothing beside."""
-    if _png_form(file) not in ((8, PNG_GREY), (16, PNG_GREY), (8, PNG_RGB)):
-        return False
+@dataclass(frozen=True)
+class Form:
+    """How a picture stores its values.
+
+    Attributes:
+        plain: Whether nnU-Net reads the same values as `read`: a png of greys in 8 or 16 bits, or of RGB in 8, with
+            nothing beside.
+        one_value: Whether it has one value a pixel, and no palette.
+        palette: Whether it has a palette.
+        deep_colours: Whether its colours have 16 bits, of which Pillow, and so nnU-Net, reads 8.
+    """
+
+    plain: bool
+    one_value: bool
+    palette: bool
+    deep_colours: bool
+
+
+def form_of(file: Path) -> Form:
+    """Look at a png, jpg, bmp or gif file; pixels are not read.
+
+    Raises:
+        DatasetError: If it cannot be read.
+    """
     from PIL import Image as Pillow
 
-    with Pillow.open(file) as picture:
-        return not picture.has_transparency_data
+    try:
+        with Pillow.open(file, formats=[*FORMATS]) as picture:
+            mode, transparent = picture.mode, picture.has_transparency_data
+    except Exception as error:  # as above
+        raise DatasetError(f"{named(file)} is no picture that can be read. Convert it or copy it again.") from error
+    png = _png_form(file)
+    return Form(
+        plain=png in ((8, PNG_GREY), (16, PNG_GREY), (8, PNG_RGB)) and not transparent,
+        one_value=mode in ("1", "L", "I", "F") or mode.startswith("I;"),
+        palette=mode == "P",
+        deep_colours=png is not None and png[0] == 16 and png[1] != PNG_GREY,
+    )
 
 
 def _png_form(file: Path) -> tuple[int, int] | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from nnkd.data.reading import nifti
+from nnkd.data.reading import nifti, raw_pictures
 from nnkd.data.reading.formats import read as read_image
 from nnkd.data.reading.formats import say
 from nnkd.errors import DatasetError, GeometryError, in_one_line
@@ -39,7 +39,8 @@ class Reader:
     """One of nnU-Net's readers and writers, with every file looked at first, and written with its image's own header.
 
     A NIfTI file lies where its sform says, also where ITK would take its qform, and axes a hair off a right angle are
-    made right (`nifti.read_header`); anything else is read as nnU-Net reads it.
+    made right (`nifti.read_header`); anything else is read as nnU-Net reads it, or refused where that would be wrong
+    (`raw_pictures`).
 
     Args:
         own: nnU-Net's.
@@ -72,14 +73,15 @@ class Reader:
         """Read a label map: (1, Z, Y, X) float32, and nnU-Net's properties. Raises as `read_images`."""
         return self._read([Path(file)], is_label_map=True)
 
-    def check(self, file: Path) -> None:
+    def check(self, file: Path, is_label_map: bool = False) -> None:
         """Look at a file that nnU-Net itself will read, without reading its voxels.
 
         Raises:
-            DatasetError: If it is missing, empty or truncated.
+            DatasetError: If it is missing, empty or truncated, or nnU-Net would read other values than it means.
             GeometryError: If nnU-Net would not read it, since its axes are off a right angle.
         """
         _check_there(file)
+        self._check_picture(file, is_label_map)
         if self.name != PLAIN or not file.name.lower().endswith(nifti.NIFTI_ENDINGS):
             return
         if not nifti.read_header(file).right_angled:
@@ -96,12 +98,19 @@ class Reader:
             file: The target, written in place.
             properties: What `read_images` returned.
         """
-        self.own.write_seg(label_map, str(file), dict(properties))
+        if self.name == raw_pictures.STACKS:
+            raw_pictures.write_stack(label_map, Path(file), properties["spacing"])
+        else:
+            self.own.write_seg(label_map, str(file), dict(properties))
         with_header(Path(file), properties)
+
+    def _check_picture(self, file: Path, is_label_map: bool) -> None:
+        say(file, raw_pictures.check(file, raw_pictures.reader_name(self.own, file, is_label_map), is_label_map))
 
     def _read(self, files: list[Path], is_label_map: bool = False) -> tuple[NDArray[np.float32], dict[str, Any]]:
         for file in files:
             _check_there(file)
+            self._check_picture(file, is_label_map)
         headers = [nifti.read_header(f) for f in files if f.name.lower().endswith(nifti.NIFTI_ENDINGS)]
         _check_together(files, headers)
         for file, header in zip(files, headers, strict=bool(headers)):
@@ -112,6 +121,8 @@ class Reader:
             array, properties = self._own(files, is_label_map)
         if headers and headers[0].needed:
             properties[HEADER] = headers[0].stored
+        if raw_pictures.reader_name(self.own, files[0], is_label_map) == raw_pictures.STACKS:
+            properties |= raw_pictures.in_world(files[0], is_label_map)
         return array, properties
 
     def _own(self, files: list[Path], is_label_map: bool) -> tuple[NDArray[np.float32], dict[str, Any]]:
@@ -194,6 +205,8 @@ def reader_of(dataset_json: Mapping[str, Any], name: str, folder: Path | None = 
     ending = dataset_json["file_ending"]
     images = folder.glob(f"images*/*{ending}") if folder and ending.startswith(".tif") else ()
     example = next((str(f) for f in sorted(images) if is_visible(f)), None)
+    if ending.startswith(".tif") and example is None and "overwrite_image_reader_writer" not in dataset_json:
+        return Reader(raw_pictures.EitherTif())
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # nnU-Net prints a traceback per reader that does not fit
             return Reader(determine_reader_writer_from_dataset_json(dict(dataset_json), example, verbose=False)())

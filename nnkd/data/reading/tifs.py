@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,22 +63,39 @@ def read(file: Path, label_map: bool = False) -> Image:
     except Exception as error:  # decoders raise whatever they trip over
         why = in_one_line(error, last=True).replace(str(file), file.name)
         raise DatasetError(
-            f"{named(file)} cannot be read ({why}). It may be truncated; copy or convert it again, or take the case out."
+            f"{named(file)} cannot be read ({why}). It may be truncated or of another format; copy or convert it "
+            f"again, or take the case out."
         ) from error
 
 
-def is_stack(file: Path) -> bool:
-    """Whether it holds more than one page of grey values; voxels are not read.
+@dataclass(frozen=True)
+class Look:
+    """What a tif file says of itself.
+
+    Attributes:
+        stack: Whether it holds more than one page of grey values.
+        palette: Whether its values stand for other greys or colours.
+        colour: Whether its pixels are red, green and blue.
+    """
+
+    stack: bool
+    palette: bool
+    colour: bool
+
+
+def look(file: Path) -> Look:
+    """Look at a tif file; voxels are not read.
 
     Raises:
-        DatasetError: If it is no tif file.
+        DatasetError: If it cannot be read, or holds several images.
     """
     import tifffile
 
     try:
         with tifffile.TiffFile(file) as tif:
             series, _ = _series(tif, file)
-            return bool(_more(series))
+            page = series.keyframe
+            return Look(bool(_more(series)), page.photometric == PALETTE, page.samplesperpixel > 1)
     except DatasetError:
         raise
     except Exception as error:  # as above
@@ -88,6 +105,8 @@ def is_stack(file: Path) -> bool:
 def _series(tif: Any, file: Path) -> tuple[Any, tuple[str, ...]]:
     """The one image that a file holds, and what is to be said of what else is there."""
     count = len(tif.pages)
+    if not count:
+        raise ValueError("it holds no page")
     tif.filehandle.seek(tif.pages.next_page_offset)
     if struct.unpack(tif.tiff.offsetformat, tif.filehandle.read(tif.tiff.offsetsize))[0]:
         raise DatasetError(f"{named(file)} is truncated: pages behind page {count} are missing. Copy it again.")
@@ -160,9 +179,7 @@ def _voxels(series: Any, more: list[str]) -> NDArray[Any]:
     return array.transpose([letters.index(axis) for axis in "CZYX"])
 
 
-def _inverted(
-    array: NDArray[Any], page: Any, file: Path, label_map: bool
-) -> tuple[NDArray[Any], tuple[str, ...]]:
+def _inverted(array: NDArray[Any], page: Any, file: Path, label_map: bool) -> tuple[NDArray[Any], tuple[str, ...]]:
     if page.photometric != WHITE_IS_ZERO:
         return array, ()
     if array.dtype.kind != "u" or (label_map and page.bitspersample > 1):
@@ -187,7 +204,9 @@ def _coloured(
         return array, False, ()
     if kind == RGB or (kind == YCBCR and page.compression in JPEG and samples == 3):  # which the decoder makes RGB
         if samples not in (3, 4):
-            raise DatasetError(f"{named(file)} has {samples - 3} channels beside its colours. Export its colours alone.")
+            raise DatasetError(
+                f"{named(file)} has {samples - 3} channels beside its colours. Export its colours alone."
+            )
         if samples == 3:
             return array, True, ()
         said = said_of_alpha(array[3], file, label_map)

@@ -91,12 +91,12 @@ def test_sixteen_bits_are_kept(tmp_path):
     deep = RANDOM.integers(0, 65536, (20, 30, 4)).astype(np.uint16)
     Image.fromarray(deep[..., 0]).save(tmp_path / "g.png")
     np.testing.assert_array_equal(formats.read(tmp_path / "g.png").array[0, 0], deep[..., 0])
-    assert pictures.is_plain_png(tmp_path / "g.png")
+    assert pictures.form_of(tmp_path / "g.png").plain
     rows = [row.astype(">u2").tobytes() for row in deep.reshape(20, -1)]
     image = formats.read(png(tmp_path / "rgba.png", 16, 6, rows, 30))
     np.testing.assert_array_equal(image.array[:, 0], np.moveaxis(deep[..., :3], -1, 0))
     assert "transparent" in image.said[0]
-    assert not pictures.is_plain_png(tmp_path / "rgba.png")
+    assert not pictures.form_of(tmp_path / "rgba.png").plain
     rows = [row.astype(">u2").tobytes() for row in deep[..., :3].reshape(20, -1)]
     image = formats.read(png(tmp_path / "rgb.png", 16, 2, rows, 30))
     assert image.array.dtype == np.uint16
@@ -112,7 +112,7 @@ def test_labels_of_two_and_four_bits(tmp_path, depth, row, labels):
     file = png(tmp_path / "a.png", depth, 0, [row] * 3, 4)
     np.testing.assert_array_equal(formats.read(file, label_map=True).array[0, 0], [labels] * 3)
     np.testing.assert_array_equal(formats.read(file).array[0, 0], np.asarray(Image.open(file)))
-    assert not pictures.is_plain_png(file)  # nnU-Net would read other labels
+    assert not pictures.form_of(file).plain  # nnU-Net would read other labels
 
 
 def test_one_bit(tmp_path):
@@ -143,14 +143,16 @@ def test_transparency_is_dropped_only_if_there_is_none(tmp_path, mode):
 
 @pytest.mark.parametrize(("mode", "key"), [("L", 7), ("RGB", (1, 2, 3)), ("P", 1), ("I;16", 7)])
 def test_a_transparent_value(tmp_path, mode, key):
-    made = with_palette() if mode == "P" else Image.fromarray({"RGB": RGB, "I;16": GREY.astype(np.uint16)}.get(mode, GREY))
+    made = (
+        with_palette() if mode == "P" else Image.fromarray({"RGB": RGB, "I;16": GREY.astype(np.uint16)}.get(mode, GREY))
+    )
     for transparent in (None, key):
         made.save(tmp_path / "a.png", **({} if transparent is None else {"transparency": transparent}))
         plain = formats.read(tmp_path / "a.png")
         there = transparent is not None and mode != "RGB"  # no pixel has that colour
         assert bool(plain.said) == there
         assert not formats.read(tmp_path / "a.png", label_map=True).said
-    assert not pictures.is_plain_png(tmp_path / "a.png")
+    assert not pictures.form_of(tmp_path / "a.png").plain
 
 
 def test_animations_are_refused(tmp_path):
@@ -211,8 +213,8 @@ def test_what_is_plain_is_read_alike_by_nnunet(tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray(RGB, isVector=True), str(tmp_path / "rgb.png"))
     sitk.WriteImage(sitk.GetImageFromArray(LABELS), str(tmp_path / "labels.png"))
     for name in ("rgb.png", "labels.png"):
-        assert pictures.is_plain_png(tmp_path / name)
+        assert pictures.form_of(tmp_path / name).plain
         theirs, _ = NaturalImage2DIO().read_images([str(tmp_path / name)])
         np.testing.assert_array_equal(formats.read(tmp_path / name).array, theirs)
     with_palette().save(tmp_path / "palette.png")
-    assert not pictures.is_plain_png(tmp_path / "palette.png")
+    assert not pictures.form_of(tmp_path / "palette.png").plain

@@ -26,7 +26,7 @@ def test_pages_are_slices_however_many(tmp_path, pages, big, kind):
     tifffile.imwrite(tmp_path / "a.tif", stack, bigtiff=big, compression="zlib", **GREY)
     image = formats.read(tmp_path / "a.tif")
     assert (image.flat, image.colour, image.said) == (False, False, ())
-    assert tifs.is_stack(tmp_path / "a.tif")
+    assert tifs.look(tmp_path / "a.tif").stack
     np.testing.assert_array_equal(image.array, stack[None])
 
 
@@ -45,7 +45,7 @@ def test_colours(tmp_path, kind, planar, compression):
     tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", planarconfig=planar, compression=compression)
     image = formats.read(tmp_path / "a.tif")
     assert image.colour
-    assert not tifs.is_stack(tmp_path / "a.tif")
+    assert not tifs.look(tmp_path / "a.tif").stack
     assert image.array.dtype == kind
     np.testing.assert_array_equal(image.array[:, 0], np.moveaxis(colours, -1, 0))
 
@@ -220,11 +220,10 @@ def test_broken_files_end_in_one_sentence(tmp_path, place, content):
     broken[place : place + len(content)] = content
     (tmp_path / "a.tif").write_bytes(broken)
     try:
-        image = formats.read(tmp_path / "a.tif")
+        shape = formats.read(tmp_path / "a.tif").array.shape
     except DatasetError as error:
-        assert "'a.tif'" in str(error)
-        return
-    assert image.array.ndim == 4
+        shape, said = (), str(error)
+    assert len(shape) == 4 or "'a.tif'" in said
 
 
 def test_too_many_pixels_are_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import warnings
 from collections.abc import Sequence
@@ -96,7 +97,7 @@ def opened(file: Path) -> Dataset:
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on values a character too long, and the like
+        warnings.filterwarnings("ignore", module="pydicom")  # on values a character too long, and the like
         try:
             try:
                 ds = pydicom.dcmread(file)
@@ -139,7 +140,7 @@ def where(file: Path) -> str:
 
 def unreadable(file: Path, error: BaseException) -> DatasetError:
     """What is raised for a file that is broken."""
-    why = in_one_line(error).replace(str(file), file.name)
+    why = in_one_line(error).replace(str(file), file.name).split(" - ")[0]  # pydicom guesses behind it
     return DatasetError(
         f"{where(file)} cannot be read ({why}). It is cut short or broken: copy or export the series again."
     )
@@ -149,8 +150,8 @@ def _check_kind(ds: Dataset, file: Path) -> None:
     uid = str(ds.SOPClassUID)
     if uid in _NO_IMAGES:
         raise DatasetError(f"{where(file)} is {_NO_IMAGES[uid]}")
-    if not any(keyword in ds for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        if "Rows" in ds:
+    if "PixelData" not in ds:
+        if "Rows" in ds or "Image" in _kind(ds):
             raise DatasetError(f"{where(file)} has no pixels. It is cut short: copy or export the series again.")
         raise DatasetError(f"{where(file)} is no image but {_kind(ds)}. Give the series of images it belongs to.")
     samples, photometric = int(ds.get("SamplesPerPixel") or 1), str(ds.get("PhotometricInterpretation") or "")
@@ -236,6 +237,9 @@ def _frame(
     if not (between_rows > 0 and between_columns > 0):
         raise GeometryError(f"The PixelSpacing of {name} in {where(file)} is not positive. Export the series again.")
     x, y, z, *turn = (float(v) for v in place)
+    numbers = (*place, between_rows, between_columns, float(slope or 0), float(intercept or 0))
+    if not all(math.isfinite(v) for v in numbers):
+        raise GeometryError(f"The header of {name} in {where(file)} holds what is no number. Export the series again.")
     a, b, c, d, e, f = turn
     return Frame(
         file, index, name, str(ds.SOPClassUID), str(ds.SOPInstanceUID), (x, y, z), (a, b, c, d, e, f),

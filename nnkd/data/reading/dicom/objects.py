@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -117,6 +118,11 @@ def look(file: Path) -> Header | Other:
         # its own text may hold what stands in the header, so only its type is said
         return Other(file, f"has a broken DICOM header ({type(error).__name__})", understood=False)
     return _header(file, found)
+
+
+def shown(name: str) -> str:
+    """A file's name as text that can be printed and stored: old disks have names that are no UTF-8."""
+    return name.encode("utf-8", "replace" if os.name == "nt" else "surrogateescape").decode("utf-8", "replace")
 
 
 def kind_of_name(file: Path) -> str:

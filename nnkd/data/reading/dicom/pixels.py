@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 AIR = -1024  # HU; what padding of a CT becomes
+_NO_AIR = -160  # HU; a slice of a CT shows at least the air around the patient
 _PIXEL_MODULE = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
                  "PhotometricInterpretation", "PixelData")  # fmt: skip
 
@@ -118,6 +119,8 @@ def measurements(
             f"it has no RescaleSlope and RescaleIntercept: stored values ({low:g} to {high:g}) were taken, which may "
             f"be no Hounsfield units"
         )
+    elif modality == "CT" and low > _NO_AIR:
+        said.append(f"its lowest value is {low:g}, but air has -1000 HU: these may be no Hounsfield units")
     return made, outside, tuple(said)
 
 
@@ -152,7 +155,7 @@ def _decoded(ds: Dataset, file: Path) -> NDArray[Any]:
     frames = int(ds.get("NumberOfFrames") or 1)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on trailing bytes, and bits beyond BitsStored
+            warnings.filterwarnings("ignore", module="pydicom")  # on trailing bytes, and bits beyond BitsStored
             if able:
                 array: NDArray[Any] = ds.pixel_array
             elif frames == 1:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnkd.data.reading.dicom.objects import ARCHIVES, Header, Other, kind_of_name, look, quiet
+from nnkd.data.reading.dicom.objects import ARCHIVES, Header, Other, kind_of_name, look, quiet, shown
 from nnkd.errors import FolderError, SettingError
 
 THREADS = 4  # they wait for network drives; on a local disk one would do
@@ -179,8 +179,8 @@ def _series(headers: Sequence[Header], doubtful: dict[Path, list[str]]) -> Serie
     for header in headers:
         twin = kept.setdefault(header.instance or str(header.file), header)
         if twin is not header and not problem and not _same(twin.file, header.file):
-            problem = (f"'{twin.file.name}' and '{header.file.name}' are the same instance with different content. "
-                       f"Take the wrong one out.")  # fmt: skip
+            problem = (f"'{shown(twin.file.name)}' and '{shown(header.file.name)}' are the same instance with "
+                       f"different content. Take the wrong one out.")  # fmt: skip
     for what in ("study", "patient", "sop_class", "frame_of_reference", "modality"):
         count = len({getattr(header, what) for header in kept.values()})
         if count > 1 and not problem:
@@ -211,4 +211,4 @@ def _same(one: Path, other: Path) -> bool:
 def some(names: Sequence[str], most: int = 3) -> str:
     """The first few names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(f"'{name}'" for name in names[:most]) + more
+    return ", ".join(f"'{shown(name)}'" for name in names[:most]) + more

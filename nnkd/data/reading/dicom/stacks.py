@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-_SAME = 0.02  # voxels in the plane: slices that lie nearer to each other are at one position
+_SAME = 1e-3  # pixels: slices that lie nearer to each other are at one position
 _GAP = 1.5  # usual steps: a slice is missing
+_MOST_TILT = 60  # degrees; beyond, slices lie side by side rather than on each other
 _NAMED = 6  # slices, or runs of them, that a message names
 
 
@@ -56,6 +57,22 @@ def arrange(frames: Sequence[Frame], where: str) -> Stack:
         DatasetError: If they are several volumes, or sizes differ.
         GeometryError: If they do not fill a box.
     """
+    try:
+        return _arranged(frames, where)
+    except DatasetError as error:
+        stacks: dict[str, list[Frame]] = {}
+        for frame in frames:
+            stacks.setdefault(frame.traits.get("StackID", ""), []).append(frame)
+        if len(stacks) == 1:
+            raise
+        parts = "; ".join(f"{name}: {named(group)}" for name, group in list(stacks.items())[:_NAMED])
+        raise GeometryError(
+            f"{where} holds {len(stacks)} stacks of slices (StackID {parts}), which fill no single box. "
+            f"{_apart(frames)}"
+        ) from error
+
+
+def _arranged(frames: Sequence[Frame], where: str) -> Stack:
     _check_alike(frames, where)
     shape = (len(frames), *frames[0].shape)
     if not all(f.in_world for f in frames):
@@ -75,13 +92,7 @@ def arrange(frames: Sequence[Frame], where: str) -> Stack:
         return Stack(order, grid, None, _evened(off))
     if _displacements(ordered, affine).max() >= TOLERANCE:
         raise GeometryError(_uneven(ordered, affine, rows, columns, normal, where))
-    cosine = float(affine[:3, 2] @ normal / np.linalg.norm(affine[:3, 2]))
-    angle = float(np.degrees(np.arccos(min(1.0, cosine))))
-    box, offsets = _box(ordered, affine, rows, columns, normal)
-    said = (
-        f"its slices are shifted evenly against each other (gantry tilt or table movement, {angle:.3g} degrees): they "
-        f"were resampled onto a right-angled box of {'x'.join(map(str, box.shape))} voxels (z, y, x)"
-    )
+    box, offsets, said = _sheared(ordered, affine, rows, columns, normal, where)
     return Stack(order, box, offsets, (said, *_evened(_displacements(ordered, affine))))
 
 
@@ -122,7 +133,7 @@ def _check_alike(frames: Sequence[Frame], where: str) -> None:
              for f in frames]  # fmt: skip
     if len(set(turns)) > 1:
         text = f"slices of {len(set(turns))} orientations (localizers, radial slices or several stacks)"
-        raise GeometryError(_odd(where, text, frames, turns, lambda t: "\\".join(f"{v:.4g}" for v in t)))
+        raise GeometryError(_odd(where, text, frames, turns, lambda t: "\\".join(f"{v + 0.0:.4g}" for v in t)))
 
 
 def _odd(where: str, what: str, frames: Sequence[Frame], keys: Sequence[Hashable], words: Callable[[Any], str]) -> str:
@@ -279,8 +290,17 @@ def _uneven(ordered: Sequence[Frame], affine: Array, rows: Array, columns: Array
     return f"{where} fills no box: {how} ({named(worst or ordered)}). Export it again, or resample it yourself."
 
 
-def _box(ordered: Sequence[Frame], affine: Array, rows: Array, columns: Array, normal: Array) -> tuple[Grid, Array]:
-    """The right-angled grid around slices that are shifted against each other, and where each begins in it."""
+def _sheared(
+    ordered: Sequence[Frame], affine: Array, rows: Array, columns: Array, normal: Array, where: str
+) -> tuple[Grid, Array, str]:
+    """The right-angled grid around slices that are shifted against each other, where each begins in it, and a word."""
+    cosine = float(affine[:3, 2] @ normal / np.linalg.norm(affine[:3, 2]))
+    angle = float(np.degrees(np.arccos(min(1.0, cosine))))
+    if angle > _MOST_TILT:
+        raise GeometryError(
+            f"{where} fills no box: its slices lie on a line {angle:.3g} degrees off their normal, and a tilted gantry "
+            f"or a drifting table explains at most {_MOST_TILT}. Export it again."
+        )
     between_rows, between_columns = ordered[0].spacing
     positions = np.array([f.position for f in ordered])
     starts = np.column_stack((positions @ columns / between_rows, positions @ rows / between_columns))
@@ -293,7 +313,12 @@ def _box(ordered: Sequence[Frame], affine: Array, rows: Array, columns: Array, n
     spacing = (step, between_rows, between_columns)
     direction = np.column_stack((rows, columns, normal))
     x0, y0, z0 = (float(v) for v in origin)
-    return Grid((len(ordered), int(y), int(x)), spacing, (x0, y0, z0), direction), offsets
+    box = Grid((len(ordered), int(y), int(x)), spacing, (x0, y0, z0), direction)
+    said = (
+        f"its slices are shifted evenly against each other (gantry tilt or table movement, {angle:.3g} degrees): they "
+        f"were resampled onto a right-angled box of {'x'.join(map(str, box.shape))} voxels (z, y, x)"
+    )
+    return box, offsets, said
 
 
 def _single(frame: Frame, rows: Array, columns: Array, normal: Array, where: str) -> Stack:

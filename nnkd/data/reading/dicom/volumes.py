@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydicom.dataset import Dataset
 
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _SHARED = ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "Modality", "SeriesDescription")
 
 
@@ -138,10 +139,12 @@ def read(files: Sequence[Path], suv: bool = False) -> DicomImage:
     del planes
     if stack.offsets is not None:
         array = shears.undo(array, stack.offsets, stack.grid.shape, outside)
+    if ordered[0].sop_class == _SECONDARY_CAPTURE:
+        said.append("it is a secondary capture: its values may be no measurements")
     if suv:
         said.append("Bq/ml became standardised uptake values by body weight")
     return DicomImage(
-        array[None], stack.grid, said=(*said, *more, *stack.said),
+        array[None], stack.grid, said=(*said, *stack.said, *more),
         slices=tuple(Slice(f.file, f.index, f.sop_class, f.sop_instance, f.position) for f in ordered),
         size=frames[0].shape, orientation=ordered[0].orientation, study=header.study, series=header.series,
         frame_of_reference=header.frame_of_reference, modality=header.modality, description=header.description,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -178,6 +179,17 @@ def test_a_slice_that_is_cut_short_or_garbage_fails_its_series(tmp_path, nnunet_
     assert not (RawDataset.open(710).folder / "imagesTr" / "case_0001_0000.nii.gz").exists()
 
 
+def test_a_slice_that_lacks_is_a_failure_without_the_folders_name(tmp_path, nnunet_folders):
+    series(tmp_path / "d" / "anna", 21)
+    (tmp_path / "d" / "anna" / "21_0003.dcm").unlink()
+    series(tmp_path / "d" / "berta", 22)
+    report = convert(tmp_path / "d", "Dataset710_D", labels=LABELS)
+    ((case, reason),) = [(one.case, one.reason) for one in report.failures]
+    assert case == "case_0001"
+    assert "The DICOM series of case_0001 lacks slices, or its steps differ: 2.5 mm apart as a rule, but 5 mm" in reason
+    assert "anna" not in reason
+
+
 def test_series_and_modalities_are_chosen(tmp_path, nnunet_folders):
     thorax = series(tmp_path / "d" / "a", 21, SeriesNumber=1, SeriesDescription="Thorax soft")
     series(tmp_path / "d" / "b", 22, SeriesNumber=2, SeriesDescription="Thorax lung")
@@ -287,6 +299,56 @@ def test_a_dicom_option_for_a_folder_of_files_is_refused(tmp_path, nnunet_folder
     for option in ({"series": ["1"]}, {"dicom_modality": "CT"}, {"suv": True}, {"channels": ["CT=*"]}):
         with pytest.raises(SettingError, match="is converted from its files, not from DICOM"):
             convert(tmp_path / "photos", "Dataset710_P", labels=LABELS, **option)
+
+
+def test_names_that_are_no_text(tmp_path, nnunet_folders, capsys):
+    series(tmp_path / "d" / os.fsdecode(b"M\xfcller"), 21)
+    (tmp_path / "d" / os.fsdecode(b"\xfc.dcm")).write_bytes(b"")
+    (tmp_path / "d" / os.fsdecode(b"\xfc.txt")).write_text("")
+    assert main([str(tmp_path / "d"), "-d", "710", "-n", "D", "--labels", "liver"]) == 3
+    assert "\ufffd.dcm: It is empty" in capsys.readouterr().err
+    folder = RawDataset.open(710).folder
+    assert table(folder)[0]["folder"] == sources.read(folder, "case_0001")[0].folder == "M\ufffdller"
+
+
+def test_a_multi_frame_series_and_the_frames_of_its_slices(tmp_path, nnunet_folders):
+    array, order = toys.noise(), [3, 0, 5, 1, 4, 2]  # the file's frames are not in the order of their positions
+    toys.enhanced(tmp_path / "d" / "IM0001", array[order], toys.line(6)[order])
+    assert not convert(tmp_path / "d", "Dataset710_D", labels=LABELS).failures
+    folder = RawDataset.open(710).folder
+    np.testing.assert_array_equal(stored(folder / "imagesTr" / "case_0001_0000.nii.gz"), array)
+    (channel,) = sources.read(folder, "case_0001")
+    assert channel.frames == tuple(order.index(z) + 1 for z in range(6))
+    assert set(channel.instances) == {f"{toys.SERIES}.1"}
+
+
+def test_a_channel_that_the_series_contradict(tmp_path, nnunet_folders):
+    series(tmp_path / "d", 21, modality="MR")
+    with pytest.raises(SettingError, match="--channels says CT, but the series in 'd' are MR"):
+        convert(tmp_path / "d", "Dataset710_D", labels=LABELS, channels=["CT"])
+    assert convert(tmp_path / "d", "Dataset710_D", labels=LABELS, channels=["MRI"]).done == ["case_0001"]
+
+
+def test_a_second_folder_of_one_name_gets_a_name_of_its_own(tmp_path, nnunet_folders):
+    for k in (1, 2):
+        series(tmp_path / str(k) / "d" / "CT", 20 + k)
+        convert(tmp_path / str(k) / "d", "Dataset710_D", labels=LABELS, keep_names=True)
+    cases = [row["case"] for row in table(RawDataset.open(710).folder)]
+    assert cases[0] == "CT"
+    assert cases[1].startswith("CT_")
+    assert len(list((RawDataset.open(710).folder / "imagesTr").iterdir())) == 2
+
+
+def test_masks_among_the_patients_folders(tmp_path, nnunet_folders):
+    series(tmp_path / "d" / "anna", 21)
+    convert(tmp_path / "d", "Dataset711_Images", labels=LABELS)
+    image = nib.load(RawDataset.open(711).folder / "imagesTr" / "case_0001_0000.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones(image.shape, np.uint8), image.affine), tmp_path / "d" / "anna.nii.gz")
+    (tmp_path / "d" / "LICENSE").write_text("free")
+    report = convert(tmp_path / "d", "Dataset710_D", labels=LABELS, masks=tmp_path / "d")
+    assert (RawDataset.open(710).folder / "labelsTr" / "case_0001.nii.gz").is_file()
+    assert report.lines[0] == "Set aside, no DICOM: 1 file ('LICENSE')."
+    assert "image that is no DICOM" not in "".join(report.lines)
 
 
 def test_test_cases_are_numbered_on(tmp_path, nnunet_folders):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,21 +12,29 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 from nnkd_dataset_conversion import reading
-from nnkd_dataset_conversion.numbering import WHERE, Numbering
+from nnkd_dataset_conversion.numbering import WHERE, Numbering, digits
 from nnkd_dataset_conversion.reading import Listed
 from nnkd_dataset_conversion.writer import Source
 from numpy.typing import NDArray
 
+<<<<<<< HEAD:dataset_conversion/dicom_cases.py
 from nnkd.data.reading.dicom import segmentations, sources, volumes
+=======
+from nnkd.data.reading.dicom import sources, volumes
+from nnkd.data.reading.dicom.objects import shown
+>>>>>>> study:dataset_conversion/dicom_studies.py
 from nnkd.data.reading.dicom.series import Aside, Found, Series, scan, some
 from nnkd.data.reading.dicom.sources import ChannelSource
 from nnkd.data.reading.dicom.volumes import DicomImage
 from nnkd.data.reading.geometry import Grid
-from nnkd.data.reading.image import Image
+from nnkd.data.reading.image import KNOWN, Image, ending_of
 from nnkd.errors import DatasetError, SettingError
 from nnkd.types import Failure
 
 MODALITIES = {"MR": "MRI", "PT": "PET"}  # DICOM's codes where nnU-Net's users write something else
+
+
+CODES = {"CT": "CT", "MR": "MR", "MRI": "MR", "PT": "PT", "PET": "PT"}  # and back
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ class Wishes:
         return {key: value for key, value in given.items() if value}
 
 
-class DicomCases:
+class DicomStudies:
     """The cases that DICOM series become: one a series, or one a study where channels have patterns.
 
     Args:
@@ -108,6 +115,12 @@ class DicomCases:
             )
         if len(self.channels) > 1 and not self.patterns:
             raise SettingError("One series is one channel. Say which are which: --channels T1=PATTERN FLAIR=PATTERN.")
+        said = CODES.get(self.channels[0].upper(), "")  # nnU-Net normalises "CT" in its own way
+        if not self.patterns and said and code and said != code:
+            raise SettingError(
+                f"--channels says {self.channels[0]}, but the series in '{folder.name}' are {code}. Correct it, or "
+                f"choose others with --dicom_modality."
+            )
         if wishes.suv and "PT" not in codes:
             raise SettingError("--suv is for PET, and no series is one. Leave it out.")
 
@@ -132,14 +145,14 @@ class DicomCases:
                 groups.setdefault(series.study if self.patterns else series.uid, []).append(series)
         aside = [
             (aside.rule, file) for aside in (*found.aside, *others) for file in aside.files
-            if masks is None or masks not in file.parents
+            if file.parent != masks or ending_of(file) not in KNOWN
         ]  # fmt: skip
         self.lines += _told(aside)
         self.failures += [
-            Failure(one.file.name, f"It {one.reason}; {WHERE} says where it lies.") for one in found.broken
+            Failure(shown(one.file.name), f"It {one.reason}; {WHERE} says where it lies.") for one in found.broken
         ]
         broken = [(f"not understood: it {one.reason}", one.file) for one in found.broken]
-        numbering.aside += sorted((file.relative_to(folder).as_posix(), why) for why, file in (*aside, *broken))
+        numbering.aside += sorted((shown(file.relative_to(folder).as_posix()), why) for why, file in (*aside, *broken))
         groups = self._joined(folder, groups) if self.patterns else groups
         cases = []
         stems = _stems(folder, groups)
@@ -186,7 +199,10 @@ class DicomCases:
         chosen = found.choose(self.wishes.series, self.wishes.modality)
         if not chosen.series:
             aside = [(aside.rule, file) for aside in chosen.aside for file in aside.files]
-            raise DatasetError(f"'{folder.name}' holds no DICOM series to convert. {' '.join(_told(aside))}")
+            raise DatasetError(
+                f"'{folder.name}' holds no DICOM series to convert. {' '.join(_told(aside))} --series takes images "
+                f"that a rule sets aside."
+            )
         counts = Counter(series.modality or "none" for series in chosen.series)
         if len(counts) > 1 and not self.patterns:
             listed = ", ".join(f"{count} {code}" for code, count in sorted(counts.items()))
@@ -242,7 +258,7 @@ def _told(aside: Sequence[tuple[str, Path]]) -> list[str]:
 
 
 def _place(folder: Path, members: Sequence[Series]) -> Path:
-    return Path(os.path.commonpath([series.folder for series in members])).relative_to(folder)
+    return Path(shown(os.path.commonpath([series.folder for series in members]))).relative_to(shown(str(folder)))
 
 
 def _stems(folder: Path, groups: Mapping[str, Sequence[Series]]) -> dict[str, list[str]]:
@@ -253,8 +269,7 @@ def _stems(folder: Path, groups: Mapping[str, Sequence[Series]]) -> dict[str, li
     parts = Counter(part for place in places.values() for part in set(place.parts))
     found = {}
     for uid, name in names.items():
-        # Digits of a hash, not a count: a series that is added later must not rename the others
-        own = name if whole[name] == 1 else f"{name}_{hashlib.sha256(uid.encode()).hexdigest()[:8]}"
+        own = name if whole[name] == 1 else f"{name}_{digits(uid)}"
         more = [reading.clean(part) for part in places[uid].parts if parts[part] == 1]
         found[uid] = [own, *(part for part in more if part not in whole), uid]
     return found
@@ -339,5 +354,5 @@ def _source(image: DicomImage, place: Path, folder: Path) -> ChannelSource:
         modality=image.modality,
         instances=tuple(part.sop_instance for part in image.slices),
         frames=tuple(part.frame + 1 for part in image.slices),
-        folder=place.relative_to(folder).as_posix(),
+        folder=shown(place.relative_to(folder).as_posix()),
     )
