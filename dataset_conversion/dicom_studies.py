@@ -17,12 +17,8 @@ from nnkd_dataset_conversion.reading import Listed
 from nnkd_dataset_conversion.writer import Source
 from numpy.typing import NDArray
 
-<<<<<<< HEAD:dataset_conversion/dicom_cases.py
 from nnkd.data.reading.dicom import segmentations, sources, volumes
-=======
-from nnkd.data.reading.dicom import sources, volumes
 from nnkd.data.reading.dicom.objects import shown
->>>>>>> study:dataset_conversion/dicom_studies.py
 from nnkd.data.reading.dicom.series import Aside, Found, Series, scan, some
 from nnkd.data.reading.dicom.sources import ChannelSource
 from nnkd.data.reading.dicom.volumes import DicomImage

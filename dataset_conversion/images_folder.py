@@ -132,23 +132,16 @@ def _form(folder: Path, pattern: str, grey: bool, spacing: tuple[float, ...], wi
 
 
 def _paired(
-<<<<<<< HEAD
-    form: _Files | DicomCases,
-=======
     form: _Files | DicomStudies,
->>>>>>> study
     listed: Sequence[Listed],
     folder: Path,
     masks: Path | None,
     mask_name: str,
     split: Split,
-<<<<<<< HEAD
     labels: Mapping[str, int] | None,
-=======
->>>>>>> study
 ) -> tuple[list[SourceCase], list[Failure]]:
     """The cases with their masks, and masks without an image. A DICOM-SEG belongs to the series it refers to."""
-    segs = form.segmentations(masks) if isinstance(form, DicomCases) and masks is not None else {}
+    segs = form.segmentations(masks) if isinstance(form, DicomStudies) and masks is not None else {}
     there = _known(masks, ANY) if masks is not None else []
     by_stem: dict[str, list[Path]] = {}
     for path in there:
@@ -165,7 +158,7 @@ def _paired(
             )
         used.update(fitting)
         mask = form.mask(fitting[0]) if fitting else None
-        if own and isinstance(form, DicomCases):
+        if own and isinstance(form, DicomStudies):
             mask = form.segmentation(own[0], case.case, labels)
         found.append(SourceCase(case.case, case.images, mask, split))
     if masks is not None and not used:

@@ -71,7 +71,6 @@ def find_cases(source: Path, boxed: Collection[str] = ()) -> list[BoxCase]:
     return found
 
 
-<<<<<<< HEAD
 def holds_images(source: Path) -> bool:
     """Whether a folder holds images that this command reads, so that it is none of DICOM series.
 
@@ -80,7 +79,7 @@ def holds_images(source: Path) -> bool:
     """
     if not source.is_dir():
         return source.suffix.lower() != ".zip"
-    endings = {_case(file).ending for file in source.iterdir() if is_visible(file)} & set(ENDINGS)
+    endings = {split_ending(f.name)[1].lower() for f in source.iterdir() if is_visible(f)} & set(ENDINGS)
     if endings and endings <= set(PICTURES):
         from nnkd.data.reading.dicom.series import scan
 
@@ -92,10 +91,6 @@ def holds_images(source: Path) -> bool:
     return bool(endings)
 
 
-def _case(file: Path) -> BoxCase:
-    name, ending = split_ending(file.name)
-    return BoxCase(name.removesuffix(FIRST), file, ending.lower())
-=======
 def _cases(files: Sequence[Path], boxed: Collection[str]) -> list[BoxCase]:
     together: dict[tuple[str, str], list[Path]] = {}
     for file in files:
@@ -119,7 +114,6 @@ def _cases(files: Sequence[Path], boxed: Collection[str]) -> list[BoxCase]:
             f"{', '.join(passed[:3])}{' ...' if len(passed) > 3 else ''}",
         )
     return sorted(found, key=lambda case: case.file.name)
->>>>>>> study
 
 
 def _check(cases: Iterable[BoxCase]) -> None:

@@ -68,12 +68,8 @@ class BoxImage:
         Raises:
             NnkdError: If it cannot be written.
         """
-<<<<<<< HEAD
-=======
-        stored = label_map if self.orientation is None else self.orientation.to_file(label_map)
         if self.spacing is not None:
             write_json(target.with_suffix(".json"), {"spacing": list(self.spacing)})
->>>>>>> study
         with atomic(target) as temporary:
             self.save(self.in_file_order(label_map), temporary)
 

@@ -22,6 +22,7 @@ from nnkd.data.predictions import Manifest
 from nnkd.data.reading import formats
 from nnkd.data.reading.dicom import segmentation_writer, volumes
 from nnkd.data.reading.dicom.codes import CodeTable
+from nnkd.data.reading.dicom.objects import shown
 from nnkd.data.reading.dicom.segmentation_writer import Algorithm
 from nnkd.data.reading.dicom.series import Found, scan
 from nnkd.data.reading.dicom.volumes import DicomImage
@@ -243,7 +244,7 @@ def _read(
     found: Found, folder: Path, wanted: DicomRequest, ending: str, codes: CodeTable, part: tuple[int, int]
 ) -> DicomCases:
     first, step = part
-    names = {f"case_{number:03d}": series for number, series in enumerate(found.series, start=1)}
+    names = {f"case_{number:04d}": series for number, series in enumerate(found.series, start=1)}
     images: dict[str, DicomImage] = {}
     failed: dict[str, str] = {}
     for rule, count in _counted(found).items():
@@ -264,7 +265,8 @@ def _read(
         log.info("%s is series %s, %d slices.", name, series.title, len(image.slices))
         for sentence in image.said:
             log.warning("%s: %s.", name, sentence)
-    broken = {one.file.name: f"It {one.reason}." for one in found.broken} if first == 0 else {}  # told by one part alone
+    # told by one part alone
+    broken = {shown(one.file.name): f"It {one.reason}." for one in found.broken} if first == 0 else {}
     return DicomCases(folder, images, failed, broken, wanted.formats, codes)
 
 

@@ -39,9 +39,9 @@ def numbers(study: Path, target: Path, wanted: DicomRequest, **more: object) -> 
 
 def test_series_are_numbered_images_while_they_are_needed(study: Path, tmp_path: Path) -> None:
     with dicom_cases(study, tmp_path / "out", DicomRequest(), ("CT",)) as found:
-        assert sorted(p.name for p in found.folder.iterdir()) == ["case_001_0000.nii.gz", "case_002_0000.nii.gz"]
+        assert sorted(p.name for p in found.folder.iterdir()) == ["case_0001_0000.nii.gz", "case_0002_0000.nii.gz"]
         hashes = [sha256(p) for p in sorted(found.folder.iterdir())]
-        stored = nib.load(found.folder / "case_001_0000.nii.gz")
+        stored = nib.load(found.folder / "case_0001_0000.nii.gz")
         assert np.array_equal(np.asarray(stored.dataobj).T, toys.noise(seed=1))
         assert np.abs(stored.affine[:3, 3] - (-1, -2, 3)).max() < 1e-6
     assert not (tmp_path / "out").exists()
@@ -51,14 +51,14 @@ def test_series_are_numbered_images_while_they_are_needed(study: Path, tmp_path:
 
 def test_which_series_are_taken(study: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert numbers(study, out, DicomRequest()) == {"case_001": 1, "case_002": 2, "case_003": 3}
-    assert numbers(study, out, DicomRequest(), channels=("CT",)) == {"case_001": 1, "case_002": 2}
-    assert numbers(study, out, DicomRequest(), channels=("MRI",)) == {"case_001": 3}
-    assert numbers(study, out, DicomRequest(series=("body*3",)), channels=("CT",)) == {"case_001": 3}
-    assert numbers(study, out, DicomRequest(modality="MR"), channels=("T1",)) == {"case_001": 3}
-    assert numbers(study, out, DicomRequest(), part=(1, 2)) == {"case_002": 2}
+    assert numbers(study, out, DicomRequest()) == {"case_0001": 1, "case_0002": 2, "case_0003": 3}
+    assert numbers(study, out, DicomRequest(), channels=("CT",)) == {"case_0001": 1, "case_0002": 2}
+    assert numbers(study, out, DicomRequest(), channels=("MRI",)) == {"case_0001": 3}
+    assert numbers(study, out, DicomRequest(series=("body*3",)), channels=("CT",)) == {"case_0001": 3}
+    assert numbers(study, out, DicomRequest(modality="MR"), channels=("T1",)) == {"case_0001": 3}
+    assert numbers(study, out, DicomRequest(), part=(1, 2)) == {"case_0002": 2}
     archive = Path(shutil.make_archive(str(tmp_path / "study"), "zip", study))
-    assert numbers(archive, out, DicomRequest()) == {"case_001": 1, "case_002": 2, "case_003": 3}
+    assert numbers(archive, out, DicomRequest()) == {"case_0001": 1, "case_0002": 2, "case_0003": 3}
     with pytest.raises(SettingError, match="No series has the UID, number or description 'head'"):
         numbers(study, out, DicomRequest(series=("head",)))
 
@@ -69,7 +69,7 @@ def test_what_cannot_be_read_stops_nobody(study: Path, tmp_path: Path) -> None:
         ds.ImagePositionPatient = [0, 0, 0]
         ds.save_as(file)
     with dicom_cases(study, tmp_path / "out", DicomRequest(), ("CT",)) as found:
-        assert ([*found.failed], [*found.images]) == (["case_001"], ["case_002"])
+        assert ([*found.failed], [*found.images]) == (["case_0001"], ["case_0002"])
 
 
 @needs("dicom", "highdicom")
@@ -79,8 +79,8 @@ def test_series_to_which_no_seg_can_refer_fail_at_once(study: Path, tmp_path: Pa
         del ds.StudyInstanceUID
         ds.save_as(file)
     with dicom_cases(study, tmp_path / "out", DicomRequest(formats=(SEG,)), ("CT",)) as found:
-        assert "lacks StudyInstanceUID" in found.failed["case_001"]
-        assert [*found.images] == ["case_002"]
+        assert "lacks StudyInstanceUID" in found.failed["case_0001"]
+        assert [*found.images] == ["case_0002"]
 
 
 @pytest.mark.parametrize(
@@ -109,15 +109,15 @@ def test_label_maps_are_filed(study: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     with dicom_cases(study, tmp_path / "out", DicomRequest(formats=(SEG,)), ("CT",)) as found:
         found = found.made_by(manifest)
-        image = nib.load(found.folder / "case_001_0000.nii.gz")
-        file = tmp_path / "case_001.nii.gz"
+        image = nib.load(found.folder / "case_0001_0000.nii.gz")
+        file = tmp_path / "case_0001.nii.gz"
         nib.save(nib.Nifti1Image((np.asarray(image.dataobj) > 0).astype(np.uint8), image.affine), file)
-        assert found.file_seg("case_001", file, LABELS) == ()
+        assert found.file_seg("case_0001", file, LABELS) == ()
         assert not file.exists()
-        ds = pydicom.dcmread(tmp_path / "case_001.dcm")
+        ds = pydicom.dcmread(tmp_path / "case_0001.dcm")
         assert ds.pixel_array.sum() == (toys.noise(seed=1) > 0).sum()
         assert ds.ContentDescription == "Licences: CC-BY-4.0, MIT"
         assert "abab" in ds.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmParameters
         nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), 2 * image.affine), file)
         with pytest.raises(GeometryError, match="does not lie on its series"):
-            found.file_seg("case_001", file, LABELS)
+            found.file_seg("case_0001", file, LABELS)

@@ -53,17 +53,17 @@ def model(tmp_path: Path) -> Path:
 
 
 def images_of(study: Path) -> dict[str, volumes.DicomImage]:
-    return {f"case_{n:03d}": volumes.read(sorted((study / name).iterdir())) for n, name in ((1, "a"), (2, "b"))}
+    return {f"case_{n:04d}": volumes.read(sorted((study / name).iterdir())) for n, name in ((1, "a"), (2, "b"))}
 
 
 def test_label_maps_and_segs_of_a_study(study, model, tmp_path, caplog):
     caplog.set_level("INFO", "nnkd")
     out, plain = tmp_path / "out", tmp_path / "plain"
     assert predict(study, out, model, "--format", "nifti", "dicomseg") == 0
-    assert "case_001 is series 1 CT 'body 1', 6 slices" in caplog.text
+    assert "case_0001 is series 1 CT 'body 1', 6 slices" in caplog.text
     assert "another modality" in caplog.text
     assert sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) == [
-        "case_001.dcm", "case_001.nii.gz", "case_002.dcm", "case_002.nii.gz", "dataset.json", "manifest.json",
+        "case_0001.dcm", "case_0001.nii.gz", "case_0002.dcm", "case_0002.nii.gz", "dataset.json", "manifest.json",
         "plans.json",
     ]  # fmt: skip
     (tmp_path / "images").mkdir()
@@ -80,7 +80,7 @@ def test_label_maps_and_segs_of_a_study(study, model, tmp_path, caplog):
         assert np.array_equal(np.asarray(nib.load(plain / f"{case}.nii.gz").dataobj).T, label_map)
         back = segmentations.read(out / f"{case}.dcm", image, {"liver": 1, "spleen": 2})
         assert np.array_equal(image.to_frames(back.array[0]), image.to_frames(label_map))
-    ds = pydicom.dcmread(out / "case_001.dcm")
+    ds = pydicom.dcmread(out / "case_0001.dcm")
     assert ds.PatientID == "geheim77"
     assert ds.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmName == "nnUNetTrainer"
 
@@ -89,7 +89,7 @@ def test_nothing_but_the_seg_names_the_patient(study, model, tmp_path):
     (study / "a" / "Muster_Anna_99.dcm").write_bytes(b"cut short" * 60)
     out = tmp_path / "out"
     assert predict(study, out, model, "--format", "nifti", "dicomseg") == 3
-    assert "case_001" in json.loads((out / "manifest.json").read_text())["failures"]
+    assert "case_0001" in json.loads((out / "manifest.json").read_text())["failures"]
     for file in out.rglob("*"):
         content = file.read_bytes() if file.is_file() else b""
         if file.suffix == ".dcm":
@@ -105,16 +105,16 @@ def test_a_zip_and_segs_alone_and_continuing(study, model, tmp_path, capsys):
     out = tmp_path / "out"
     words = ("--format", "dicomseg", "--series", "body*1", "--c")
     assert predict(archive, out, model, *words) == 0
-    assert [p.name for p in out.glob("case*")] == ["case_001.dcm"]
+    assert [p.name for p in out.glob("case*")] == ["case_0001.dcm"]
     assert "1 case(s) predicted, 0 were there already" in capsys.readouterr().out
-    before = (out / "case_001.dcm").read_bytes()
+    before = (out / "case_0001.dcm").read_bytes()
     assert predict(archive, out, model, *words) == 0
     assert "0 case(s) predicted, 1 were there already" in capsys.readouterr().out
-    assert (out / "case_001.dcm").read_bytes() == before
-    (out / "case_001.dcm").unlink()
+    assert (out / "case_0001.dcm").read_bytes() == before
+    (out / "case_0001.dcm").unlink()
     (out / ".writing-1-dicom").mkdir()  # what a killed run left
     assert predict(archive, out, model, *words) == 0
-    assert (out / "case_001.dcm").is_file()
+    assert (out / "case_0001.dcm").is_file()
     assert not list(out.glob(".writing-*"))
     assert PredictionFolder(out).manifest().file_ending == ".dcm"
 

@@ -39,7 +39,7 @@ def study(tmp_path: Path) -> Path:
 
 def run(source: Path, target: Path, *formats: str, overwrite: bool = False, **boxes: dict) -> StepReport:
     file = target.parent / "boxes.json"
-    file.write_text(json.dumps(boxes or {"case_001": {"liver": [BOX]}}), encoding="utf-8")
+    file.write_text(json.dumps(boxes or {"case_0001": {"liver": [BOX]}}), encoding="utf-8")
     job = BoxJob(source, target, boxes=file, slices="stored", wanted=DicomRequest(formats=formats or ("nifti",)))
     model = OpenedBoxModel(Bright(), "toy", "torch", weights=(WEIGHTS,), licence="Apache-2.0")
     return segment_boxes(job, lambda: model, overwrite)
@@ -47,13 +47,13 @@ def run(source: Path, target: Path, *formats: str, overwrite: bool = False, **bo
 
 def test_boxes_of_a_series(study, tmp_path):
     report = run(study, tmp_path / "out", "nifti", "dicomseg")
-    assert (report.done, report.failures) == (["case_001"], [])
-    stored = nib.load(tmp_path / "out" / "case_001.nii.gz")
+    assert (report.done, report.failures) == (["case_0001"], [])
+    stored = nib.load(tmp_path / "out" / "case_0001.nii.gz")
     image = volumes.read(list(study.iterdir()))
     label_map = np.asarray(stored.dataobj).T
     assert np.array_equal(label_map > 0, image.array[0] > 0)
     assert np.abs(np.diag([-1.0, -1.0, 1.0, 1.0]) @ stored.affine - image.grid.affine).max() < 1e-4
-    seg = tmp_path / "out" / "case_001.dcm"
+    seg = tmp_path / "out" / "case_0001.dcm"
     assert np.array_equal(segmentations.read(seg, image, {"liver": 1}).array[0], label_map)
     ds = pydicom.dcmread(seg)
     assert ds.SegmentSequence[0].SegmentAlgorithmName == "toy"
@@ -65,24 +65,24 @@ def test_boxes_of_a_series(study, tmp_path):
 
 def test_segs_alone_and_what_is_there_already(study, tmp_path):
     out = tmp_path / "out"
-    assert run(study, out, "dicomseg").done == ["case_001"]
-    assert [p.name for p in out.glob("case*")] == ["case_001.dcm"]
-    assert run(study, out, "dicomseg").skipped == ["case_001"]
+    assert run(study, out, "dicomseg").done == ["case_0001"]
+    assert [p.name for p in out.glob("case*")] == ["case_0001.dcm"]
+    assert run(study, out, "dicomseg").skipped == ["case_0001"]
 
 
 def test_a_seg_that_is_asked_for_later(study, tmp_path):
-    assert run(study, tmp_path / "out").done == ["case_001"]
-    assert run(study, tmp_path / "out").skipped == ["case_001"]
-    assert run(study, tmp_path / "out", "nifti", "dicomseg").done == ["case_001"]
-    assert (tmp_path / "out" / "case_001.dcm").is_file()
+    assert run(study, tmp_path / "out").done == ["case_0001"]
+    assert run(study, tmp_path / "out").skipped == ["case_0001"]
+    assert run(study, tmp_path / "out", "nifti", "dicomseg").done == ["case_0001"]
+    assert (tmp_path / "out" / "case_0001.dcm").is_file()
 
 
 def test_series_that_fail_are_told_and_the_others_done(study, tmp_path):
     toys.slices(study / "z", toys.noise(), [(0, 0, 0)] * 6, series_uid=f"{toys.ROOT}.9.8")
     report = run(study, tmp_path / "out")
-    assert report.done == ["case_001"]
-    assert [failure.case for failure in report.failures] == ["case_002"]
-    assert "case_002" in PredictionFolder(tmp_path / "out").manifest().failures
+    assert report.done == ["case_0001"]
+    assert [failure.case for failure in report.failures] == ["case_0002"]
+    assert "case_0002" in PredictionFolder(tmp_path / "out").manifest().failures
 
 
 def test_several_modalities_are_refused(study, tmp_path):

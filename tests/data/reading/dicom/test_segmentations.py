@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -40,6 +41,7 @@ GEOMETRIES = {  # orientation, and the step from slice to slice in mm
     "sagittal": ((0, 1, 0, 0, 0, -1), (1.5, 0, 0)),
     "tilted": ((1, 0, 0, 0, np.cos(TILT), -np.sin(TILT)), (0, 0, 2.5)),
 }
+TAGS = {"SeriesNumber": 4, "PatientPosition": "HFS", "PatientID": "7", "PatientSex": "F", "StudyDate": "20200102"}
 BOXES = [name for name in GEOMETRIES if name != "tilted"]
 
 
@@ -50,7 +52,7 @@ def series(folder: Path, name: str = "axial", **more: object) -> volumes.DicomIm
     shuffled = np.random.default_rng(3).permutation(SHAPE[0])
     files = toys.slices(
         folder, toys.noise(SHAPE)[shuffled], positions[shuffled], orientation=orientation,
-        **{"tags": {"SeriesNumber": 4, "PatientID": "7", "PatientSex": "F", "StudyDate": "20200102"}, **more},
+        **{"tags": TAGS, **more},
     )  # fmt: skip
     return volumes.read(files)
 
@@ -365,6 +367,37 @@ def test_a_label_map_segmentation(tmp_path: Path) -> None:
     made = hd.seg.Segmentation(sources, array, "LABELMAP", described, hd.UID(), 9, hd.UID(), 1, "m", "m", "0", "0")
     made.save_as(tmp_path / "l.dcm")
     assert (segmentations.read(tmp_path / "l.dcm", image, INTEGERS).array[0] != array).sum() == 0
+
+
+@pytest.mark.heavy
+@pytest.mark.skipif(shutil.which("itkimage2segimage") is None, reason='needs dcmqi: pip install "nnkd[test]"')
+@pytest.mark.parametrize("name", ["axial, feet last", "oblique", "sagittal"])
+def test_what_dcmqi_writes(tmp_path: Path, name: str) -> None:
+    image = series(tmp_path / "a", name)
+    array = label_map(image) % 3
+    made = sitk.GetImageFromArray(array)
+    made.SetSpacing(image.grid.spacing[::-1])
+    made.SetOrigin(image.grid.origin)
+    made.SetDirection(np.ravel(image.grid.direction).tolist())
+    sitk.WriteImage(made, str(tmp_path / "l.nrrd"))
+
+    def coded(value: str, meaning: str) -> dict[str, str]:
+        return {"CodeValue": value, "CodingSchemeDesignator": "SCT", "CodeMeaning": meaning}
+
+    segments = [
+        {"labelID": n, "SegmentLabel": label, "SegmentDescription": label, "SegmentAlgorithmType": "MANUAL",
+         "SegmentedPropertyCategoryCodeSequence": coded("123037004", "Anatomical Structure"),
+         "SegmentedPropertyTypeCodeSequence": coded(value, label)}
+        for n, label, value in ((1, "Leber", "10200004"), (2, "Milz", "78961009"))
+    ]  # fmt: skip
+    words = {"SeriesDescription": "S", "SeriesNumber": "300", "InstanceNumber": "1", "ContentCreatorName": "R",
+             "ContentLabel": "SEG", "ContentDescription": "d", "segmentAttributes": [segments]}  # fmt: skip
+    (tmp_path / "m.json").write_text(json.dumps(words))
+    command = ["itkimage2segimage", "--inputDICOMDirectory", tmp_path / "a", "--inputImageList", tmp_path / "l.nrrd",
+               "--outputDICOM", tmp_path / "s.dcm", "--inputMetadata", tmp_path / "m.json"]  # fmt: skip
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    found = segmentations.read(tmp_path / "s.dcm", image, {"spleen": 2, "liver": 1})
+    assert (found.array[0] != array).sum() == 0
 
 
 def test_references(tmp_path: Path) -> None:
