@@ -184,6 +184,8 @@ def check_source(image: DicomImage) -> list[Dataset]:
             f"its UIDs, or ask for NIfTI alone."
         )
     first = found[0]
+    if first.Rows * first.Columns < 8:  # highdicom (0.28, tried) packs the bits of such frames wrongly
+        raise DatasetError(f"Its frames have {first.Rows * first.Columns} pixels, but 8 or more are expected.")
     frames = int(first.get("NumberOfFrames") or 1)
     if (len(found) > 1 and frames > 1) or (len(found) == 1 and len(image.slices) > frames):
         raise DatasetError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from extras import needs
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from nnkd.data.reading.dicom import segmentation_writer, segmentations, volumes
 from nnkd.data.reading.dicom.segmentation_writer import Algorithm
@@ -70,7 +74,7 @@ def written(folder: Path, image: volumes.DicomImage, array: np.ndarray, labels: 
     return file
 
 
-def voxels_by_pydicom(file: Path) -> dict[tuple, int]:
+def voxels_by_pydicom(file: Path, digits: int = 3) -> dict[tuple, int]:
     """Where each labelled voxel of a DICOM-SEG lies, with its label, by headers and bits alone."""
     ds = pydicom.dcmread(file)
     bits = np.unpackbits(np.frombuffer(ds.PixelData, np.uint8), bitorder="little")
@@ -85,12 +89,12 @@ def voxels_by_pydicom(file: Path) -> dict[tuple, int]:
         origin = np.array(item.PlanePositionSequence[0].ImagePositionPatient, float)
         for row, column in np.argwhere(frame):
             where = origin + row * between_rows * cosines[1] + column * between_columns * cosines[0]
-            assert tuple(np.round(where, 3) + 0.0) not in found
-            found[tuple(np.round(where, 3) + 0.0)] = number
+            assert tuple(np.round(where, digits) + 0.0) not in found
+            found[tuple(np.round(where, digits) + 0.0)] = number
     return found
 
 
-def voxels_of(files: list[Path], frames: np.ndarray, names: list[Path]) -> dict[tuple, int]:
+def voxels_of(files: list[Path], frames: np.ndarray, names: list[Path], digits: int = 3) -> dict[tuple, int]:
     """The same of label maps on a series' own files, by their headers."""
     found = {}
     for file, labels in zip(names, frames, strict=True):
@@ -98,7 +102,7 @@ def voxels_of(files: list[Path], frames: np.ndarray, names: list[Path]) -> dict[
         iop, (dr, dc) = np.array(ds.ImageOrientationPatient, float), (float(v) for v in ds.PixelSpacing)
         for row, column in np.argwhere(labels):
             where = np.array(ds.ImagePositionPatient, float) + row * dr * iop[3:] + column * dc * iop[:3]
-            found[tuple(np.round(where, 3) + 0.0)] = int(labels[row, column])
+            found[tuple(np.round(where, digits) + 0.0)] = int(labels[row, column])
     assert set(names) == set(files)
     return found
 
@@ -142,6 +146,36 @@ def test_a_tilted_series_differs_only_where_nearest_neighbours_do(tmp_path: Path
     assert (back.array[0] != array).sum() <= (array > 0).sum() - (frames > 0).sum()
     assert beside < 0
     assert np.array_equal(image.to_frames(back.array[0]), frames)
+
+
+@pytest.mark.heavy
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    angles=st.tuples(*[st.floats(0, 360)] * 3),
+    spacing=st.tuples(*[st.floats(0.05, 6)] * 3),
+    origin=st.tuples(*[st.floats(-900, 900)] * 3),
+    shape=st.tuples(st.integers(2, 6), st.integers(3, 17), st.integers(3, 17)),
+    tilt=st.sampled_from([0.0, 0.0, -20.0, 7.0]),
+    digits=st.integers(5, 9),
+    seed=st.integers(0, 99),
+)
+def test_any_box_or_tilt_goes_there_and_back(tmp_path, angles, spacing, origin, shape, tilt, digits, seed) -> None:
+    folder, rng = tmp_path / uuid.uuid4().hex, np.random.default_rng(seed)
+    axes = np.round(Rotation.from_euler("zyx", angles, degrees=True).as_matrix(), digits)
+    step = (axes[:, 2] + np.tan(np.deg2rad(tilt)) * axes[:, 1]) * spacing[0]
+    order = rng.permutation(shape[0])
+    files = toys.slices(
+        folder, toys.noise(shape)[order], toys.line(shape[0], step, origin)[order], spacing=spacing[1:],
+        orientation=(*axes[:, 0], *axes[:, 1]),
+    )  # fmt: skip
+    image = volumes.read(files)
+    array = rng.integers(0, 4, image.grid.shape).astype(np.uint8)
+    frames, named = image.to_frames(array), [s.file for s in image.slices]
+    seg = written(folder, image, array)
+    assert voxels_by_pydicom(seg, 5) == voxels_of(files, frames, named, 5)
+    back = segmentations.read(seg, image, INTEGERS).array[0]
+    assert np.array_equal(image.to_frames(back), frames)
+    assert image.offsets is not None or np.array_equal(back, array)
 
 
 def test_multi_frame_series_go_back_to_their_frames(tmp_path: Path) -> None:
@@ -251,6 +285,12 @@ def test_a_series_without_uids_is_refused(tmp_path: Path, keyword: str) -> None:
     image = series(tmp_path / "a", tags={keyword: None})
     with pytest.raises(DatasetError, match=f"lacks {keyword}"):
         written(tmp_path, image, label_map(image))
+
+
+def test_frames_of_a_few_pixels_are_refused(tmp_path: Path) -> None:
+    image = volumes.read(toys.slices(tmp_path / "a", toys.noise((2, 2, 3)), toys.line(2)))
+    with pytest.raises(DatasetError, match="6 pixels"):  # highdicom 0.28 would pack them wrongly
+        written(tmp_path, image, np.ones((2, 2, 3), np.uint8))
 
 
 def test_texts_of_any_length_and_alphabet(tmp_path: Path) -> None:
