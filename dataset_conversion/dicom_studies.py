@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from nnkd.types import Failure
 MODALITIES = {"MR": "MRI", "PT": "PET"}  # DICOM's codes where nnU-Net's users write something else
 
 
+IS_UID = re.compile(r"[0-9.]{16,}")  # it says who somebody is, so the record holds its hash
 CODES = {"CT": "CT", "MR": "MR", "MRI": "MR", "PT": "PT", "PET": "PT"}  # and back
 
 
@@ -71,7 +73,8 @@ class Wishes:
     def options(self) -> dict[str, object]:
         """What decides about the content of a case, for the record. Which series are taken does not, so that more can
         be added."""
-        given = {"patterns": self.patterns, "suv": self.suv, "numbered": not self.keep_names,
+        patterns = {name: digits(p) if IS_UID.fullmatch(p) else p for name, p in self.patterns.items()}
+        given = {"patterns": patterns, "suv": self.suv, "numbered": not self.keep_names,
                  "across_frames": self.across_frames}  # fmt: skip
         return {key: value for key, value in given.items() if value}
 

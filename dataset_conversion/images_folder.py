@@ -1,4 +1,4 @@
-"""A plain folder of images: NIfTI (nrrd, mha), DICOM series, or PNG, TIF, BMP, JPG, GIF; masks optional.
+"""A folder of images: NIfTI (nrrd, mha), DICOM studies (or a zip), or PNG, TIF, BMP, JPG, GIF; masks optional.
 
 One file is one case, and its name becomes the case's; several channels are CASE_0000.nii.gz, CASE_0001.nii.gz ...
 DICOM (a folder of any depth, or a zip): one series is one case, numbered; the folder "private" of the dataset says who

@@ -173,7 +173,7 @@ def test_a_slice_that_is_cut_short_or_garbage_fails_its_series(tmp_path, nnunet_
     report = convert(tmp_path / "d", "Dataset710_D", labels=LABELS)
     assert report.done == ["case_0003"]
     reasons = {one.case: one.reason for one in report.failures}
-    assert "5 files are read, but 1 beside them cannot be" in reasons["case_0001"]
+    assert "5 files are read, but 1 of the series or beside it" in reasons["case_0001"]
     assert "22_0006.dcm" in reasons["case_0002"]
     assert reasons["21_0006.dcm"] == "It is empty; private/set_aside.tsv says where it lies."
     assert not (RawDataset.open(710).folder / "imagesTr" / "case_0001_0000.nii.gz").exists()
@@ -234,6 +234,8 @@ def test_series_of_one_study_become_channels_on_the_first_ones_grid(tmp_path, nn
     assert (one.series, two.series) == (f"{toys.ROOT}.21", f"{toys.ROOT}.22")
     assert json.loads((folder / "conversion.json").read_text())["options"]["patterns"] == {
         "T1": "*mprage*", "FLAIR": "flair"}  # fmt: skip
+    convert(tmp_path / "d", "Dataset711_D", labels=LABELS, channels=[f"FLAIR={toys.ROOT}.22"])
+    assert toys.ROOT not in (RawDataset.open(711).folder / "conversion.json").read_text()
 
 
 def test_channels_that_do_not_belong_together(tmp_path, nnunet_folders):

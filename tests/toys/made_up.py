@@ -49,29 +49,3 @@ def picture(file: Path, array: np.ndarray | None = None, mode: str | None = None
     made = Image.fromarray(array)
     (made.convert(mode) if mode else made).save(file)
     return array
-
-
-def dicom_series(
-    folder: Path, array: np.ndarray, uid: str, *, spacing_z: float = 2.5, skip: Sequence[int] = ()
-) -> None:
-    """Write (Z, Y, X) int16 as one CT series; slices in `skip` are left out."""
-    folder.mkdir(parents=True, exist_ok=True)
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    for z in (z for z in range(len(array)) if z not in skip):
-        image = sitk.GetImageFromArray(array[z])
-        image.SetSpacing((0.8, 0.8))
-        for key, value in {
-            "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
-            "0008|0018": f"{uid}.{z + 1}",
-            "0008|0060": "CT",
-            "0020|000d": "1.2.3.4",
-            "0020|000e": uid,
-            "0020|0013": str(z + 1),
-            "0020|0032": f"1\\2\\{z * spacing_z}",
-            "0020|0037": "1\\0\\0\\0\\1\\0",
-            "0018|0050": str(spacing_z),
-        }.items():
-            image.SetMetaData(key, value)
-        writer.SetFileName(str(folder / f"{uid.replace('.', '_')}_{90 - z:03d}.dcm"))  # file order is not slice order
-        writer.Execute(image)

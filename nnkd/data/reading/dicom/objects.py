@@ -46,6 +46,7 @@ class Header:
         modality: Such as "CT".
         patient: Its identifier; only compared within a series, never kept or shown.
         rule: Why it is no image to convert; empty: it is one.
+        flaw: What keeps it from being read, although its series is known; empty: nothing.
     """
 
     file: Path
@@ -59,6 +60,7 @@ class Header:
     modality: str
     patient: str
     rule: str
+    flaw: str
 
 
 @dataclass(frozen=True)
@@ -149,13 +151,16 @@ def _header(file: Path, found: Dataset) -> Header | Other:
     has_pixels = bool(_text(found, "Rows"))
     rule = _rule(sop_class, set(_text(found, "ImageType").upper().split("\\")), description, has_pixels)
     series, instance = _text(found, "SeriesInstanceUID"), _text(found, "SOPInstanceUID")
-    if not rule and not (sop_class and series and instance):
-        return Other(file, "lacks the UID of its class, series or instance", understood=False)
-    if not rule and not has_pixels:
-        return Other(file, "is an image without rows and columns, perhaps cut short", understood=False)
+    flaw = ""
+    if not rule and not (sop_class and instance):
+        flaw = "lacks the UID of its class or instance"
+    elif not rule and not has_pixels:
+        flaw = "is an image without rows and columns, perhaps cut short"
+    if not rule and not series:
+        return Other(file, flaw or "lacks the UID of its series", understood=False)
     return Header(
         file, instance, series, _text(found, "StudyInstanceUID"), _text(found, "FrameOfReferenceUID"), sop_class,
-        _text(found, "SeriesNumber"), description, _text(found, "Modality"), _text(found, "PatientID"), rule,
+        _text(found, "SeriesNumber"), description, _text(found, "Modality"), _text(found, "PatientID"), rule, flaw,
     )  # fmt: skip
 
 

@@ -119,7 +119,7 @@ class Found:
 def scan(folder: Path) -> Found:
     """Look at every file below a folder once; hidden files and folders are no data.
 
-    A file that cannot be read makes the series fail whose slices lie beside it: it may be one of them.
+    A file that cannot be read makes the series fail that it belongs to, or else those whose slices lie beside it.
 
     Args:
         folder: Of any depth; links to folders are followed.
@@ -131,33 +131,38 @@ def scan(folder: Path) -> Found:
         raise FolderError(f"There is no folder '{folder.name}'. Give the folder the images lie in.")
     with quiet(), ThreadPoolExecutor(THREADS) as pool:
         looked = list(pool.map(look, _files(folder)))
-    headers = [one for one in looked if isinstance(one, Header)]
+        headers = [one for one in looked if isinstance(one, Header)]
+        aside, broken = _others([one for one in looked if isinstance(one, Other)], headers)
+        lost: dict[Path | str, list[str]] = {}  # by the series it belongs to, or else by the folder it lies in
+        for one in broken:
+            if kind_of_name(one.file) not in ARCHIVES:
+                lost.setdefault(one.file.parent, []).append(one.file.name)
+        groups: dict[tuple[str, str], list[Header]] = {}
+        for header in headers:
+            if header.flaw:
+                broken.append(Broken(header.file, header.flaw))
+                lost.setdefault(header.series, []).append(header.file.name)
+            else:
+                groups.setdefault((header.rule, header.series), []).append(header)
+        made = [(rule, _series(members, lost)) for (rule, _), members in groups.items()]
+    aside += [Aside(rule, series.files, series) for rule, series in made if rule]
+    return Found(tuple(series for rule, series in made if not rule), tuple(aside), tuple(broken))
+
+
+def _others(others: Sequence[Other], headers: Sequence[Header]) -> tuple[list[Aside], list[Broken]]:
+    """Files that are no DICOM: what lies beside it, and what is named as the slices in its folder and must be one."""
     names: dict[Path, set[str]] = {}
     for header in headers:
         names.setdefault(header.file.parent, set()).add(kind_of_name(header.file))
     aside: dict[str, list[Path]] = {}
     broken = []
-    for other in (one for one in looked if isinstance(one, Other)):
+    for other in others:
         like_slices = kind_of_name(other.file) in names.get(other.file.parent, set()) - {""}
         if other.understood and not like_slices:
             aside.setdefault(other.reason, []).append(other.file)
         else:
             broken.append(Broken(other.file, "is no DICOM object" if other.understood else other.reason))
-    groups: dict[tuple[str, str], list[Header]] = {}
-    for header in headers:
-        groups.setdefault((header.rule, header.series), []).append(header)
-    doubtful: dict[Path, list[str]] = {}
-    for one in broken:
-        if kind_of_name(one.file) in ARCHIVES:
-            continue
-        doubtful.setdefault(one.file.parent, []).append(one.file.name)
-    made = [(rule, _series(members, doubtful)) for (rule, _), members in groups.items()]
-    return Found(
-        tuple(series for rule, series in made if not rule),
-        (*(Aside(rule, series.files, series) for rule, series in made if rule),
-         *(Aside(rule, tuple(files)) for rule, files in aside.items())),
-        tuple(broken),
-    )  # fmt: skip
+    return [Aside(rule, tuple(files)) for rule, files in aside.items()], broken
 
 
 def _files(folder: Path) -> list[Path]:
@@ -172,7 +177,7 @@ def _files(folder: Path) -> list[Path]:
     return found
 
 
-def _series(headers: Sequence[Header], doubtful: dict[Path, list[str]]) -> Series:
+def _series(headers: Sequence[Header], lost: dict[Path | str, list[str]]) -> Series:
     first = headers[0]
     kept: dict[str, Header] = {}
     problem = ""
@@ -187,10 +192,11 @@ def _series(headers: Sequence[Header], doubtful: dict[Path, list[str]]) -> Serie
             words = {"sop_class": "class of object", "frame_of_reference": "frame of reference"}.get(what, what)
             problem = f"Its files are of more than one {words} ({count}). Export the series again."
     files = tuple(header.file for header in kept.values())
-    beside = [name for place in dict.fromkeys(file.parent for file in files) for name in doubtful.get(place, [])]
-    if beside and not problem:
-        problem = (f"{len(files)} files are read, but {len(beside)} beside them cannot be ({some(beside)}) and may be "
-                   f"slices. Copy them again, or take them out.")  # fmt: skip
+    keys: list[Path | str] = [first.series, *dict.fromkeys(file.parent for file in files)]
+    missing = [name for key in keys for name in lost.get(key, [])]
+    if missing and not problem:
+        problem = (f"{len(files)} files are read, but {len(missing)} of the series or beside it cannot be "
+                   f"({some(missing)}): the volume may lack slices. Copy them again, or take them out.")  # fmt: skip
     folder = Path(os.path.commonpath([file.parent for file in files]))
     return Series(first.series, first.study, first.frame_of_reference, first.sop_class, first.number,
                   first.description, first.modality, folder, files, len(headers) - len(files), problem)  # fmt: skip

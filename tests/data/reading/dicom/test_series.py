@@ -131,7 +131,21 @@ def test_a_slice_that_cannot_be_read_makes_its_series_fail(tmp_path, content):
     found = scan(tmp_path)
     assert [one.file for one in found.broken] == [files[-1]]
     bad, good = found.series
-    assert "5 files are read, but 1 beside them cannot be ('7_0006.dcm') and may be slices" in bad.problem
+    assert "5 files are read, but 1 of the series or beside it cannot be ('7_0006.dcm')" in bad.problem
+    assert not good.problem
+
+
+def test_a_header_that_is_cut_short_fails_its_own_series_wherever_it_lies(tmp_path):
+    files = series(tmp_path / "CT", "7")
+    series(tmp_path / "CT", "8")
+    (tmp_path / "rest").mkdir()
+    content = files[-1].read_bytes()
+    (tmp_path / "rest" / "IM1").write_bytes(content[: content.index(b"\x28\x00\x10\x00US")])  # before Rows
+    files[-1].unlink()
+    found = scan(tmp_path)
+    assert [(one.file.name, one.reason[:33]) for one in found.broken] == [("IM1", "is an image without rows and colu")]
+    bad, good = sorted(found.series, key=lambda s: s.uid)
+    assert "5 files are read, but 1 of the series or beside it cannot be ('IM1')" in bad.problem
     assert not good.problem
 
 
@@ -141,7 +155,7 @@ def test_slices_without_ending_and_one_that_is_garbage(tmp_path):
     (tmp_path / "7_0003").write_bytes(b"\0\1\2\3" * 100)
     found = scan(tmp_path)
     assert [one.file.name for one in found.broken] == ["7_0003"]
-    assert "may be slices" in found.series[0].problem
+    assert "may lack slices" in found.series[0].problem
 
 
 def test_a_file_with_the_ending_of_slices_that_is_text(tmp_path):
