@@ -176,7 +176,12 @@ def check_source(image: DicomImage) -> list[Dataset]:
     import pydicom
 
     files = dict.fromkeys(s.file for s in image.slices)
-    found: list[Dataset] = [pydicom.dcmread(f, stop_before_pixels=True, force=True) for f in files]
+    try:
+        found: list[Dataset] = [pydicom.dcmread(f, stop_before_pixels=True, force=True) for f in files]
+    except OSError as error:
+        raise DatasetError(
+            f"The series cannot be read any more ({error.strerror}), but a DICOM-SEG is written with its source present."
+        ) from error
     lacking = [k for k in NEEDED if any(not ds.get(k) for ds in found)]
     if lacking:
         raise DatasetError(

@@ -287,6 +287,14 @@ def test_a_series_without_uids_is_refused(tmp_path: Path, keyword: str) -> None:
         written(tmp_path, image, label_map(image))
 
 
+def test_a_series_that_is_gone_gets_no_seg(tmp_path: Path) -> None:
+    image = series(tmp_path / "a")
+    shutil.rmtree(tmp_path / "a")
+    with pytest.raises(DatasetError, match="cannot be read any more"):
+        written(tmp_path, image, label_map(image))
+    assert not (tmp_path / "seg.dcm").exists()
+
+
 def test_frames_of_a_few_pixels_are_refused(tmp_path: Path) -> None:
     image = volumes.read(toys.slices(tmp_path / "a", toys.noise((2, 2, 3)), toys.line(2)))
     with pytest.raises(DatasetError, match="6 pixels"):  # highdicom 0.28 would pack them wrongly
