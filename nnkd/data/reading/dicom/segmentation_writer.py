@@ -180,7 +180,7 @@ def check_source(image: DicomImage) -> list[Dataset]:
         found: list[Dataset] = [pydicom.dcmread(f, stop_before_pixels=True, force=True) for f in files]
     except OSError as error:
         raise DatasetError(
-            f"The series cannot be read any more ({error.strerror}), but a DICOM-SEG is written with its source present."
+            f"The series cannot be read any more ({error.strerror}), but a DICOM-SEG is written beside its source."
         ) from error
     lacking = [k for k in NEEDED if any(not ds.get(k) for ds in found)]
     if lacking:
