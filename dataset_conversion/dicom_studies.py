@@ -18,7 +18,7 @@ from nnkd_dataset_conversion.reading import Listed
 from nnkd_dataset_conversion.writer import Source
 from numpy.typing import NDArray
 
-from nnkd.data.reading.dicom import sources, volumes
+from nnkd.data.reading.dicom import segmentations, sources, volumes
 from nnkd.data.reading.dicom.objects import shown
 from nnkd.data.reading.dicom.series import Aside, Found, Series, scan, some
 from nnkd.data.reading.dicom.sources import ChannelSource
@@ -103,6 +103,7 @@ class DicomStudies:
         self.wishes, self.patterns, self.options = wishes, wishes.patterns, wishes.options
         self.failures: list[Failure] = []
         self.lines: list[str] = []
+        self._firsts: dict[str, Series] = {}
         self.found = {folder: self._chosen(folder, found)}
         codes = {series.modality for series in self.found[folder].series}
         code = next(iter(codes)) if len(codes) == 1 else ""
@@ -165,12 +166,33 @@ class DicomStudies:
                 self.failures.append(Failure(case, str(error)))
                 continue
             read = partial(_read_case, numbering.dataset, case, channels, folder, self.wishes)
-            cases.append(Listed(case, [read], tuple(stems[uid])))
+            self._firsts[case] = next(iter(channels.values()))
+            cases.append(Listed(case, [read], (*stems[uid], *(series.uid for series in members))))
         return cases
 
     def mask(self, path: Path) -> Source:
         """Where a label map comes from: the file."""
         return path
+
+    def segmentations(self, masks: Path) -> dict[str, list[Path]]:
+        """DICOM-SEGs in the folder of the label maps, by the series that they refer to."""
+        found: dict[str, list[Path]] = {}
+        for aside in (self.found.get(masks) or scan(masks)).aside:
+            if aside.series is not None and aside.series.sop_class in segmentations.CLASSES:
+                for file in aside.series.files:
+                    for uid in segmentations.references(file):
+                        found.setdefault(uid, []).append(file)
+        return found
+
+    def segmentation(self, path: Path, case: str, labels: Mapping[str, int] | None) -> Source:
+        """Where a label map that is a DICOM-SEG comes from.
+
+        Args:
+            path: The DICOM-SEG.
+            case: Whose it is; it lies on the case's first channel.
+            labels: Integers by name; None: the segments' own numbers.
+        """
+        return partial(_read_segmentation, path, self._firsts[case], labels)
 
     def _chosen(self, folder: Path, found: Found) -> Found:
         chosen = found.choose(self.wishes.series, self.wishes.modality)
@@ -293,6 +315,10 @@ def _read_series(series: Series, case: str, wishes: Wishes) -> DicomImage:
     if series.copies:
         return replace(image, said=(*image.said, f"{series.copies} files were copies of others and left out"))
     return image
+
+
+def _read_segmentation(path: Path, series: Series, labels: Mapping[str, int] | None) -> Image:
+    return segmentations.read(path, volumes.read(series.files), labels)
 
 
 def _onto(grid: Grid, image: DicomImage, name: str, first: str) -> tuple[NDArray[np.generic], str]:

@@ -99,10 +99,12 @@ def convert(
                  "pattern": pattern, "mask_name": mask_name, "spacing": list(spacing), **form.options},
     )  # fmt: skip
     numbering = Numbering(writer.folder)
-    cases, alone = _paired(form, form.listed(folder, masks, mask_name, numbering), folder, masks, mask_name, "Tr")
+    named = wanted if not values and threshold is None else None  # else values are the segments' numbers
+    listed = form.listed(folder, masks, mask_name, numbering)
+    cases, alone = _paired(form, listed, folder, masks, mask_name, "Tr", named)
     if test is not None:
         listed = form.listed(test, test_masks, mask_name, numbering)
-        more, more_alone = _paired(form, listed, test, test_masks, mask_name, "Ts")
+        more, more_alone = _paired(form, listed, test, test_masks, mask_name, "Ts", named)
         cases, alone = cases + more, alone + more_alone
     numbering.save()
     report = writer.write(cases, [*form.failures, *alone])
@@ -136,8 +138,10 @@ def _paired(
     masks: Path | None,
     mask_name: str,
     split: Split,
+    labels: Mapping[str, int] | None,
 ) -> tuple[list[SourceCase], list[Failure]]:
-    """The cases with their masks, and masks without an image."""
+    """The cases with their masks, and masks without an image. A DICOM-SEG belongs to the series it refers to."""
+    segs = form.segmentations(masks) if isinstance(form, DicomStudies) and masks is not None else {}
     there = _known(masks, ANY) if masks is not None else []
     by_stem: dict[str, list[Path]] = {}
     for path in there:
@@ -146,16 +150,22 @@ def _paired(
     for case in listed:
         stems = {reading.clean(mask_name.replace("{case}", stem)) for stem in case.stems}
         fitting = [p for stem in sorted(stems) for p in by_stem.get(stem, []) if p not in case.images]
+        own = list(dict.fromkeys(p for uid in case.stems for p in segs.get(uid, [])))
+        fitting += own
         if len(fitting) > 1:
             raise DatasetError(
                 f"Case '{case.case}' has {len(fitting)} masks ({', '.join(p.name for p in fitting)}). Keep one."
             )
         used.update(fitting)
-        found.append(SourceCase(case.case, case.images, form.mask(fitting[0]) if fitting else None, split))
+        mask = form.mask(fitting[0]) if fitting else None
+        if own and isinstance(form, DicomStudies):
+            mask = form.segmentation(own[0], case.case, labels)
+        found.append(SourceCase(case.case, case.images, mask, split))
     if masks is not None and not used:
         raise DatasetError(f"No mask in '{masks.name}' belongs to an image. Say how they are named with --mask_name.")
     if masks is None or masks.resolve() == folder.resolve():
         return found, []
+    there += dict.fromkeys(p for files in segs.values() for p in files)
     return found, [Failure(reading.case_name(p), "It is a mask without image.") for p in there if p not in used]
 
 

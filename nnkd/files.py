@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -67,7 +68,7 @@ def remove_leftovers(folder: Path, older_than_s: float = 0.0, of: str = "") -> N
             continue
         try:
             if time.time() - path.stat().st_mtime >= older_than_s:
-                path.unlink(missing_ok=True)
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         except FileNotFoundError:  # its writer was alive and has just moved it
             continue
 

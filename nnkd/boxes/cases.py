@@ -71,6 +71,26 @@ def find_cases(source: Path, boxed: Collection[str] = ()) -> list[BoxCase]:
     return found
 
 
+def holds_images(source: Path) -> bool:
+    """Whether a folder holds images that this command reads, so that it is none of DICOM series.
+
+    Raises:
+        FolderError: If it holds pictures and DICOM series: which of them are meant?
+    """
+    if not source.is_dir():
+        return source.suffix.lower() != ".zip"
+    endings = {split_ending(f.name)[1].lower() for f in source.iterdir() if is_visible(f)} & set(ENDINGS)
+    if endings and endings <= set(PICTURES):
+        from nnkd.data.reading.dicom.series import scan
+
+        if scan(source).series:
+            raise FolderError(
+                f"'{source.absolute().name}' holds pictures and DICOM series. Put those to segment into a folder of "
+                f"their own."
+            )
+    return bool(endings)
+
+
 def _cases(files: Sequence[Path], boxed: Collection[str]) -> list[BoxCase]:
     together: dict[tuple[str, str], list[Path]] = {}
     for file in files:

@@ -68,11 +68,14 @@ class BoxImage:
         Raises:
             NnkdError: If it cannot be written.
         """
-        stored = label_map if self.orientation is None else self.orientation.to_file(label_map)
         if self.spacing is not None:
             write_json(target.with_suffix(".json"), {"spacing": list(self.spacing)})
         with atomic(target) as temporary:
-            self.save(stored, temporary)
+            self.save(self.in_file_order(label_map), temporary)
+
+    def in_file_order(self, label_map: NDArray[np.integer]) -> NDArray[np.integer]:
+        """A label map (Z, Y, X) of the seen order -> of the stored one."""
+        return label_map if self.orientation is None else self.orientation.to_file(label_map)
 
 
 def read_image(case: BoxCase, slices: Slices = "axial", label_map: bool = False) -> BoxImage:

@@ -17,10 +17,11 @@ from nnkd.boxes.pictures import CtWindows, Looks, looks_of, read_windows
 from nnkd.boxes.propagation import MEMORY, BoxedObject, segment
 from nnkd.data.boxes import FORM, GivenBoxes, challenge_box, fingerprint
 from nnkd.data.dataset import DatasetSpec
+from nnkd.data.dicom_cases import SEG_ENDING, DicomCases, DicomRequest
 from nnkd.data.predictions import CaseRecord, Lineage, Manifest, PredictionFolder, Weights, versions
 from nnkd.data.reading.geometry import Box3D
 from nnkd.errors import DatasetError, PredictionError, SettingError, UnknownNameError
-from nnkd.files import remove_leftovers, sha256
+from nnkd.files import atomic, remove_leftovers, sha256
 
 COSTS_ONLY = ("boxes", "runtime")  # other ones change no label map, or only voxels on the edge of rounding
 OLD_S = 3600.0  # a file that has been in the writing for an hour belongs to a killed process
@@ -40,6 +41,8 @@ class BoxJob:
         window: CT's; see `nnkd.boxes.pictures.read_windows`.
         slices: Which slices of a volume are segmented.
         memory: Bytes that embeddings may take.
+        wanted: What is wanted of DICOM series.
+        dicom: The series that `source` was made of; None: it was made of none.
     """
 
     source: Path
@@ -50,6 +53,8 @@ class BoxJob:
     window: str | None = None
     slices: Slices = "axial"
     memory: int = MEMORY
+    wanted: DicomRequest = field(default_factory=DicomRequest)
+    dicom: DicomCases | None = None
 
 
 @dataclass(frozen=True)
@@ -61,12 +66,14 @@ class Done:
         decoded: How many boxes were.
         assumed: What was assumed about its intensities; empty: nothing.
         seconds: Wall time of "read", "encode", "decode" and "write".
+        said: What was chosen to write it.
     """
 
     encoded: int
     decoded: int
     assumed: str
     seconds: Mapping[str, float]
+    said: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,7 +149,7 @@ class BoxWork:
             versions=versions(*filter(None, (opened.distribution, opened.runtime))),
             options=options,
             labels={label: [integer] for label, integer in self.labels.items()},
-            file_ending=self.cases[0].written,
+            file_ending=self.cases[0].written if job.dicom is None or job.dicom.keeps_label_maps else SEG_ENDING,
             weights=weights,
             lineage=[Lineage(name=opened.name, licence=opened.licence, weights_licence=licences)],
             ground_truth=job.from_reference,
@@ -173,15 +180,17 @@ class BoxWork:
         inputs = {case.file.name: sha256(case.file)}
         if self.given is not None:
             inputs["boxes"] = fingerprint(self.given.of(case.name))
-        if folder.is_done(seen, case.name, inputs):
+        if folder.is_done(seen, case.name, inputs) and self._is_filed(case, folder):
             return None
         image = read_image(case, self.job.slices)
         objects, names, looks = self._objects(case, image)
         read = time.perf_counter()
         found = segment(opened.model, looks.picture, image.shape, objects, self.job.memory)
         computed = time.perf_counter()
-        target = folder.file(case.name, case.written)
-        image.write(found.label_map, target)
+        target = folder.file(case.name, seen.file_ending)
+        said = self._file(case, image.in_file_order(found.label_map), names, folder, seen)
+        if self.job.dicom is None or self.job.dicom.keeps_label_maps:
+            image.write(found.label_map, target)
         record = CaseRecord(
             inputs=inputs,
             output=sha256(target),
@@ -194,7 +203,23 @@ class BoxWork:
             record.notes["assumed"] = looks.assumed
         folder.record(case.name, record)
         seconds = {**found.seconds, "read": read - begun, "write": time.perf_counter() - computed}
-        return Done(found.encoded, found.decoded, looks.assumed, seconds)
+        return Done(found.encoded, found.decoded, looks.assumed, seconds, said)
+
+    def _is_filed(self, case: BoxCase, folder: PredictionFolder) -> bool:
+        """Whether a case's DICOM-SEG is there, if one is wanted."""
+        dicom = self.job.dicom
+        return dicom is None or not dicom.writes_seg or dicom.seg_of(case.name, folder.folder).is_file()
+
+    def _file(
+        self, case: BoxCase, label_map: np.ndarray, names: Mapping[str, int], folder: PredictionFolder, seen: Manifest
+    ) -> tuple[str, ...]:
+        """Write a case's DICOM-SEG, if one is wanted; returns what was chosen."""
+        dicom = self.job.dicom
+        if dicom is None or not dicom.writes_seg:
+            return ()
+        labels = {name: [integer] for name, integer in names.items()}
+        with atomic(dicom.seg_of(case.name, folder.folder)) as temporary:
+            return dicom.made_by(seen).write_seg(case.name, label_map, labels, temporary)
 
     def _objects(self, case: BoxCase, image: BoxImage) -> tuple[list[BoxedObject], dict[str, int], Looks]:
         """What to segment in an image, integers by label, and the pictures."""

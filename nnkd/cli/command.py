@@ -7,10 +7,14 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from nnkd import __version__
 from nnkd.errors import NnkdError
 from nnkd.types import StepReport
+
+if TYPE_CHECKING:
+    from nnkd.data.dicom_cases import DicomRequest
 
 DONE, ERROR, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 EXIT_CODES = "exit codes: 0 done; 1 an error, in one sentence; 2 usage; 3 some cases failed; 130 interrupted"
@@ -85,6 +89,33 @@ def add_device(to: argparse.ArgumentParser) -> None:
         default="cuda",
         choices=("cuda", "cpu", "mps"),
         help="where to compute (default: cuda). Choose the GPU with CUDA_VISIBLE_DEVICES",
+    )
+
+
+def add_dicom(to: argparse.ArgumentParser) -> None:
+    """What is wanted of a DICOM folder or zip."""
+    group = to.add_argument_group("DICOM", "each series is a case with a number; a DICOM-SEG names its patient")
+    group.add_argument("--format", nargs="+", choices=("nifti", "dicomseg"), default=["nifti"], metavar="FORMAT",
+                       help="what to write: nifti, dicomseg (on the series' own frames, needs nnkd[dicom]), or both "
+                       "(default: nifti)")  # fmt: skip
+    group.add_argument("--series", nargs="+", default=[], metavar="PATTERN", help="which series: UID, number or "
+                       "description (* and ?); default: all that are images of the model's modality")  # fmt: skip
+    group.add_argument("--dicom_modality", default="", metavar="CODE", help="only series of this modality, such as MR")
+    group.add_argument("--segment_codes", metavar="FILE", help="a table of your own: label, category, type, with codes "
+                       "as 'SCT 64033007 Kidney' (default: nnkd's)")  # fmt: skip
+
+
+def dicom_of(arguments: argparse.Namespace) -> DicomRequest:
+    """What `add_dicom` was answered."""
+    from pathlib import Path
+
+    from nnkd.data.dicom_cases import DicomRequest
+
+    return DicomRequest(
+        series=tuple(arguments.series),
+        modality=arguments.dicom_modality,
+        formats=tuple(dict.fromkeys(arguments.format)),
+        codes=Path(arguments.segment_codes) if arguments.segment_codes else None,
     )
 
 

@@ -22,7 +22,7 @@ def _parser() -> argparse.ArgumentParser:
         "nnKD_predict -i imagesTs -o predictions -d 701 -tr nnUNetTrainerUNet -p nnUNetPlans_mean_1a2b3c -c 2d -f 0",
     )
     add = parser.add_argument
-    add("-i", required=True, help="folder of images, channels numbered _0000 ...")
+    add("-i", required=True, help="folder of images, channels numbered _0000 ...; or a folder or zip of DICOM series")
     add("-o", required=True, help="prediction folder to write")
     add("-d", help="dataset id or name; with -tr -p -c it names the model")
     add("-p", default="nnUNetPlans", help="plans or recipe (default: nnUNetPlans)")
@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         "--uncertainty", action="store_true", help="also write entropy, mutual information, standard deviation, volumes"
     )
     add("--per_label", action="store_true", help="merge the students of all labels that nnKD_train --per_label trained")
+    command.add_dicom(parser)
     command.add_parts(parser)
     command.add_device(parser)
     return parser
@@ -105,6 +106,7 @@ def _run(arguments: argparse.Namespace) -> StepReport:
             everything_on_device=not arguments.not_on_device,
             samples=arguments.samples,
             uncertainty=arguments.uncertainty,
+            wanted=command.dicom_of(arguments),
         )
     )
 

@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "are passed over, so a stopped run\ncontinues.",
         "nnKD_segment_boxes -i scans -o masks --boxes boxes.json --modality CT",
     )
-    parser.add_argument("-i", type=Path, required=True, metavar="IN", help="an image, or a folder of them, of one kind")
+    parser.add_argument("-i", type=Path, required=True, metavar="IN", help="an image, or a folder of them, of one "
+                        "kind; or a folder or zip of DICOM series")  # fmt: skip
     parser.add_argument("-o", type=Path, required=True, metavar="OUT", help="a folder for the label maps")
     parser.add_argument(
         "--boxes", type=Path, metavar="FILE",
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     _add_computing(parser)
     _add_intensities(parser)
+    command.add_dicom(parser)
     parser.add_argument("--overwrite", action="store_true", help="start anew, also with other options than before")
     arguments = parser.parse_args(argv)
     if arguments.threads is not None and arguments.threads < 1:
@@ -97,6 +99,7 @@ def _segment(arguments: argparse.Namespace) -> StepReport:
         window=arguments.window,
         slices=arguments.slices,
         memory=int(arguments.max_memory * GIB),
+        wanted=command.dicom_of(arguments),
     )
     return segment_boxes(job, partial(_open_model, arguments), arguments.overwrite)
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nnkd.data.dataset import DatasetSpec, ImageFolder
+from nnkd.data.dicom_cases import DicomCases, DicomRequest
 from nnkd.data.predictions import CaseRecord, PredictionFolder
 from nnkd.data.reading import readers
 from nnkd.data.reading.geometry import Grid
@@ -45,6 +46,8 @@ class Request:
         resume: --continue_prediction.
         samples: How many a probabilistic network answers with; None: what it was trained to.
         uncertainty: Whether to write maps of it and intervals of volumes, see `nnkd.inference.uncertainty`.
+        wanted: What is wanted of DICOM series.
+        dicom: The series that `source` was made of; None: it was made of none.
     """
 
     model: TrainedModel | LabelModels
@@ -65,10 +68,14 @@ class Request:
     everything_on_device: bool = True
     samples: int | None = None
     uncertainty: bool = False
+    wanted: DicomRequest = field(default_factory=DicomRequest)
+    dicom: DicomCases | None = None
 
     def is_complete(self, case: str) -> bool:
         """Whether all that is wanted beside a case's label map is there."""
         if self.uncertainty and not UncertaintyFolder(self.target).is_complete(case):
+            return False
+        if self.dicom is not None and self.dicom.writes_seg and not self.dicom.seg_of(case, self.target).is_file():
             return False
         return not self.save_probabilities or (self.target / f"{case}.npz").is_file()
 
@@ -199,7 +206,7 @@ class Run:
 
     def _collect(self, case: str, inputs: dict[str, str], export: Future) -> None:
         try:
-            export.result()
+            said = export.result()
         except BrokenProcessPool:
             raise
         except OSError as error:  # no other case would fare better
@@ -210,6 +217,7 @@ class Run:
         except (NnkdError, RuntimeError, ValueError, AssertionError) as error:
             self.fail(case, _sentence(error))
             return
+        self.report.lines += [f"{case}: {sentence}" for sentence in said]
         manifest = self.folder.manifest()
         output = sha256(self.folder.file(case, manifest.file_ending))
         seconds = round(time.monotonic() - self._started[case], 2)
@@ -248,9 +256,9 @@ def _prepare(
 
 def _export(
     request: Request, plans: dict, target: Path, case: str, answer: Answer, properties: dict, configuration: dict
-) -> None:
+) -> tuple[str, ...]:
     """Bring an answer to the image's grid and write it: first what is uncertain, last, by os.replace, the label map
-    (and probabilities)."""
+    (and probabilities, and its DICOM-SEG). Returns what was chosen."""
     from nnunetv2.inference.export_prediction import export_prediction_from_logits
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
@@ -273,7 +281,13 @@ def _export(
             readers.Reader(managers[0].image_reader_writer_class()).write_seg(found, file, properties)
         for file in working.iterdir():
             readers.with_header(file, properties)
+        said: tuple[str, ...] = ()
+        if request.dicom is not None and request.dicom.writes_seg:
+            file = working / f"{case}{dataset_json['file_ending']}"
+            said = request.dicom.file_seg(case, file, DatasetSpec(dataset_json, "").labels)
+        for file in working.iterdir():
             os.replace(file, target / file.name)
+        return said
     finally:
         shutil.rmtree(working, ignore_errors=True)
 

