@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from nnkd_dataset_conversion import reading
-from nnkd_dataset_conversion.archives import is_archive, unpack
 from nnkd_dataset_conversion.writer import SourceCase
 
+from nnkd.data.archives import is_archive, unpack
 from nnkd.data.dataset import Split
 from nnkd.data.reading.image import VOLUMES, ending_of
 from nnkd.errors import DatasetError, FolderError

@@ -16,13 +16,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from nnkd_dataset_conversion import archives, arguments, reading
+from nnkd_dataset_conversion import arguments, reading
 from nnkd_dataset_conversion.dicom_studies import DicomStudies, Wishes
 from nnkd_dataset_conversion.numbering import Numbering
 from nnkd_dataset_conversion.reading import Listed
 from nnkd_dataset_conversion.target import Target
 from nnkd_dataset_conversion.writer import DatasetWriter, Source, SourceCase
 
+from nnkd.data.archives import is_archive, unpack
 from nnkd.data.dataset import Split
 from nnkd.data.reading.dicom.objects import DICOM_ENDINGS, shown
 from nnkd.data.reading.dicom.series import scan
@@ -113,7 +114,7 @@ def convert(
 
 
 def _unpacked(source: Path) -> Path:
-    return archives.unpack(source) if archives.is_archive(source) else source
+    return unpack(source) if is_archive(source) else source
 
 
 def _form(folder: Path, pattern: str, grey: bool, spacing: tuple[float, ...], wishes: Wishes) -> _Files | DicomStudies:

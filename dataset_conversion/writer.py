@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
-from nnkd_dataset_conversion.archives import ARCHIVE_ENDINGS
 from nnkd_dataset_conversion.target import Target, copy_table, dataset_folder
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from nnkd.data.archives import ARCHIVE_ENDINGS
 from nnkd.data.dataset import DatasetSpec, Split, write_dataset_json
 from nnkd.data.participants import CASES_FILE, PARTICIPANTS_FILE, read_participants
 from nnkd.data.predictions import label_map_files

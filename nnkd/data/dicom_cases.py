@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nnkd.data.archives import unpack_into
 from nnkd.data.predictions import Manifest
 from nnkd.data.reading import formats
 from nnkd.data.reading.dicom import segmentation_writer, volumes
@@ -227,11 +227,7 @@ def dicom_cases(
 def _unpacked(source: Path, folder: Path) -> Path:
     if source.is_dir():
         return source
-    try:
-        with zipfile.ZipFile(source) as archive:
-            archive.extractall(folder)
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise FolderError(f"'{source.name}' cannot be unpacked ({error}). Copy it again, or unpack it.") from error
+    unpack_into(source, folder)
     return folder
 
 

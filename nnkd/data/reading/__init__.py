@@ -2,6 +2,6 @@
 
 `formats` reads any file as an `image`: voxels, a checked `geometry`, and what was done to get there; and writes one.
 `nifti` looks at headers, `itk` at what ITK makes of them; `pictures` and `tifs` read pictures by what `colours` mean.
-`readers` are nnU-Net's readers of a dataset's files, behind this door; `raw_pictures` knows which of these they would get
-wrong. `dicom` is a room of its own.
+`readers` are nnU-Net's readers of a dataset's files, behind this door; `raw_pictures` knows which of these they would
+get wrong. `dicom` is a room of its own.
 """

@@ -1,4 +1,4 @@
-"""Unpacking downloads without letting them write anywhere else."""
+"""Unpacking archives without letting them write anywhere else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
-from nnkd.errors import DatasetError, FolderError
+from nnkd.errors import DatasetError, FolderError, in_one_line
 from nnkd.files import split_ending
 
 Member = tuple[str, int, Callable[[], IO[bytes]]]  # name, size, and what opens it
@@ -47,20 +47,44 @@ def unpack(archive: Path) -> Path:
     temporary = archive.parent / f".unpacking-{target.name}"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        _extract(archive, temporary)
+        unpack_into(archive, temporary)
         inside = list(temporary.iterdir())
         os.replace(inside[0] if len(inside) == 1 and inside[0].is_dir() else temporary, target)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise DatasetError(f"'{archive.name}' is broken or no archive. Download it again.") from error
     except OSError as error:
-        raise FolderError(
-            f"'{archive.name}' could not be unpacked in its folder ({error.strerror or error}). Make room there, "
-            f"change the permissions, or unpack it yourself and give the folder."
-        ) from error
+        raise _no_room(archive, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def unpack_into(archive: Path, folder: Path) -> None:
+    """Unpack an archive into a new folder; what a failure leaves there is the caller's to remove.
+
+    Args:
+        archive: A .zip, or a .tar that may be compressed.
+        folder: It must not exist.
+
+    Raises:
+        DatasetError, FolderError: As `unpack`.
+    """
+    try:
+        folder.mkdir()
+        _extract(archive, folder)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+        raise DatasetError(f"'{archive.name}' is broken or no archive. Download it again.") from error
+    except RuntimeError as error:  # a password, a way of packing that Python does not know
+        raise DatasetError(
+            f"'{archive.name}' cannot be unpacked ({in_one_line(error)}). Unpack it yourself and give the folder."
+        ) from error
+    except OSError as error:
+        raise _no_room(archive, error) from error
+
+
+def _no_room(archive: Path, error: OSError) -> FolderError:
+    return FolderError(
+        f"'{archive.name}' could not be unpacked in its folder ({error.strerror or error}). Make room there, change "
+        f"the permissions, or unpack it yourself and give the folder."
+    )
 
 
 def _extract(archive: Path, into: Path) -> None:

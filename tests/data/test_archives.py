@@ -6,8 +6,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from nnkd_dataset_conversion.archives import is_archive, unpack
 
+from nnkd.data.archives import is_archive, unpack
 from nnkd.errors import DatasetError
 
 
@@ -92,3 +92,15 @@ def test_broken_archives_leave_nothing(tmp_path, name):
     with pytest.raises(DatasetError, match="is broken or no archive"):
         unpack(archive)
     assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_a_password_is_no_broken_file(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as opened:
+        opened.writestr("a.txt", "x")
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the flag "encrypted" of both headers
+        content[content.index(mark) + flags] |= 1
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"'a\.zip' cannot be unpacked \(.*password.*Unpack it yourself"):
+        unpack(tmp_path / "a.zip")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]
