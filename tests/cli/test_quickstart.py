@@ -1,6 +1,6 @@
 """The one test of everything: nnKD_quickstart as a newcomer calls it, with four people instead of twelve, of whom one
-is held out and two are atlases, scans of a sixteenth of the size and a training of one short epoch. Two commands of the
-first run, and all of the second, are copies of a process that has imported the large libraries."""
+is held out and two are atlases, scans of a sixteenth of the size and a training of one short epoch. Three commands of
+the first run, and all of the second, are copies of a process that has imported the large libraries."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ FEWER = {
     "iterations=40 val_iterations=4": "iterations=2 val_iterations=1",
     "batch_size=4 patch_size=64,64": "batch_size=2 patch_size=32,32",
     "-npfp 2 -np 2": "-npfp 1 -np 1",
+    # lungs in the others' grey scale: each slice is encoded once
+    "rigid.registration=affine": """'litemedsam.windows={"lung": "soft_tissue"}' rigid.registration=affine""",
 }
 
 PLANNING = """
@@ -66,8 +68,10 @@ class Copied:
 
 
 def begin(words: Sequence[str], **more: Any) -> Copied | subprocess.Popen[str]:
-    """A command of the first run: planning, and the teachers who come again, are copies."""
-    is_copy = "plan_and_preprocess" in words[2] or ("predict_teachers" in words[2] and "--test" in words)
+    """A command of the first run: two that import nnU-Net, as the training does, and the teachers who come again are
+    copies."""
+    again = "nnkd.cli.predict_teachers" in words[2] and "--test" in words
+    is_copy = again or any(f"nnkd.cli.{name} " in words[2] for name in ("plan_and_preprocess", "predict"))
     return Copied(words, **more) if is_copy else subprocess.Popen(words, **more)
 
 
