@@ -202,6 +202,9 @@ class DicomStudies:
                 f"'{folder.name}' holds no DICOM series to convert. {' '.join(_told(aside))} --series takes images "
                 f"that a rule sets aside."
             )
+        for name, pattern in self.patterns.items():
+            if not any(series.fits(pattern) for series in chosen.series):
+                raise SettingError(f"No series fits {name}={pattern} (--channels). {chosen.overview()}")
         counts = Counter(series.modality or "none" for series in chosen.series)
         if len(counts) > 1 and not self.patterns:
             listed = ", ".join(f"{count} {code}" for code, count in sorted(counts.items()))

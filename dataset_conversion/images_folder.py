@@ -216,8 +216,10 @@ class _Files:
             names = {path: re.sub(r"_\d{4}$", "", name) for path, name in names.items()}
         elif len(set(names.values())) < len(names):
             twice = next(name for name in names.values() if list(names.values()).count(name) > 1)
+            same = [path.name for path, name in names.items() if name == twice]
             raise DatasetError(
-                f"'{folder.name}' holds several images called {twice}. Choose some with --pattern '*.png'."
+                f"'{folder.name}' holds several images that would be called {twice} ({', '.join(same[:3])}). Rename "
+                f"them, or choose those of one kind with --pattern, such as '*{ending_of(Path(same[0]))}'."
             )
         grouped: dict[str, list[Path]] = {}
         for path, name in names.items():

@@ -115,8 +115,8 @@ class DatasetWriter:
             ParticipantsError: If the table of participants is not as nnkd.data.participants reads it.
         """
         todo = sorted(cases, key=lambda case: (case.split, case.name))
-        self._check_cases(todo)
         report = StepReport(failures=list(failures))
+        self._check_cases(todo, report.failures)
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.folder / ".conversion.lock", timeout=0):
@@ -140,7 +140,11 @@ class DatasetWriter:
             if found.get(key) != value:
                 raise DatasetError(f"{what}, made with other {key} ({found.get(key)}; now {value}). {todo}")
 
-    def _check_cases(self, cases: Sequence[SourceCase]) -> None:
+    def _check_cases(self, cases: Sequence[SourceCase], failures: Sequence[Failure]) -> None:
+        if not cases and failures:
+            raise DatasetError(
+                f"None of {len(failures)} case(s) can be converted. The first: {failures[0].case}: {failures[0].reason}"
+            )
         if not cases:
             raise DatasetError(f"No case was found in {self.source}. Check the folder against the command's --help.")
         twice = [name for name, count in Counter(case.name for case in cases).items() if count > 1]
@@ -277,7 +281,8 @@ class DatasetWriter:
                 f"{' ...' if len(strange) > 8 else ''}, but the labels are {names}. Name it, correct the file, or "
                 f"cut a lossy mask (jpg) with --threshold."
             )
-        same = len(found.array) == 1 and found.header == image.header and np.array_equal(changed, found.array[0])
+        same = len(found.array) == 1 and found.header == image.header and found.flat == image.flat
+        same = same and np.array_equal(changed, found.array[0])
         original = source if isinstance(source, Path) and same and found.as_is and image.as_is else None
         kind = np.uint8 if max(self.spec.values) < 255 else np.uint16
         return replace(image, array=changed.astype(kind)[None], colour=False, said=()), original

@@ -76,7 +76,8 @@ def remove_leftovers(folder: Path, older_than_s: float = 0.0, of: str = "") -> N
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names that are no UTF-8: as \udcfc
 
 
 def read_json(path: Path) -> Any:

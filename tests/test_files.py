@@ -134,3 +134,10 @@ def test_what_was_left_of_one_file_goes_alone(tmp_path):
         (tmp_path / name).touch()
     files.remove_leftovers(tmp_path, of="toy_1")
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names[1:])
+
+
+def test_names_that_are_no_text_come_back_from_json(tmp_path):
+    name = os.fsdecode(b"M\xfcller \xc3\xbc")
+    files.write_json(tmp_path / "a.json", {name: [name]})
+    assert files.read_json(tmp_path / "a.json") == {name: [name]}
+    assert "ü" in (tmp_path / "a.json").read_bytes().decode("utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tarfile
@@ -15,6 +16,7 @@ from typing import IO
 from nnkd.errors import DatasetError, FolderError, in_one_line
 from nnkd.files import split_ending
 
+log = logging.getLogger("nnkd")
 Member = tuple[str, int, Callable[[], IO[bytes]]]  # name, size, and what opens it
 ARCHIVE_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 
@@ -43,6 +45,7 @@ def unpack(archive: Path) -> Path:
     """
     target = archive.parent / split_ending(archive.name, ARCHIVE_ENDINGS)[0]
     if target.is_dir():
+        log.warning("'%s' was not unpacked: the folder '%s' beside it was taken.", archive.name, target.name)
         return target
     temporary = archive.parent / f".unpacking-{target.name}"
     try:
@@ -118,6 +121,8 @@ def _tar_members(opened: tarfile.TarFile) -> Iterator[Member]:
 def _zip_members(opened: zipfile.ZipFile) -> Iterator[Member]:
     for member in opened.infolist():
         _check_name(member.filename)
+        if member.flag_bits & 1:
+            raise RuntimeError("it has a password")
         if (member.external_attr >> 16) & 0o170000 == 0o120000:
             raise DatasetError(f"'{member.filename}' in the archive is a link. Unpack it yourself if you trust it.")
         if not member.is_dir() and _wanted(member.filename):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnkd.data.reading.formats import say
 from nnkd.data.reading.image import ending_of, images_among
 from nnkd.errors import DatasetError, SettingError
 from nnkd.files import is_visible
@@ -136,13 +137,22 @@ class ImportedTeacher(Teacher):
             return masks
         self._files(volume.case)  # says what was looked for if there is nothing
         return {
-            label: np.logical_or.reduce([self._onto(MaskFile.read(file), volume) != 0 for file in files])
+            label: np.logical_or.reduce([self._one_label(file, volume) for file in files])
             for label, files in self._label_files(volume.case).items()
         }
 
     def notes(self) -> Mapping[str, object]:
         """Voxels whose values the map does not mention; whether masks were resampled."""
         return self._notes
+
+    def _one_label(self, file: Path, volume: Volume) -> NDArray[np.bool_]:
+        """Where the file of one label says yes; several values (parts, or a file with all labels) are told."""
+        values = self._onto(MaskFile.read(file), volume)
+        found = np.unique(values[values != 0]).tolist()
+        if len(found) > 1:
+            some = f"{', '.join(map(str, found[:8]))}{' ...' if len(found) > 8 else ''}"
+            say(file, (f"it is the file of one label and holds the values {some}: all of them were taken for it",))
+        return values != 0
 
     def _onto(self, mask: MaskFile, volume: Volume) -> np.ndarray:
         """Integers (Z, Y, X) of a mask on the volume's grid."""

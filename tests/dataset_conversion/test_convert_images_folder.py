@@ -97,7 +97,7 @@ def test_masks_among_the_images(tmp_path, nnunet_folders):
 def test_same_name_other_ending_needs_a_pattern(tmp_path, nnunet_folders):
     made_up.picture(tmp_path / "x" / "1.bmp")
     grey(tmp_path / "x" / "1.png")
-    with pytest.raises(DatasetError, match="several images called 1"):
+    with pytest.raises(DatasetError, match=r"called 1 \(1\.bmp, 1\.png\).*such as '\*\.bmp'"):
         convert(tmp_path / "x", "Dataset710_X", masks=tmp_path / "x", values={255: "lung"})
     convert(tmp_path / "x", "Dataset710_X", masks=tmp_path / "x", values={255: "lung"}, pattern="*.bmp")
     assert RawDataset.open(710).label_file("1").is_file()
@@ -375,3 +375,17 @@ def test_a_dataset_that_nnunet_does_not_read_is_mended_as_the_message_advises(tm
     assert made.images().cases() == ["a"]
     made.spec.reader.check(made.images().files("a")[0])
     assert made.spec.read_label_map(made.label_file("a"))[0].sum() == 60
+
+
+def test_a_flat_mask_of_a_volume_of_one_slice_gets_the_images_header(tmp_path, nnunet_folders):
+    """nnU-Net compares the spacings of both; a file of two axes has no third one."""
+    affine = np.diag([2.0, 2.0, 5.0, 1.0])
+    (tmp_path / "x").mkdir()
+    (tmp_path / "m").mkdir()
+    nibabel.save(nibabel.Nifti1Image(np.zeros((6, 5, 1), np.int16), affine), tmp_path / "x" / "a.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.ones((6, 5), np.uint8), affine), tmp_path / "m" / "a.nii.gz")
+    assert convert(tmp_path / "x", "Dataset710_X", labels={"l": 1}, channels=["CT"], masks=tmp_path / "m").done == ["a"]
+    folder = RawDataset.open(710).folder
+    image, mask = nibabel.load(folder / "imagesTr" / "a_0000.nii.gz"), nibabel.load(folder / "labelsTr" / "a.nii.gz")
+    assert image.shape == mask.shape == (6, 5, 1)
+    assert np.array_equal(image.affine, mask.affine)

@@ -258,6 +258,15 @@ def test_channels_that_do_not_belong_together(tmp_path, nnunet_folders):
         convert(tmp_path / "d", "Dataset712_D", labels=LABELS, channels=["T1", "T2"])
 
 
+def test_why_no_study_has_the_channels(tmp_path, nnunet_folders):
+    series(tmp_path / "d" / "p", 21, SeriesDescription="t1", modality="MR")
+    series(tmp_path / "d" / "p", 22, SeriesDescription="t2", modality="MR")
+    with pytest.raises(SettingError, match=r"No series fits FLAIR=fl\* .*There is 1 MR 't1', 1 MR 't2'"):
+        convert(tmp_path / "d", "Dataset710_D", labels=LABELS, channels=["T1=t1", "FLAIR=fl*"])
+    with pytest.raises(DatasetError, match=r"None of 1 case.*case_0001: 2 series of the study fit A=t\*"):
+        convert(tmp_path / "d", "Dataset710_D", labels=LABELS, channels=["A=t*", "T2=t2"])
+
+
 def test_channels_whose_studies_only_share_a_folder(tmp_path, nnunet_folders):
     for k, name in enumerate(("t1", "t2")):
         series(tmp_path / "d" / "p" / name, 21 + k, SeriesDescription=name, study_uid=f"1.2.3.{k}", modality="MR")

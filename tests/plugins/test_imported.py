@@ -64,6 +64,16 @@ def test_one_file_per_label_with_joined_names(dataset, masks):
     }  # fmt: skip
 
 
+def test_the_file_of_one_label_that_holds_several_values_is_told(dataset, masks, caplog):
+    sitk.WriteImage(truth(dataset), str(masks / "toy_000_liver.nii.gz"))  # all labels, under the name of one
+    sitk.WriteImage(truth(dataset) == 2, str(masks / "toy_000_spleen.nii.gz"))
+    answer, _ = ask(dataset, folder=str(masks))
+    assert np.array_equal(answer["liver"], sitk.GetArrayFromImage(truth(dataset)) > 0)
+    assert "'toy_000_liver.nii.gz'" in caplog.text
+    assert "holds the values 1, 2: all of them were taken for it" in caplog.text
+    assert "toy_000_spleen" not in caplog.text
+
+
 def test_a_label_without_voxels_is_a_no(dataset, masks):
     sitk.WriteImage(sitk.Cast(truth(dataset) == 1, sitk.sitkUInt8), str(masks / "toy_000.nii.gz"))
     answer, _ = ask(dataset, folder=str(masks))

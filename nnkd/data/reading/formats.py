@@ -64,10 +64,11 @@ def write(image: Image, file: Path) -> None:
         file: The target; its ending says the format.
 
     Raises:
+        DatasetError: If the target's path is no UTF-8.
         OSError: If it could not be written whole (disk full, no permission), or the format does not hold the values.
     """
     sitk = itk.simpleitk()
-
+    path = itk.path_of(file)
     array = image.array[:, 0] if image.flat else image.array
     array = np.moveaxis(array, 0, -1) if len(array) > 1 else array[0]
     made = sitk.GetImageFromArray(np.ascontiguousarray(array), isVector=len(image.array) > 1)
@@ -76,7 +77,7 @@ def write(image: Image, file: Path) -> None:
         made.SetOrigin([float(v) for v in image.grid.origin])
         made.SetDirection(np.ravel(np.asarray(image.grid.direction, dtype=float)).tolist())
     try:
-        sitk.WriteImage(made, str(file), useCompression=True)
+        sitk.WriteImage(made, path, useCompression=True)
         if image.header is not None and ending_of(file) in nifti.NIFTI_ENDINGS:
             nifti.copy_header(file, image.header)
         if ending_of(file) in nifti.NIFTI_ENDINGS:
@@ -169,8 +170,14 @@ def _header(file: Path, seen: itk.Information) -> nifti.Header:
     said: tuple[str, ...] = ()
     if off > nifti.SAME:
         said = (f"axes that are not at right angles were made so (corners move by {off:.2g} voxels)",)
+    known = ending_of(file) not in itk.NRRD or len(seen.shape) < 3 or itk.is_anatomical(seen.texts)
+    if not known:
+        said += (
+            "its header does not say which side is left (no space): its axes were taken for left, posterior, superior, "
+            "as ITK takes them",
+        )
     misread = "its channels are not its fourth axis" if seen.components > 1 or len(seen.shape) > 4 else ""
-    return nifti.Header(seen.shape, grid, said, True, misread, not misread and off <= nifti.SAME, None)
+    return nifti.Header(seen.shape, grid, said, known, misread, not misread and off <= nifti.SAME, None)
 
 
 def _not_right_angled(file: Path, off: float) -> str:

@@ -74,7 +74,7 @@ class Image:
         Raises:
             DatasetError: If its channels differ, or it holds fractions or numbers that are none or beyond 32 bits.
         """
-        if (self.array != self.array[:1]).any():
+        if len(self.array) > 1 and (self.array != self.array[:1]).any():
             kind = "a colour picture" if self.colour else f"an image of {len(self.array)} channels"
             todo = "Export it as grey." if self.colour else "Give one file with one value a voxel."
             raise DatasetError(f"{what} is {kind}, but a label map has one value a voxel. {todo}")

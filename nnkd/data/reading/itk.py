@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COLOURS = ("RGB-color", "RGBA-color", "HSV-color", "XYZ-color")  # NRRD's kinds of an axis of colours
+NRRD = (".nrrd", ".nhdr")
 _LAYER, _VALUE, _NAME = "Layer", "LabelValue", "Name"  # what Slicer says of a segment
 
 
@@ -41,9 +42,13 @@ class Information:
 
 
 def information(file: Path) -> Information | None:
-    """Look at a header; voxels are not read. None: ITK does not read the file."""
+    """Look at a header; voxels are not read. None: ITK does not read the file.
+
+    Raises:
+        DatasetError: If its path is no text.
+    """
     reader = simpleitk().ImageFileReader()
-    reader.SetFileName(str(file))
+    reader.SetFileName(path_of(file))
     try:
         reader.ReadImageInformation()
     except RuntimeError:
@@ -61,10 +66,11 @@ def read_voxels(file: Path) -> NDArray[Any]:
     """Voxels as (..., Z, Y, X), those of several components as (C, Z, Y, X).
 
     Raises:
+        DatasetError: If its path is no text.
         RuntimeError: What ITK raises.
     """
     sitk = simpleitk()
-    image = sitk.ReadImage(str(file))
+    image = sitk.ReadImage(path_of(file))
     array: NDArray[Any] = sitk.GetArrayFromImage(image)
     return np.moveaxis(array, -1, 0) if image.GetNumberOfComponentsPerPixel() > 1 else array
 
@@ -101,6 +107,29 @@ def one_layer(layers: NDArray[np.integer], texts: dict[str, str], what: str) -> 
 def is_layered(texts: dict[str, str]) -> bool:
     """Whether a header is that of a segmentation of 3D Slicer."""
     return any(key.startswith("Segment") and key.endswith(f"_{_VALUE}") for key in texts)
+
+
+def is_anatomical(texts: dict[str, str]) -> bool:
+    """Whether a NRRD header says which side is left; "scanner-xyz" and the like, or nothing, do not."""
+    return "superior" in texts.get("NRRD_space", "")
+
+
+def path_of(file: Path) -> str:
+    """What ITK is given. At a name that is no UTF-8, as old disks have them, it ends the whole process (ITK 5.4).
+
+    Raises:
+        DatasetError: If it is no UTF-8.
+    """
+    path = str(file)
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError as error:
+        name = file.name.encode("utf-8", "replace").decode("utf-8")
+        raise DatasetError(
+            f"The name of '{name}', or of a folder that it lies in, is no UTF-8, which image programs cannot open. "
+            f"Rename it."
+        ) from error
+    return path
 
 
 def simpleitk() -> Any:

@@ -189,9 +189,10 @@ def opened(file: Path) -> Any:
     """
     import nibabel
 
+    its_own = (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError)
     try:
         return nibabel.load(file, mmap=False)
-    except (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, *its_own) as error:
         raise _unreadable(file, error) from error
 
 

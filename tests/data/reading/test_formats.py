@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import os
 import struct
 from pathlib import Path
 
@@ -304,3 +305,53 @@ def test_a_copied_header_leaves_label_maps_small(tmp_path):
     before = (tmp_path / "own.nii.gz").stat().st_mtime_ns
     copy_header(tmp_path / "own.nii.gz", read_header(file).stored)  # nothing to do
     assert (tmp_path / "own.nii.gz").stat().st_mtime_ns == before
+
+
+# --- headers and names that programs trip over -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha"])
+def test_names_that_are_no_text_end_no_process(tmp_path, ending):
+    """ITK aborts the interpreter at such a name."""
+    sitk.WriteImage(sitk.GetImageFromArray(VOXELS), str(tmp_path / f"a{ending}"))
+    file = tmp_path / os.fsdecode(b"M\xfcller" + ending.encode())
+    os.rename(tmp_path / f"a{ending}", file)
+    with pytest.raises(DatasetError, match=r"'M\?ller.*no UTF-8.*Rename it"):
+        read(file)
+    with pytest.raises(DatasetError, match="no UTF-8"):
+        write(read_back(tmp_path), file)
+
+
+def read_back(folder: Path) -> Image:
+    sitk.WriteImage(sitk.GetImageFromArray(VOXELS), str(folder / "b.mha"))
+    return read(folder / "b.mha")
+
+
+def test_a_slope_with_an_intercept_that_is_no_number(tmp_path):
+    file = nifti(tmp_path / "a.nii", _112=struct.pack("<2f", 2.0, np.nan))
+    with pytest.raises(DatasetError, match=r"cannot be read .*intercept"):
+        read(file)
+
+
+@pytest.mark.parametrize(
+    ("space", "known"),
+    [("space: left-posterior-superior", True), ("space: right-anterior-superior", True), ("space: scanner-xyz", False),
+     ("space dimension: 3", False), ("", False)],
+)  # fmt: skip
+def test_nrrd_that_does_not_say_which_side_is_left(tmp_path, space, known):
+    place = "space directions: (2,0,0) (0,2,0) (0,0,3)\nspace origin: (1,2,3)" if space else "spacings: 2 2 3"
+    x, y, z = VOXELS.shape
+    head = f"NRRD0004\ntype: short\ndimension: 3\nsizes: {x} {y} {z}\nendian: little\nencoding: raw\n{space}\n{place}\n"
+    (tmp_path / "a.nrrd").write_bytes(head.replace("\n\n", "\n").encode() + b"\n" + VOXELS.tobytes("F"))
+    image = read(tmp_path / "a.nrrd")
+    assert np.array_equal(image.array[0].T, VOXELS)
+    assert image.known == known
+    assert bool([sentence for sentence in image.said if "which side is left" in sentence]) == (not known)
+
+
+def test_a_mask_with_a_voxel_without_a_number_is_no_colour_picture(tmp_path):
+    values = np.zeros((3, 4, 5), np.float32)
+    values[0, 0, 0] = np.nan
+    sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / "a.mha"))
+    with pytest.raises(DatasetError, match=r"^The mask holds fractions"):
+        read(tmp_path / "a.mha").integers("The mask")

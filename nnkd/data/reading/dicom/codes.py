@@ -83,7 +83,8 @@ class CodeTable:
             try:
                 text = file.read_text(encoding="utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
-                raise SettingError(f"The table of codes '{file.name}' cannot be read ({error}).") from error
+                why = getattr(error, "strerror", None) or "it is no UTF-8 text"
+                raise SettingError(f"The table of codes '{file.name}' cannot be read ({why}). Correct it.") from error
             meanings = {**meanings, **_parsed(text, file.name)}
         return cls(meanings)
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _SAME = 1e-3  # pixels: slices that lie nearer to each other are at one position
 _GAP = 1.5  # usual steps: a slice is missing
 _MOST_TILT = 60  # degrees; beyond, slices lie side by side rather than on each other
+_CONTRASTS = ("EchoTime", "EffectiveEchoTime", "DiffusionBValue", "InversionTime", "TemporalPositionIdentifier",
+              "TemporalPositionIndex")  # what one volume has one of  # fmt: skip
 _NAMED = 6  # slices, or runs of them, that a message names
 
 
@@ -84,6 +86,7 @@ def _arranged(frames: Sequence[Frame], where: str) -> Stack:
     order = tuple(int(k) for k in np.argsort(heights, kind="stable"))
     ordered = [frames[k] for k in order]
     _check_positions(ordered, heights[list(order)], rows, columns, where)
+    _check_contrast(ordered, where)
     _check_gaps(ordered, heights[list(order)], where)
     affine = _affine(ordered, rows, columns)
     grid, _ = Grid.from_affine(shape, affine)
@@ -239,6 +242,29 @@ def _check_gaps(ordered: Sequence[Frame], heights: Array, where: str) -> None:
             f"{where} lacks slices, or its steps differ: {usual:.4g} mm apart as a rule, but {', '.join(parts)}"
             f"{' and so on' if len(gaps) > _NAMED else ''}. Export it whole."
         )
+
+
+def _check_contrast(ordered: Sequence[Frame], where: str) -> None:
+    """Refuse volumes of two contrasts or times that share the positions among themselves. Where (almost) each slice has
+    a value of its own, that is how one volume was measured."""
+    for trait in _CONTRASTS:
+        groups: dict[str, list[Frame]] = {}
+        for frame in ordered:
+            groups.setdefault(_rounded(frame.traits.get(trait, "none")), []).append(frame)
+        if 1 < len(groups) <= len(ordered) / 2:
+            parts = [f"{value}: {named(group)}" for value, group in list(groups.items())[:3]]
+            more = f"; and {len(groups) - 3} more" if len(groups) > 3 else ""
+            raise DatasetError(
+                f"{where} holds slices that differ in {trait} ({'; '.join(parts)}{more}): they are parts of "
+                f"{len(groups)} volumes. {_apart(ordered)}"
+            )
+
+
+def _rounded(value: str) -> str:
+    try:
+        return f"{float(value):.3g}"
+    except ValueError:
+        return value
 
 
 def _affine(ordered: Sequence[Frame], rows: Array, columns: Array) -> Array:

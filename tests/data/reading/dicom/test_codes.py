@@ -95,3 +95,12 @@ def test_a_table_of_ones_own_comes_first(tmp_path: Path) -> None:
 def test_tables_that_are_none_are_refused(tmp_path: Path, lines: list[str], why: str) -> None:
     with pytest.raises(SettingError, match=why):
         own(tmp_path, *lines)
+
+
+def test_a_table_that_cannot_be_read_is_told_without_its_path(tmp_path):
+    for content, why in ((None, "No such file"), (b"\xff\xfe", "no UTF-8")):
+        if content:
+            (tmp_path / "own.tsv").write_bytes(content)
+        with pytest.raises(SettingError, match=rf"'own\.tsv' cannot be read \(.*{why}") as caught:
+            CodeTable.read(tmp_path / "own.tsv")
+        assert str(tmp_path) not in str(caught.value)

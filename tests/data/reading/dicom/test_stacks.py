@@ -156,3 +156,20 @@ def test_volumes_of_an_enhanced_file_are_told_apart(tmp_path, group, keyword, va
     text = rf"2 images at each of 3 positions .* differ in {keyword} \({values[0]}: frame 1-3; {values[1]}: frame 4-6"
     with pytest.raises(DatasetError, match=text):
         read([file])
+
+
+@pytest.mark.parametrize(
+    ("keyword", "values", "message"),
+    [("EchoTime", (3, 9) * 3, r"differ in EchoTime \(3: InstanceNumber 1, 3, 5; 9: InstanceNumber 2, 4, 6\)"),
+     ("DiffusionBValue", (0,) * 3 + (900,) * 3, r"DiffusionBValue .*parts of 2 volumes"),
+     ("TemporalPositionIdentifier", (1, 2, 3) * 2, "parts of 3 volumes"),
+     ("EchoTime", (3.001, 3.002, 3, 3, 3, 3), ""), ("EchoTime", (1, 2, 3, 4, 5, 6), "")],
+)  # fmt: skip
+def test_volumes_that_share_the_positions_among_themselves(tmp_path, keyword, values, message):
+    """They would fill one box together, in stripes or in halves."""
+    files = series(tmp_path, modality="MR", each=[{keyword: value} for value in values])
+    if message:
+        with pytest.raises(DatasetError, match=message):
+            read(files)
+    else:
+        assert len(read(files).slices) == 6
