@@ -74,7 +74,7 @@ def unpack_into(archive: Path, folder: Path) -> None:
         folder.mkdir()
         _extract(archive, folder)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise DatasetError(f"'{archive.name}' is broken or no archive. Download it again.") from error
+        raise DatasetError(f"'{archive.name}' is broken or no archive. Copy or download it again.") from error
     except RuntimeError as error:  # a password, a way of packing that Python does not know
         raise DatasetError(
             f"'{archive.name}' cannot be unpacked ({in_one_line(error)}). Unpack it yourself and give the folder."

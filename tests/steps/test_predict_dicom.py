@@ -142,7 +142,7 @@ def test_what_cannot_be_predicted(study, model, tmp_path, capsys):
     assert "sees 2 channels (T1, FLAIR)" in refused(study, two)
     assert "No series has the modality 'US'" in refused(study, model, "--dicom_modality", "US")
     (tmp_path / "broken.zip").write_bytes(b"PK")
-    assert "cannot be unpacked" in refused(tmp_path / "broken.zip", model)
+    assert "is broken or no archive" in refused(tmp_path / "broken.zip", model)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "scan.nii.gz").write_bytes(b"")
     assert "No image named CASE_0000.nii.gz" in refused(tmp_path / "other", model)

@@ -172,11 +172,11 @@ def test_killed_at_any_move_and_run_again(cohort: RawDataset, monkeypatch: pytes
 def killed_after(number: int, move):  # type: ignore[no-untyped-def]
     left = [number]
 
-    def moving(file: Path, folder: Path) -> None:
+    def moving(file: Path, folder: Path, **options: bool) -> None:
         if not left[0]:
             raise KeyboardInterrupt
         left[0] -= 1
-        move(file, folder)
+        move(file, folder, **options)
 
     return moving
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 import fnmatch
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from pathlib import Path
 from nnkd.data.reading.dicom.objects import ARCHIVES, Header, Other, kind_of_name, look, quiet, shown
 from nnkd.errors import FolderError, SettingError
 
+DIGITS = re.compile(r"\d+")
 THREADS = 4  # they wait for network drives; on a local disk one would do
 
 
@@ -151,18 +153,32 @@ def scan(folder: Path) -> Found:
 
 def _others(others: Sequence[Other], headers: Sequence[Header]) -> tuple[list[Aside], list[Broken]]:
     """Files that are no DICOM: what lies beside it, and what is named as the slices in its folder and must be one."""
-    names: dict[Path, set[str]] = {}
+    slices: dict[Path, list[Path]] = {}
     for header in headers:
-        names.setdefault(header.file.parent, set()).add(kind_of_name(header.file))
+        slices.setdefault(header.file.parent, []).append(header.file)
     aside: dict[str, list[Path]] = {}
     broken = []
     for other in others:
-        like_slices = kind_of_name(other.file) in names.get(other.file.parent, set()) - {""}
+        like_slices = _is_named_as(other.file, slices.get(other.file.parent, []))
         if other.understood and not like_slices:
             aside.setdefault(other.reason, []).append(other.file)
         else:
             broken.append(Broken(other.file, "is no DICOM object" if other.understood else other.reason))
     return [Aside(rule, tuple(files)) for rule, files in aside.items()], broken
+
+
+def _is_named_as(file: Path, slices: Sequence[Path]) -> bool:
+    """Whether a file has the ending of the slices, or the next number of their names: IM0007.txt behind IM0006. One
+    that is called as a slice but for its ending only tells of it."""
+    if kind_of_name(file) in {kind_of_name(one) for one in slices} - {""}:
+        return True
+    stems = {_stem(one) for one in slices}
+    form = DIGITS.sub("#", _stem(file))
+    return "#" in form and _stem(file) not in stems and form in {DIGITS.sub("#", stem) for stem in stems}
+
+
+def _stem(file: Path) -> str:
+    return file.stem.lower() if kind_of_name(file) else file.name.lower()
 
 
 def _files(folder: Path) -> list[Path]:

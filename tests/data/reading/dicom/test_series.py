@@ -165,6 +165,20 @@ def test_a_file_with_the_ending_of_slices_that_is_text(tmp_path):
     assert [one.file.name for one in scan(tmp_path).broken] == ["7_0003.bin"]
 
 
+@pytest.mark.parametrize("name", ["IM0007", "IM0007.txt", "im0007.bak"])
+def test_what_is_numbered_as_the_slices_is_one(tmp_path, name):
+    """The last slice of a stack leaves no gap: only its name tells that it lacks."""
+    for k, file in enumerate(series(tmp_path, "7"), start=1):
+        file.rename(tmp_path / f"IM{k:04d}")
+    (tmp_path / "IM0001.txt").write_text("what the scanner noted of a slice", encoding="utf-8")
+    (tmp_path / "report1.txt").write_text("a report", encoding="utf-8")
+    assert not scan(tmp_path).broken
+    (tmp_path / name).write_text("no slice any more", encoding="utf-8")
+    found = scan(tmp_path)
+    assert [one.file.name for one in found.broken] == [name]
+    assert name in found.series[0].problem
+
+
 def test_an_archive_is_named_and_stops_no_series(tmp_path):
     series(tmp_path, "7")
     (tmp_path / "more.zip").write_bytes(b"PK\3\4")
