@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from nnkd_dataset_conversion import reading
 from nnkd_dataset_conversion.numbering import WHERE, Numbering, digits
 from nnkd_dataset_conversion.reading import Listed
@@ -328,6 +328,8 @@ def _onto(grid: Grid, image: DicomImage, name: str, first: str) -> tuple[NDArray
     """A channel on the first one's grid, and what to say of it."""
     if not grid.difference(image.grid):
         return image.array, ""
+    import SimpleITK as sitk
+
     lowest = float(image.array.min())
     target = _itk(np.zeros(grid.shape, np.uint8), grid)
     ones = _itk(np.ones(image.grid.shape, np.uint8), image.grid)
@@ -340,7 +342,9 @@ def _onto(grid: Grid, image: DicomImage, name: str, first: str) -> tuple[NDArray
     return array[None], f"{name} was resampled to the grid of {first} (linear){rest}"
 
 
-def _itk(array: NDArray[np.generic], grid: Grid) -> sitk.Image:
+def _itk(array: NDArray[np.generic], grid: Grid) -> Any:
+    import SimpleITK as sitk
+
     image = sitk.GetImageFromArray(array)
     image.SetSpacing([float(v) for v in grid.spacing[::-1]])
     image.SetOrigin([float(v) for v in grid.origin])

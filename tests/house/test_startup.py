@@ -47,6 +47,21 @@ def test_help_imports_nothing_heavy(script):
     assert heavy_imports(f"from {module} import {function}; {function}(['--help'])") == ""
 
 
+def test_help_of_conversions_imports_no_library_of_images():
+    folder = ROOT / "dataset_conversion"
+    named = [f.stem for f in sorted(folder.glob("*.py")) if "def main(" in f.read_text(encoding="utf-8")]
+    assert "images_folder" in named
+    code = "\n".join([
+        "import contextlib, importlib, sys",
+        f"for name in {named}:",
+        "    with contextlib.suppress(SystemExit):",
+        "        importlib.import_module(f'nnkd_dataset_conversion.{name}').main(['--help'])",
+        f"sys.exit(', '.join(n for n in {(*HEAVY, 'pydicom')} if n in sys.modules and n not in ('numpy', 'pydantic')))",
+    ])  # fmt: skip
+    run = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=ROOT)
+    assert run.stderr.strip() == ""
+
+
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
 def test_listing_plugins_imports_nothing_heavy(arguments):
     assert heavy_imports(f"from nnkd.cli.plugins import main; main({arguments})") == ""
