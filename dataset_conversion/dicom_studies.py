@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from nnkd_dataset_conversion import reading
@@ -25,6 +24,7 @@ from nnkd.data.reading.dicom.sources import ChannelSource
 from nnkd.data.reading.dicom.volumes import DicomImage
 from nnkd.data.reading.geometry import Grid
 from nnkd.data.reading.image import KNOWN, Image, ending_of
+from nnkd.data.reading.itk import with_grid
 from nnkd.errors import DatasetError, SettingError
 from nnkd.types import Failure
 
@@ -104,6 +104,7 @@ class DicomStudies:
         self.failures: list[Failure] = []
         self.lines: list[str] = []
         self._firsts: dict[str, Series] = {}
+        self._segmentations: dict[Path, dict[str, list[Path]]] = {}
         self.found = {folder: self._chosen(folder, found)}
         codes = {series.modality for series in self.found[folder].series}
         code = next(iter(codes)) if len(codes) == 1 else ""
@@ -142,9 +143,11 @@ class DicomStudies:
                 others.append(Aside("no pattern of --channels fits", series.files, series))
             else:
                 groups.setdefault(series.study if self.patterns else series.uid, []).append(series)
+        segs = self.segmentations(masks) if masks is not None else {}
+        serving = {file for series in found.series for file in segs.get(series.uid, ())}
         aside = [
             (aside.rule, file) for aside in (*found.aside, *others) for file in aside.files
-            if file.parent != masks or ending_of(file) not in KNOWN
+            if file not in serving and (file.parent != masks or ending_of(file) not in KNOWN)
         ]  # fmt: skip
         self.lines += _told(aside)
         self.failures += [
@@ -176,13 +179,15 @@ class DicomStudies:
 
     def segmentations(self, masks: Path) -> dict[str, list[Path]]:
         """DICOM-SEGs in the folder of the label maps, by the series that they refer to."""
-        found: dict[str, list[Path]] = {}
-        for aside in (self.found.get(masks) or scan(masks)).aside:
-            if aside.series is not None and aside.series.sop_class in segmentations.CLASSES:
-                for file in aside.series.files:
-                    for uid in segmentations.references(file):
-                        found.setdefault(uid, []).append(file)
-        return found
+        if masks not in self._segmentations:
+            found: dict[str, list[Path]] = {}
+            for aside in (self.found.get(masks) or scan(masks)).aside:
+                if aside.series is not None and aside.series.sop_class in segmentations.CLASSES:
+                    for file in aside.series.files:
+                        for uid in segmentations.references(file):
+                            found.setdefault(uid, []).append(file)
+            self._segmentations[masks] = found
+        return self._segmentations[masks]
 
     def segmentation(self, path: Path, case: str, labels: Mapping[str, int] | None) -> Source:
         """Where a label map that is a DICOM-SEG comes from.
@@ -331,25 +336,15 @@ def _onto(grid: Grid, image: DicomImage, name: str, first: str) -> tuple[NDArray
     import SimpleITK as sitk
 
     lowest = float(image.array.min())
-    target = _itk(np.zeros(grid.shape, np.uint8), grid)
-    ones = _itk(np.ones(image.grid.shape, np.uint8), image.grid)
+    target = with_grid(np.zeros(grid.shape, np.uint8), grid)
+    ones = with_grid(np.ones(image.grid.shape, np.uint8), image.grid)
     covered = sitk.GetArrayFromImage(sitk.Resample(ones, target, sitk.Transform(), sitk.sitkNearestNeighbor, 0)).mean()
     if not covered:
         raise DatasetError(f"The channels {first} and {name} do not overlap in space. Choose other series.")
-    moving = _itk(image.array[0].astype(np.float32), image.grid)
+    moving = with_grid(image.array[0].astype(np.float32), image.grid)
     array = sitk.GetArrayFromImage(sitk.Resample(moving, target, sitk.Transform(), sitk.sitkLinear, lowest))
     rest = "" if covered == 1 else f"; it covers {100 * covered:.0f} % of it, and the rest has its lowest value"
     return array[None], f"{name} was resampled to the grid of {first} (linear){rest}"
-
-
-def _itk(array: NDArray[np.generic], grid: Grid) -> Any:
-    import SimpleITK as sitk
-
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing([float(v) for v in grid.spacing[::-1]])
-    image.SetOrigin([float(v) for v in grid.origin])
-    image.SetDirection(np.ravel(grid.direction).tolist())
-    return image
 
 
 def _source(image: DicomImage, place: Path, folder: Path) -> ChannelSource:

@@ -20,9 +20,10 @@ import numpy as np
 import psutil
 import SimpleITK as sitk
 
+from nnkd.data.reading.itk import with_grid
 from nnkd.errors import NnkdError, ProgramError, SettingError
 from nnkd.plugin.teachers import Teacher
-from nnkd.teachers.foreign import grid_of, with_grid
+from nnkd.teachers.foreign import grid_of
 from nnkd.types import Prompt, TeacherContext, Volume
 
 if TYPE_CHECKING:

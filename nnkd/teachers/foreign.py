@@ -15,6 +15,7 @@ import SimpleITK as sitk
 from nnkd.data.reading import formats
 from nnkd.data.reading.geometry import Grid, Orientation
 from nnkd.data.reading.image import KNOWN, WITHOUT_WORLD, ending_of
+from nnkd.data.reading.itk import with_grid
 from nnkd.errors import DatasetError, GeometryError, SettingError
 from nnkd.types import TeacherContext, Volume
 
@@ -207,15 +208,6 @@ def resample_nearest(image: sitk.Image, target: Grid) -> NDArray[np.int32]:
         list(target.spacing[::-1]), target.direction.ravel().tolist(), 0.0, image.GetPixelID(),
     )  # fmt: skip
     return np.rint(sitk.GetArrayFromImage(resampled)).astype(np.int32)
-
-
-def with_grid(array: NDArray[np.generic], grid: Grid) -> sitk.Image:
-    """(Z, Y, X) as an image of SimpleITK that lies on `grid`."""
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing([float(v) for v in grid.spacing[::-1]])
-    image.SetOrigin([float(v) for v in grid.origin])
-    image.SetDirection(np.asarray(grid.direction, dtype=float).ravel().tolist())
-    return image
 
 
 def overlap(one: Grid, other: Grid) -> bool:

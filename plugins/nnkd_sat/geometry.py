@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from nnkd.data.reading import nifti
 from nnkd.data.reading.geometry import Grid
+from nnkd.data.reading.itk import with_grid
 from nnkd.errors import DatasetError, GeometryError
-from nnkd.teachers.foreign import resample_nearest, with_grid
+from nnkd.teachers.foreign import resample_nearest
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage

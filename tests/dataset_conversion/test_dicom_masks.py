@@ -46,6 +46,7 @@ def test_segs_find_the_series_they_refer_to(tmp_path, nnunet_folders, where):
     report = convert(study, "Dataset710_D", labels=labels, masks=tmp_path / where)
     assert not report.failures
     assert len(report.done) == 3
+    assert not [line for line in report.lines if "Set aside" in line]  # what serves as a label map is not passed over
     names = [file.name for file in (RawDataset.open(710).folder / "labelsTr").iterdir()]
     assert sorted(names) == ["case_0001.nii.gz", "case_0002.nii.gz"]
     for name, array in (("case_0001", first), ("case_0002", second)):

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nnkd.data.reading.geometry import Grid
+from nnkd.data.reading.itk import with_grid
 from nnkd.errors import DatasetError, SettingError
-from nnkd.teachers.foreign import MaskFile, bare, by_values, grid_of, overlap, read_map, with_grid
+from nnkd.teachers.foreign import MaskFile, bare, by_values, grid_of, overlap, read_map
 from nnkd.types import Volume
 
 LABELS = ("liver", "kidney")

@@ -71,11 +71,10 @@ def write(image: Image, file: Path) -> None:
     path = itk.path_of(file)
     array = image.array[:, 0] if image.flat else image.array
     array = np.moveaxis(array, 0, -1) if len(array) > 1 else array[0]
-    made = sitk.GetImageFromArray(np.ascontiguousarray(array), isVector=len(image.array) > 1)
-    if not image.flat:
-        made.SetSpacing([float(v) for v in image.grid.spacing[::-1]])
-        made.SetOrigin([float(v) for v in image.grid.origin])
-        made.SetDirection(np.ravel(np.asarray(image.grid.direction, dtype=float)).tolist())
+    if image.flat:
+        made = sitk.GetImageFromArray(np.ascontiguousarray(array), isVector=len(image.array) > 1)
+    else:
+        made = itk.with_grid(array, image.grid)
     try:
         sitk.WriteImage(made, path, useCompression=True)
         if image.header is not None and ending_of(file) in nifti.NIFTI_ENDINGS:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnkd.data.reading.geometry import Grid
 from nnkd.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -39,6 +40,15 @@ class Information:
         """(x, y, z) mm."""
         found: NDArray[np.floating] = np.linalg.norm(self.affine[:3, :3], axis=0)
         return found
+
+
+def with_grid(array: NDArray[np.generic], grid: Grid) -> Any:
+    """(Z, Y, X), or (Z, Y, X, C) of several values a voxel, as an image of SimpleITK that lies on `grid`."""
+    image = simpleitk().GetImageFromArray(np.ascontiguousarray(array), isVector=array.ndim > 3)
+    image.SetSpacing([float(v) for v in grid.spacing[::-1]])
+    image.SetOrigin([float(v) for v in grid.origin])
+    image.SetDirection(np.asarray(grid.direction, dtype=float).ravel().tolist())
+    return image
 
 
 def information(file: Path) -> Information | None:
