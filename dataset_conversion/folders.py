@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from nnkd.data.archives import is_archive, unpack
 from nnkd.data.dataset import Split
 from nnkd.data.reading.image import VOLUMES, ending_of
 from nnkd.errors import DatasetError, FolderError
-from nnkd.files import is_visible
+from nnkd.files import is_visible, load_json
 from nnkd.types import Failure
 
 LEVELS = ("", "*", "*/*")  # archives often hold their folder once more
@@ -132,7 +131,7 @@ def dataset_json(folder: Path) -> dict[str, Any]:
     """
     file = folder / "dataset.json"
     try:
-        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        content = load_json(file) if file.is_file() else {}
         channels = content.get("channel_names") or content.get("modality") or {}
         names = [str(channels[key]) for key in sorted(channels, key=int)]
         # The decathlon writes "1": "liver", nnU-Net "liver": 1

@@ -317,7 +317,7 @@ class DatasetWriter:
 
     def _write_json(self, num_training: int) -> None:
         file = self.folder / "dataset.json"
-        if file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("numTraining") == num_training:
+        if file.is_file() and read_json(file).get("numTraining") == num_training:
             return  # somebody may have added keys of his own
         write_dataset_json(
             self.folder, self.spec.channel_names, self.labels, self.spec.file_ending, num_training, **self.more_json

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import subprocess
 import sys
@@ -141,3 +142,56 @@ def test_names_that_are_no_text_come_back_from_json(tmp_path):
     files.write_json(tmp_path / "a.json", {name: [name]})
     assert files.read_json(tmp_path / "a.json") == {name: [name]}
     assert "ü" in (tmp_path / "a.json").read_bytes().decode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "it is empty"),
+        (b" \n", "it is empty"),
+        (b"[" * 100_000, "within each other"),
+        (b"[" * 100_000 + b"]" * 100_000, "within each other"),
+        (b'{"a":' * 101 + b"1" + b"}" * 101, "within each other"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "an integer of 5000 digits"),
+        (b'{"liver": 1, "liver": 2}', "names 'liver' twice"),
+        (b'{"a": Infinity}', "Infinity, which is no number"),
+        (b'{"a": 1e999}', "too large a number"),
+        ('{"a": 1}'.encode("utf-16"), "UTF-16"),
+        (b'{"a": "\\ud800"}', "half a character"),
+        (b'{"a": "\xff"}', "can't decode"),
+        (b'{"a": 1,}', "Illegal trailing comma|Expecting property name"),
+        (b'{"a": 1} x', "Extra data"),
+    ],
+)
+def test_json_that_is_not_what_it_must_be_is_one_sentence(tmp_path, content, says):
+    file = tmp_path / "a.json"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=says) as caught:
+        files.load_json(file)
+    with pytest.raises(FileError, match=says) as read:
+        files.read_json(file)
+    with pytest.raises(SettingError, match=says) as given:
+        files.read_object(file, "boxes", "{...}")
+    for error in (caught, read, given):
+        assert "\n" not in str(error.value)
+        assert len(str(error.value)) < 400
+
+
+def test_json_as_windows_and_nnunet_write_it(tmp_path):
+    file = tmp_path / "a.json"
+    file.write_bytes(b'\xef\xbb\xbf{"a": [1, -2.5, 1e3]}')
+    assert files.load_json(file) == {"a": [1, -2.5, 1000.0]}
+    file.write_bytes(b'{"mean": NaN}')
+    assert math.isnan(files.read_json(file)["mean"])
+    with pytest.raises(ValueError, match="NaN, which is no number"):
+        files.load_json(file)
+
+
+def test_json_over_the_limit_names_what_raises_it(tmp_path, monkeypatch):
+    file = tmp_path / "a.json"
+    file.write_text('{"a": "' + "x" * (1 << 20) + '"}')
+    monkeypatch.setenv("NNKD_MAX_JSON", "0.5")
+    with pytest.raises(FileError, match=r"larger than 0\.5 MiB; NNKD_MAX_JSON"):
+        files.read_json(file)
+    monkeypatch.setenv("NNKD_MAX_JSON", "2")
+    assert len(files.read_json(file)["a"]) == 1 << 20

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnkd.errors import RecipeError
-from nnkd.files import atomic, is_visible
+from nnkd.files import atomic, from_json, is_visible
 
 if TYPE_CHECKING:
     from nnkd.weights.checkpoints import TrainedModel
@@ -45,7 +45,7 @@ def cut(file: Path, turns: int) -> None:
     kept = []
     for line in file.read_text(encoding="utf-8").splitlines():
         try:
-            number = json.loads(line)["turn"]
+            number = from_json(line)["turn"]
         except (ValueError, KeyError, TypeError):
             continue
         if number <= turns:

@@ -6,7 +6,6 @@ One line of JSON a turn, what `AuxiliaryScheduler.trace` returns.
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from nnkd import limits
 from nnkd.errors import FolderError, RecipeError
+from nnkd.files import from_json
 
 MOST_EXPLAINED = 3  # datasets; the others are in the table
 MOST_NAMED = 10
@@ -75,7 +76,7 @@ def read_turns(file: Path) -> PlayedTurns:
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
+            row = from_json(line)
             if "dataset" not in row and {"turn", "cosine"} <= row.keys():
                 raise RecipeError("All auxiliary datasets trained along in every turn, so that nothing was chosen.")
             turn = row["turn"], row["dataset"], row["counts"][row["dataset"]]
@@ -96,9 +97,13 @@ def read_turns(file: Path) -> PlayedTurns:
 
 def _lines(file: Path) -> list[str]:
     """Of a record, packed or not."""
+    most = int(limits.JSON.value * limits.MIB)
     try:
-        content = file.read_bytes()
-        return (gzip.decompress(content) if file.suffix == ".gz" else content).decode("utf-8").splitlines()
+        with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as stream:
+            content = stream.read(most + 1)
+        if len(content) > most:
+            raise RecipeError(f"'{file.name}' holds more than {limits.JSON.value:g} MiB. {limits.JSON.raised}")
+        return content.decode("utf-8").splitlines()
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error
         raise RecipeError(f"'{file.name}' cannot be read: it is cut off or damaged ({why}). {REMEDY}") from error

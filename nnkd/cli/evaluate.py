@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnkd.cli import command
+from nnkd.files import from_json
 from nnkd.types import StepReport
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _tolerance(text: str) -> tuple[str, float]:
 
 def _json(text: str) -> object:
     try:
-        return json.loads(text)
+        return from_json(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"'{text}' is no JSON; write such as '{{\"age\": [null, 65, null]}}'"

@@ -17,12 +17,13 @@ from nnkd import paths
 from nnkd.data.reading import readers
 from nnkd.data.reading.geometry import Grid, Orientation
 from nnkd.errors import DatasetError, UnknownNameError
-from nnkd.files import atomic, is_visible
+from nnkd.files import atomic, is_visible, load_json
 from nnkd.types import Volume
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+LARGEST_LABEL = 2**16 - 1  # what label maps are written with
 Split = Literal["Tr", "Ts"]
 
 
@@ -49,10 +50,12 @@ class DatasetSpec:
         """
         name = file.parent.name
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = load_json(file)
         except FileNotFoundError:
             raise DatasetError(f"{name} has no dataset.json. Every nnU-Net dataset needs one.") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise DatasetError(f"dataset.json of {name} cannot be read ({error.strerror or error}).") from error
+        except ValueError as error:
             raise DatasetError(f"dataset.json of {name} is no valid JSON ({error}). Correct it.") from error
         problem = _json_problem(content)
         if problem:
@@ -401,6 +404,18 @@ def _json_problem(content: Any) -> str:
     if sorted(channels) != sorted(str(i) for i in range(len(channels))):
         return 'has channel_names that do not map "0", "1" ... to a name'
     values = [v for value in labels.values() for v in (value if isinstance(value, list) else [value])]
-    if not all(isinstance(v, int) for v in values):
+    if not all(type(v) is int for v in values):
         return 'has labels that do not map a name to an integer (or a list of them), such as "liver": 1'
+    if not all(0 <= v <= LARGEST_LABEL for v in values):
+        return f"has labels that are not from 0 to {LARGEST_LABEL}"
+    if not all(isinstance(name, str | int) for name in channels.values()):
+        return "has channel_names that are no text"
+    ending = content["file_ending"]
+    if not (isinstance(ending, str) and ending.startswith(".") and not set(ending) & set("/\\\0")):
+        return 'has a file_ending that is none, such as ".nii.gz"'
+    if isinstance(labels.get("ignore", 0), list):
+        return "has an ignore label of several integers"
+    order = content.get("regions_class_order", [])
+    if not (isinstance(order, list) and all(type(v) is int and 0 <= v <= LARGEST_LABEL for v in order)):
+        return "has a regions_class_order that is no list of integers"
     return ""

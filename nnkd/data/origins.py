@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nnkd.errors import NnkdError
-from nnkd.files import sha256, sha256_text, write_json
+from nnkd.files import load_json, sha256, sha256_text, write_json
 from nnkd.paths import cache_folder
 
 log = logging.getLogger("nnkd")
@@ -95,7 +95,7 @@ class Hashes:
 
 def _read(file: Path) -> dict[str, list[Any]]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = load_json(file)
     except (OSError, ValueError):
         return {}
     entries = content.items() if isinstance(content, dict) else ()

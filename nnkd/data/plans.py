@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nnkd.errors import RecipeError, UnknownNameError
-from nnkd.files import read_json
+from nnkd.files import load_json, read_json
 
 KEY = "nnkd"
 
@@ -30,7 +29,7 @@ def read_plans(preprocessed: Path, name: str) -> dict[str, Any]:
 
 def _is_plans(file: Path) -> bool:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = load_json(file, nan=True)
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and "plans_name" in content

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +11,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from nnkd.errors import BrokenPluginError, SettingError
+from nnkd.files import from_json
 from nnkd.types import Kind
 
 
@@ -167,8 +167,8 @@ def _literal(annotation: object, value: object) -> object:
         return choices[value]
     if value[:1] in ("[", "{"):
         try:
-            return json.loads(value)
-        except json.JSONDecodeError:
+            return from_json(value)
+        except ValueError:
             return value
     if any((typing.get_origin(kind) or kind) in (list, tuple, set, frozenset) for kind in kinds):
         return [part.strip() for part in value.split(",") if part.strip()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nnkd.errors import DatasetError
-from nnkd.files import TEMPORARY_PREFIX, remove_leftovers
+from nnkd.files import TEMPORARY_PREFIX, load_json, remove_leftovers
 
 # records grow with the cohort: written after every case, a thousand cases would write a million of them; what a kill
 # loses is a few seconds' cases, which are done again
@@ -61,7 +60,7 @@ def tidy(target: Path) -> None:
     remove_leftovers(target / "gt_segmentations")
     for file in target.glob("*.json"):
         try:
-            json.loads(file.read_text(encoding="utf-8"))
+            load_json(file, nan=True)
         except ValueError:
             if not _made_anew(file):
                 raise DatasetError(f"{file.name} of {target.name} is no valid JSON. Correct or delete it.") from None

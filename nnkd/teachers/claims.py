@@ -20,7 +20,7 @@ import psutil
 from filelock import FileLock
 
 from nnkd.errors import NnkdError
-from nnkd.files import TEMPORARY_PREFIX, remove_leftovers, sha256_text
+from nnkd.files import TEMPORARY_PREFIX, load_json, remove_leftovers, sha256_text
 
 FOLDER = ".claims"
 LOCK = ".claims.lock"  # beside the folder of claims, which is removed when it is empty; it stays
@@ -185,7 +185,7 @@ def _created_empty(file: Path, text: str) -> bool:
 def _content(file: Path) -> dict[str, object]:
     """What a claim says; nothing if it is gone or not written yet."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = load_json(file)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

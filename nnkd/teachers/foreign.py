@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -17,6 +16,7 @@ from nnkd.data.reading.geometry import Grid, Orientation
 from nnkd.data.reading.image import KNOWN, WITHOUT_WORLD, ending_of
 from nnkd.data.reading.itk import with_grid
 from nnkd.errors import DatasetError, GeometryError, SettingError
+from nnkd.files import load_json
 from nnkd.types import TeacherContext, Volume
 
 if TYPE_CHECKING:
@@ -87,13 +87,13 @@ def ignore_label(context: TeacherContext) -> int | None:
 
 
 def _read(file: Path) -> Map:
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import TypeAdapter
 
     try:
-        return TypeAdapter(Map).validate_python(json.loads(file.read_text(encoding="utf-8")))
+        return TypeAdapter(Map).validate_python(load_json(file))
     except OSError as error:
         raise SettingError(f"The map '{file.name}' cannot be read ({error.strerror}).") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
+    except ValueError as error:
         raise SettingError(
             f'The map \'{file.name}\' must be JSON such as {{"liver": 5, "kidney": [2, 3]}}. Correct it.'
         ) from error

@@ -3,7 +3,6 @@ pickle may hold, and neither host names nor absolute paths get into what is hand
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnkd import paths
 from nnkd.errors import WeightsError, in_one_line
-from nnkd.files import atomic, write_json
+from nnkd.files import atomic, read_json, write_json
 from nnkd.weights.checkpoints import load_checkpoint
 
 
@@ -90,6 +89,6 @@ class FileSafeTrainer(nnUNetTrainer):
         super()._save_debug_information()
         if self.local_rank == 0:
             file = Path(self.output_folder) / "debug.json"
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = read_json(file)
             content.pop("hostname", None)
             write_json(file, {key: paths.without_folders(str(value)) for key, value in content.items()})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from nnkd import paths
 from nnkd.errors import UnknownNameError, WeightsError
-from nnkd.files import atomic, sha256
+from nnkd.files import atomic, read_json, sha256
 
 TABLE = Path(__file__).parent / "tables" / "weights.json"
 UNFINISHED = ".part"  # behind the names of downloads that are not whole yet
@@ -68,7 +67,7 @@ class Verdict:
 @cache
 def known() -> tuple[Checkpoint, ...]:
     """The table."""
-    return tuple(Checkpoint(**row) for row in json.loads(TABLE.read_text(encoding="utf-8")))
+    return tuple(Checkpoint(**row) for row in read_json(TABLE))
 
 
 def find(name: str) -> Checkpoint:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnkd.errors import GeometryError, ProgramError, SettingError, WeightsError
-from nnkd.files import sha256
+from nnkd.files import from_json, sha256
 from nnkd.teachers.external import ExternalTeacher, Program, find_program, write_nifti
 from nnkd.teachers.foreign import Map, MaskFile, Others, by_values, ignore_label, read_parts
 from nnkd.types import Prompt, TeacherContext, Volume
@@ -171,7 +170,7 @@ class ExternalProgramTeacher(ExternalTeacher):
 def _arguments(command: str) -> list[str]:
     """The command as a list."""
     try:
-        split = json.loads(command) if command.lstrip().startswith("[") else shlex.split(command)
+        split = from_json(command) if command.lstrip().startswith("[") else shlex.split(command)
     except ValueError as error:
         raise SettingError(f"The external teacher's command cannot be split ({error}). Example: {EXAMPLE}.") from error
     if not split or not all(isinstance(argument, str) for argument in split):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnkd.errors import SettingError
-from nnkd.files import read_object
+from nnkd.files import read_json, read_object
 
 TABLE = Path(__file__).parent / "tables" / "names.json"
 FORM = '{"ivc": "inferior vena cava"}'
@@ -17,7 +16,7 @@ SIDES = ("left", "right")
 
 def read_table() -> dict[str, str]:
     """names.json: a label's plain name -> SAT's name. SAT was trained on the latter."""
-    return json.loads(TABLE.read_text(encoding="utf-8"))
+    return read_json(TABLE)
 
 
 def plain(label: str) -> str:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnkd.errors import SettingError
+from nnkd.files import read_json
 
 TABLE = Path(__file__).parent / "tables" / "labels.json"
 
 
 def read_table() -> dict[str, list[str]]:
     """labels.json: label -> structures, or other labels of the table, that are joined."""
-    return json.loads(TABLE.read_text(encoding="utf-8"))
+    return read_json(TABLE)
 
 
 def key(name: str) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ three or four pages is RGB to the one, a picture in colour is a volume to the ot
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from nnkd.data.reading import pictures, tifs
 from nnkd.data.reading.colours import named
 from nnkd.data.reading.image import TIFFS
 from nnkd.errors import DatasetError
-from nnkd.files import write_json
+from nnkd.files import load_json, write_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -138,7 +137,7 @@ def spacing(file: Path, label_map: bool = False) -> list[float] | None:
     if not beside.is_file():
         return None
     try:
-        found = [float(v) for v in json.loads(beside.read_text(encoding="utf-8"))["spacing"]]
+        found = [float(v) for v in load_json(beside)["spacing"]]
     except (OSError, ValueError, KeyError, TypeError):
         found = []
     if len(found) != 3 or not (np.isfinite(found).all() and min(found) > 0):

@@ -7,7 +7,6 @@ writes them.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nnkd.data.predictions import Lineage
 from nnkd.errors import DatasetError, in_one_line
-from nnkd.files import atomic
+from nnkd.files import atomic, load_json
 
 FOLDER = "litemedsam_256"
 INDEX = "index.json"
@@ -122,7 +121,7 @@ def read_index(folder: Path, name: str) -> SliceIndex | None:
     if not file.is_file():
         return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = load_json(file)
         if content.get("schema_version") != SCHEMA:
             return None
         return SliceIndex.model_validate(content)
