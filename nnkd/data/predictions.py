@@ -15,10 +15,11 @@ import numpy as np
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from nnkd.data import listing
 from nnkd.data.dataset import DatasetSpec
 from nnkd.data.reading.geometry import Grid
 from nnkd.errors import FileError, NnkdError, PredictionError
-from nnkd.files import is_visible, read_json, sha256, write_json
+from nnkd.files import read_json, sha256, write_json
 from nnkd.types import Entry
 
 if TYPE_CHECKING:
@@ -328,8 +329,9 @@ def prediction_folders(parent: Path) -> list[PredictionFolder]:
 
 
 def label_map_files(folder: Path, file_ending: str) -> dict[str, Path]:
-    """Label maps in any folder (with or without manifest) by case."""
-    return {p.name[: -len(file_ending)]: p for p in sorted(folder.glob(f"*{file_ending}")) if is_visible(p)}
+    """Label maps in any folder (with or without manifest) by case; none if there is no folder."""
+    cases = listing.label_maps(folder, file_ending).cases if folder.is_dir() else {}
+    return {case: file for case, (file,) in cases.items()}
 
 
 def portable_options(options: Mapping[str, Any]) -> dict[str, Any]:
