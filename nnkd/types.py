@@ -170,12 +170,14 @@ class FolderCount:
         used: How many files were taken.
         aside: Names of those that a rule sets aside, by what the rule is called.
         unknown: What is wrong with those that were not understood, by name; not empty means exit code 3.
+        what: What is counted.
     """
 
     folder: str
     used: int
     aside: Mapping[str, Sequence[str]] = field(default_factory=dict)
     unknown: Mapping[str, str] = field(default_factory=dict)
+    what: str = "file"
 
     @property
     def line(self) -> str:
@@ -188,7 +190,7 @@ class FolderCount:
             parts.append(f"{aside} set aside ({rules})")
         if self.unknown:
             parts.append(f"{len(self.unknown)} not understood ({some(sorted(self.unknown))})")
-        return f"{self.folder}: {came} file{'' if came == 1 else 's'} came in: {', '.join(parts)}"
+        return f"{self.folder}: {came} {self.what}{'' if came == 1 else 's'} came in: {', '.join(parts)}"
 
 
 def some(names: Sequence[str], most: int = 3) -> str:

@@ -29,6 +29,7 @@ OF_RESULTS = (
     "report.html", "ensemble_config.json", "metrics.csv", "means.csv", "comparison.csv", "segment_codes.tsv",
 )  # fmt: skip
 FOLDERS = ("uncertainty", "auxiliaries", "preview", "private", "postprocessed", "evaluation")  # nnkd's and nnU-Net's
+OWN_FILE, OWN_FOLDER, MANIFEST = "file of nnkd or nnU-Net", "folder of nnkd or nnU-Net", "manifest.json"
 PROBABILITIES = (".npz", ".pkl")
 SIDECARS = (".json", ".bval", ".bvec", ".txt", ".csv", ".tsv", ".xml")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".svg", ".pdf")
@@ -80,14 +81,15 @@ class Listing:
         mine = replace(self, cases={case: self.cases[case] for case in sorted(self.cases)[number::of]})
         return mine if number == 0 else replace(mine, aside={}, unknown={})
 
-    def count(self, name: str = "") -> FolderCount:
+    def count(self, name: str = "", what: str = "file") -> FolderCount:
         """The count for a report.
 
         Args:
             name: What the folder is called there; empty: its name.
+            what: What is counted.
         """
         used = sum(len(files) for files in self.cases.values())
-        return FolderCount(name or self.name, used, self.aside, self.unknown)
+        return FolderCount(name or self.name, used, self.aside, self.unknown, what)
 
     def _names(self, case: str) -> list[str]:
         return [_name(file, self.folder) for file in self.cases[case]]
@@ -102,7 +104,7 @@ def images(folder: Path, file_ending: str) -> Listing:
     pattern = re.compile(rf"(.+){CHANNEL}{re.escape(file_ending)}", re.DOTALL)
     found = listing(folder, lambda name: match[1] if (match := pattern.fullmatch(name)) else "", file_ending, CHANNEL)
     written = {f"{case}{file_ending}" for case in found.cases}
-    if (folder / "manifest.json").is_file() and (there := written & found.unknown.keys()):  # -o was the same folder
+    if (folder / MANIFEST).is_file() and (there := written & found.unknown.keys()):  # -o was the same folder
         unknown = {name: why for name, why in found.unknown.items() if name not in there}
         return replace(found, aside={**found.aside, "label map of nnkd": tuple(sorted(there))}, unknown=unknown)
     return found
@@ -121,6 +123,29 @@ def label_maps(folder: Path, file_ending: str) -> Listing:
     """
     return listing(folder, lambda name: name.removesuffix(file_ending) if name.endswith(file_ending) else "",
                    file_ending)  # fmt: skip
+
+
+def prediction_folders(folder: Path) -> Listing:
+    """Folders with a manifest.json in a folder, such as teachersTr.
+
+    Raises:
+        DatasetError: If the folder cannot be read.
+    """
+    cases: dict[str, tuple[Path, ...]] = {}
+    aside: dict[str, tuple[str, ...]] = {}
+    unknown: dict[str, str] = {}
+    for path in _entries(folder, deep=False):
+        name = _name(path, folder)
+        rule = rule_of(path) or (_rule_beside(path, (), "") if path.is_file() or path.name in FOLDERS else "")
+        if rule:
+            aside[rule] = (*aside.get(rule, ()), name)
+        elif (path / MANIFEST).is_file():
+            cases[path.name] = (path,)
+        elif path.is_dir():
+            unknown[name] = f"it has no {MANIFEST}. Import label maps of others with the teacher 'imported'"
+        else:
+            unknown[name] = "a folder of each teacher was expected"
+    return Listing(folder, cases, aside, unknown)
 
 
 def listing(
@@ -176,6 +201,8 @@ def rule_of(path: Path) -> str:
         return "system file"
     if name.startswith(TEMPORARY_PREFIX):
         return "temporary file of nnkd"
+    if name in (".claims", ".cache") or re.fullmatch(r"\..*lock", name):
+        return OWN_FILE
     if name.startswith(("~$", ".~", ".#")) or small.endswith(("~", ".swp", ".swo", ".bak", ".tmp", ".orig")):
         return "backup of an editor"
     if re.fullmatch(r"#.*#", name):
@@ -187,12 +214,12 @@ def _rule_beside(path: Path, used: Collection[Path], file_ending: str) -> str:
     """The rule that sets aside what lies beside the files that are looked for; empty: there is none."""
     name, small = path.name, path.name.lower()
     if path.is_dir():
-        results = any((path / inner).is_file() for inner in ("manifest.json", "dataset.json", "summary.json"))
-        return "folder of nnkd or nnU-Net" if name in FOLDERS or results else ""
+        results = any((path / inner).is_file() for inner in (MANIFEST, "dataset.json", "summary.json"))
+        return OWN_FOLDER if name in FOLDERS or results else ""
     if not path.is_file():
         return ""
     if name in OF_DATASETS or name in OF_RESULTS:
-        return "file of nnkd or nnU-Net"
+        return OWN_FILE
     if DOCUMENTS.fullmatch(path.name):
         return "document"
     if path.with_suffix("") in used:
