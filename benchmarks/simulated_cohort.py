@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnkd.data.phantoms import LABELS, PhantomParticipant, draw_participant, draw_phantom
+from nnkd.data.phantoms.cohort import LABELS, PhantomParticipant, draw_participant, draw_phantom
 from nnkd.files import atomic
 
 SHAPE, SPACING = (8, 40, 40), (24.0, 8.0, 8.0)  # holds all organs, not the skin of the heaviest

@@ -161,6 +161,43 @@ class Failure:
     reason: str
 
 
+@dataclass(frozen=True)
+class FolderCount:
+    """Which files of a folder a command took (`nnkd.data.listing`).
+
+    Attributes:
+        folder: What the folder is called.
+        used: How many files were taken.
+        aside: Names of those that a rule sets aside, by what the rule is called.
+        unknown: What is wrong with those that were not understood, by name; not empty means exit code 3.
+        what: What is counted.
+    """
+
+    folder: str
+    used: int
+    aside: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    what: str = "file"
+
+    @property
+    def line(self) -> str:
+        """The count in one line, long lists shortened."""
+        aside = sum(len(names) for names in self.aside.values())
+        came = self.used + aside + len(self.unknown)
+        parts = [f"{self.used} used"]
+        if aside:
+            rules = "; ".join(f"{rule}: {some(sorted(names))}" for rule, names in sorted(self.aside.items()))
+            parts.append(f"{aside} set aside ({rules})")
+        if self.unknown:
+            parts.append(f"{len(self.unknown)} not understood ({some(sorted(self.unknown))})")
+        return f"{self.folder}: {came} {self.what}{'' if came == 1 else 's'} came in: {', '.join(parts)}"
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first few of a list of names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 @dataclass
 class StepReport:
     """What a step did; the command prints it and derives its exit code from it.
@@ -170,6 +207,7 @@ class StepReport:
         skipped: Cases that were already there.
         failures: Cases that could not be done; not empty means exit code 3.
         lines: Text to show, in order.
+        folders: Which files of the folders that it read were taken; one that was not understood means exit code 3.
         data: Figures by name, for tests and callers.
     """
 
@@ -177,6 +215,7 @@ class StepReport:
     skipped: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    folders: list[FolderCount] = field(default_factory=list)
     data: Mapping[str, object] = field(default_factory=dict)
 
 

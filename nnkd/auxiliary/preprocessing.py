@@ -13,13 +13,14 @@ import numpy as np
 
 from nnkd.auxiliary.channels import Conversion, check_axes, conversion_to, converted, schemes
 from nnkd.auxiliary.tasks import AuxiliaryIndex, Target, Task, grid_of, parse, read_index, write_index
+from nnkd.data import case_names
 from nnkd.data.dataset import DatasetSpec, ImageFolder, RawDataset
 from nnkd.errors import DatasetError, NnkdError, RecipeError, UnknownNameError
 from nnkd.files import remove_leftovers, sha256, sha256_text
 from nnkd.preprocessing.cases import KILLED, attempted, check_files, stop_if_full
 from nnkd.preprocessing.folders import CasesFolder, whole_case
 from nnkd.processes import run_all
-from nnkd.types import Failure, StepReport
+from nnkd.types import Failure, FolderCount, StepReport
 
 SAMPLES = 50_000  # foreground voxels of a case whose intensities are kept for the dataset's properties
 CROPPED = 3 / 4.0  # below this median share of an image left by cropping, nnU-Net normalises by what is left
@@ -70,10 +71,18 @@ def preprocess(names: Sequence[str], target: Target, most: int, processes: int, 
         try:
             raw = RawDataset.open(dataset)
             wanted = [task for task in tasks if task.dataset == dataset]
+            report.folders += [count for count in _counts(raw) if count not in report.folders]
             _Auxiliary(raw, target, wanted, processes, report).run(most)
         except (DatasetError, RecipeError, UnknownNameError) as error:
             stop_if_full(error)
             report.failures.append(Failure(dataset, str(error)))
+
+
+def _counts(raw: RawDataset) -> list[FolderCount]:
+    """Which files are taken: those of cases with a label map."""
+    labels = raw.label_maps()
+    images = raw.images().listing.only(labels.cases, rule="without a label map, which auxiliaries need")
+    return [images.count(f"{raw.name}/imagesTr"), labels.count(f"{raw.name}/labelsTr")]
 
 
 class _Auxiliary(CasesFolder):
@@ -106,6 +115,8 @@ class _Auxiliary(CasesFolder):
     def run(self, most: int) -> None:
         """Look at the label maps, choose cases, measure them, and preprocess what is missing or old."""
         cases = [case for case in self.images.cases() if self.raw.label_file(case).is_file()]
+        for sentence in case_names.problems(cases).values():
+            raise DatasetError(sentence)
         if not cases:
             raise DatasetError(
                 f"{self.raw.name} has no label map in labelsTr, so nothing can be learned along from it. Choose "

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from nnkd.data.dicom_cases import DicomRequest
 
 DONE, ERROR, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
-EXIT_CODES = "exit codes: 0 done; 1 an error, in one sentence; 2 usage; 3 some cases failed; 130 interrupted"
+EXIT_CODES = (
+    "exit codes: 0 done; 1 an error, in one sentence; 2 usage; 3 some cases failed, or files were not understood; "
+    "130 interrupted"
+)
+MOST_SHOWN = 20  # files that were not understood
 
 
 def parser(description: str, example: str = "") -> argparse.ArgumentParser:
@@ -71,15 +75,24 @@ def run(
 
 
 def show(report: StepReport) -> int:
-    """Print a step's report; returns its exit code."""
+    """Print a step's report, last which files of each folder were taken; returns its exit code."""
     for line in report.lines:
         print(line)
     if report.failures:
         print(f"{len(report.failures)} case(s) failed:", file=sys.stderr)
         for failure in report.failures:
             print(f"  {failure.case}: {failure.reason}", file=sys.stderr)
-        return SOME_FAILED
-    return DONE
+    unknown = [(name, count.folder, why) for count in report.folders for name, why in sorted(count.unknown.items())]
+    if unknown:
+        print(f"{len(unknown)} file(s) were not understood:", file=sys.stderr)
+        for name, folder, why in unknown[:MOST_SHOWN]:
+            print(f"  {name} in {folder}: {why}", file=sys.stderr)
+        if len(unknown) > MOST_SHOWN:
+            print(f"  and {len(unknown) - MOST_SHOWN} more", file=sys.stderr)
+    sys.stderr.flush()
+    for count in report.folders:
+        print(count.line)
+    return SOME_FAILED if report.failures or unknown else DONE
 
 
 def add_device(to: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 
 from nnkd.cli import command
 from nnkd.types import StepReport
@@ -75,6 +76,8 @@ def _run(arguments: argparse.Namespace) -> StepReport:
         )
         whole.lines += report.lines
         whole.failures += report.failures
+        several = f"{dataset}/" if len(arguments.d) > 1 else ""
+        whole.folders += [replace(count, folder=several + count.folder) for count in report.folders]
     return whole
 
 

@@ -136,7 +136,7 @@ def _check_installed() -> None:
 
 def _begin(folder: Path) -> None:
     """Draw the cohort; refuse a folder that holds something else."""
-    from nnkd.data.phantoms import write_cohort
+    from nnkd.data.phantoms.cohort import write_cohort
 
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "download").is_dir():
         raise NnkdError(f"'{folder.name}' is not empty and no earlier quickstart. Name another folder with -o.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,11 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nnkd import paths
+from nnkd.data import listing
+from nnkd.data.listing import Listing
 from nnkd.data.reading import readers
 from nnkd.data.reading.geometry import Grid, Orientation
 from nnkd.errors import DatasetError, UnknownNameError
-from nnkd.files import atomic, is_visible, load_json
-from nnkd.types import Volume
+from nnkd.files import atomic, load_json
+from nnkd.types import Volume, some
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -223,16 +224,15 @@ class ImageFolder:
         self.spec = spec
 
     @cached_property
-    def _files(self) -> dict[str, dict[int, Path]]:
+    def listing(self) -> Listing:
+        """Which of its files are images.
+
+        Raises:
+            DatasetError: If there is no such folder.
+        """
         if not self.folder.is_dir():
             raise DatasetError(f"{self.spec.name} has no folder {self.folder.name}. Put the images there.")
-        pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(self.spec.file_ending)}")
-        found: dict[str, dict[int, Path]] = {}
-        for path in sorted(self.folder.iterdir()):
-            match = pattern.fullmatch(path.name)
-            if match and is_visible(path):
-                found.setdefault(match.group(1), {})[int(match.group(2))] = path
-        return found
+        return listing.images(self.folder, self.spec.file_ending)
 
     def cases(self) -> list[str]:
         """Identifiers, sorted.
@@ -240,13 +240,13 @@ class ImageFolder:
         Raises:
             DatasetError: If there is no image, naming what is there instead.
         """
-        if not self._files:
-            others = sorted(p.name for p in self.folder.iterdir() if is_visible(p))[:3]
-            there = f"It holds {', '.join(others)} ..." if others else "It is empty."
+        if not self.listing.cases:
+            others = sorted(name for name in self.listing.unknown)
+            there = f"It holds {some(others)}." if others else "It is empty."
             raise DatasetError(
                 f"No image named CASE_0000{self.spec.file_ending} is in {self.folder.name} of {self.spec.name}. {there}"
             )
-        return sorted(self._files)
+        return sorted(self.listing.cases)
 
     def files(self, case: str) -> tuple[Path, ...]:
         """Image files of a case, one a channel.
@@ -255,9 +255,10 @@ class ImageFolder:
             UnknownNameError: If there is no such case.
             DatasetError: If a channel is missing or there is one too many.
         """
-        if case not in self._files:
+        if case not in self.listing.cases:
             raise UnknownNameError(f"There is no case '{case}' in {self.folder.name} of {self.spec.name}.")
-        have, names = self._files[case], self.spec.channel_names
+        have = {listing.channel_of(file, self.spec.file_ending): file for file in self.listing.cases[case]}
+        names = self.spec.channel_names
         one_for_all = list(have) == [0] and (len(names) == 1 or readers.may_hold_channels(have[0]))
         if not one_for_all and sorted(have) != list(range(len(names))):
             what = "1 image" if len(have) == 1 else f"{len(have)} images"
@@ -347,6 +348,18 @@ class RawDataset:
     def label_file(self, case: str, split: Split = "Tr") -> Path:
         """Where the case's label map lies; it need not exist."""
         return self.folder / f"labels{split}" / f"{case}{self.spec.file_ending}"
+
+    def label_maps(self, split: Split = "Tr") -> Listing:
+        """Which files of labelsTr or labelsTs are label maps of the images beside it; nothing, without such a folder.
+
+        Raises:
+            DatasetError: If there are no images.
+        """
+        folder = self.folder / f"labels{split}"
+        if not folder.is_dir():
+            return Listing(folder, {})
+        found = listing.label_maps(folder, self.spec.file_ending)
+        return found.only(self.images(split).cases(), why=f"images{split} has no image of its case")
 
     def teachers_folder(self, split: Split = "Tr") -> Path:
         """teachersTr or teachersTs; one prediction folder per teacher lies in it."""

@@ -15,11 +15,12 @@ import numpy as np
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from nnkd.data import listing
 from nnkd.data.dataset import DatasetSpec
 from nnkd.data.reading.geometry import Grid
 from nnkd.errors import FileError, NnkdError, PredictionError
-from nnkd.files import is_visible, read_json, sha256, write_json
-from nnkd.types import Entry
+from nnkd.files import read_json, sha256, write_json
+from nnkd.types import Entry, FolderCount
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -320,16 +321,36 @@ class PredictionFolder:
 
 
 def prediction_folders(parent: Path) -> list[PredictionFolder]:
-    """Prediction folders in a folder, sorted by name; other folders are passed over."""
-    if not parent.is_dir():
-        return []
-    folders = (PredictionFolder(p) for p in sorted(parent.iterdir()) if p.is_dir())
-    return [folder for folder in folders if folder.exists()]
+    """Prediction folders in a folder, sorted by name; `count_predictions` names what else is there."""
+    names = listing.prediction_folders(parent).cases if parent.is_dir() else {}
+    return [PredictionFolder(parent / name) for name in names]
+
+
+def count_predictions(parent: Path, cases: Collection[str] | None, chosen: Collection[str] = ()) -> list[FolderCount]:
+    """Which folders of teachers in a folder are taken, and which of their files.
+
+    Args:
+        parent: Such as teachersTr.
+        cases: Those that are asked for; None: all.
+        chosen: Names of the teachers that are taken; empty: all there are.
+    """
+    found = listing.prediction_folders(parent)
+    found = found if not chosen else found.only(chosen, rule="not chosen with -t")
+    counts = [found.count(what="folder")]
+    for name in found.cases:
+        manifest = PredictionFolder(parent / name).manifest()
+        files = listing.label_maps(parent / name, manifest.file_ending)
+        files = files.only({*files.cases} - manifest.failures.keys(), rule="earlier label map of a case that failed")
+        files = files.only(manifest.cases, why=f"{MANIFEST} does not list it: nobody knows who made it")
+        files = files if cases is None else files.only(cases, rule="of a case that is not asked for")
+        counts.append(files.count(f"{parent.name}/{name}"))
+    return counts
 
 
 def label_map_files(folder: Path, file_ending: str) -> dict[str, Path]:
-    """Label maps in any folder (with or without manifest) by case."""
-    return {p.name[: -len(file_ending)]: p for p in sorted(folder.glob(f"*{file_ending}")) if is_visible(p)}
+    """Label maps in any folder (with or without manifest) by case; none if there is no folder."""
+    cases = listing.label_maps(folder, file_ending).cases if folder.is_dir() else {}
+    return {case: file for case, (file,) in cases.items()}
 
 
 def portable_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class Planning:
         warnings.filterwarnings("ignore", category=SyntaxWarning)
         clean = self.clean or _fingerprint_is_old(dataset, target, cases)
         try:
-            with _no_zero_workers(), _no_tracebacks(dataset):
+            with _no_zero_workers(), _no_tracebacks(dataset), _listed(dataset, cases):
                 api.extract_fingerprints(
                     [number], self.fingerprint_extractor, self.fingerprint_processes, self.verify, clean, False
                 )
@@ -98,6 +98,30 @@ class Planning:
             for case in cases:
                 check_files(dataset.images(), dataset.label_file(case), case)
             raise DatasetError(f"nnU-Net could not plan {dataset.name} ({in_one_line(error)}).") from error
+
+
+@contextmanager
+def _listed(dataset: RawDataset, cases: Sequence[str]) -> Iterator[None]:
+    """nnU-Net plans with the cases that nnkd takes. It lists imagesTr by file ending alone: a shadow file of macOS is a
+    case to it, and of an image without the number of its channel it cuts off five letters."""
+    from nnunetv2.experiment_planning import verify_dataset_integrity
+    from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor
+    from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
+
+    files = {
+        case: {"images": [str(f) for f in dataset.images().files(case)], "label": str(dataset.label_file(case))}
+        for case in cases
+    }
+    modules = (verify_dataset_integrity, fingerprint_extractor, default_experiment_planner)
+    name = "get_filenames_of_train_images_and_targets"
+    theirs = [getattr(module, name) for module in modules]
+    for module in modules:
+        setattr(module, name, lambda *_, **__: files)
+    try:
+        yield
+    finally:
+        for module, function in zip(modules, theirs, strict=True):
+            setattr(module, name, function)
 
 
 @contextmanager

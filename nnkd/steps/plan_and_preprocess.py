@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 
 from nnkd.auxiliary import preprocessing as auxiliaries
 from nnkd.auxiliary.tasks import MOST_CASES, Target, parse
+from nnkd.data import case_names
 from nnkd.data.dataset import RawDataset
 from nnkd.data.plans import configuration_of
+from nnkd.data.predictions import count_predictions
 from nnkd.errors import DatasetError, NnkdError, SettingError
 from nnkd.files import read_json
 from nnkd.paths import room
 from nnkd.preprocessing import configurations, folders
 from nnkd.preprocessing.planning import Planning
-from nnkd.types import StepReport
+from nnkd.types import FolderCount, StepReport
 from nnkd.votes import consensus
 
 
@@ -61,7 +63,7 @@ def plan_and_preprocess(request: Request) -> StepReport:
     target.mkdir(parents=True, exist_ok=True)
     folders.tidy(target)
     plans_name = request.planning.plan(dataset, target, cases)
-    report = StepReport()
+    report = StepReport(folders=_counts(dataset))
     configurations.copy_tables(dataset, target)
     if request.preprocess:
         configurations.copy_labels(dataset, target, cases)
@@ -76,9 +78,23 @@ def plan_and_preprocess(request: Request) -> StepReport:
     return report
 
 
+def _counts(dataset: RawDataset) -> list[FolderCount]:
+    """Which files of the raw dataset are taken."""
+    counts = [dataset.images().listing.count(), dataset.label_maps().count()]
+    teachers = dataset.teachers_folder()
+    return counts + (count_predictions(teachers, dataset.images().cases()) if teachers.is_dir() else [])
+
+
 def _check(dataset: RawDataset) -> list[str]:
+    if "dataset" in dataset.spec.json:
+        raise DatasetError(
+            f"dataset.json of {dataset.name} lists the files of its cases (dataset), but nnkd takes those in imagesTr "
+            f"and labelsTr. Link them there, and take the list out of dataset.json."
+        )
     images = dataset.images()
     cases = images.cases()
+    for sentence in case_names.problems(cases).values():
+        raise DatasetError(sentence)
     for case in cases:
         images.files(case)
     without = [c for c in cases if not dataset.label_file(c).is_file()]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nnkd.data.participants import read_participants
-from nnkd.data.phantoms import PhantomParticipant
+from nnkd.data.phantoms.cohort import PhantomParticipant
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 

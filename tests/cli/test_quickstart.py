@@ -21,7 +21,7 @@ from extras import needs
 from processes import python
 
 from nnkd.cli import quickstart
-from nnkd.data import phantoms
+from nnkd.data.phantoms import cohort
 from nnkd.data.predictions import PredictionFolder
 
 pytestmark = [needs("litemedsam"), pytest.mark.heavy]
@@ -50,8 +50,8 @@ def smaller(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(quickstart, "CASES", 4)
     patch.setattr(quickstart, "TOUR", tour)
     patch.setattr(quickstart, "_environment", lambda folder: {**environment(folder), "nnUNet_def_n_proc": "1"})
-    draw = partial(phantoms.write_cohort, shape=(4, 48, 48), spacing=(47.5, 8.4, 8.4))
-    patch.setattr(phantoms, "write_cohort", draw)
+    draw = partial(cohort.write_cohort, shape=(4, 48, 48), spacing=(47.5, 8.4, 8.4))
+    patch.setattr(cohort, "write_cohort", draw)
 
 
 class Copied:

@@ -113,7 +113,7 @@ def test_plugins_and_rooms_keep_to_the_doors():
         ("nnkd_one.a", "import nnkd.cli.command"),
         ("nnkd_one.a", "from nnkd_basic import staple"),
         ("nnkd_one.a", "import importlib\nimportlib.import_module('nnkd.cli.x')"),
-        ("nnkd_one.a", "from nnkd.data import _phantom_body"),
+        ("nnkd_one.a", "from nnkd.data.phantoms import _body"),
         ("nnkd_dataset_conversion.a", "from nnkd.cli.train import main"),
         ("nnkd.votes.a", "from nnkd.data.groups import _hidden"),
         ("nnkd.votes.a", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import nnkd.plugin._toys"),

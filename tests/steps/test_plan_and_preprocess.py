@@ -213,6 +213,44 @@ def test_a_missing_label_or_channel_gets_one_sentence(planned, capsys):
     assert error.count("\n") == 1
 
 
+def test_what_is_no_case_is_named_and_nnunet_does_not_see_it(planned, capsys):
+    raw, folder = planned.folder, target_of(planned)
+    for name in ("._toy_000_0000.nii.gz", "toy_009.nii.gz", "toy_8_0000.NII.GZ", "notes.txt", ".DS_Store"):
+        (raw / "imagesTr" / name).write_bytes(b"x")
+    shutil.copy(planned.label_file("toy_000"), planned.label_file("toy_099"))
+    shutil.copytree(raw / "teachersTr" / "t0", raw / "teachersTr" / "masks")
+    (raw / "teachersTr" / "masks" / "manifest.json").unlink()
+    shutil.copy(planned.label_file("toy_000"), raw / "teachersTr" / "t1" / "toy_099.nii.gz")
+    (folder / "dataset_fingerprint.json").unlink()  # nnU-Net lists imagesTr once more
+    assert call(configurations=["2d"]) == 3
+    assert len(json.loads((folder / "dataset_fingerprint.json").read_text())["shapes_after_crop"]) == 4
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-5:] == [
+        "imagesTr: 9 files came in: 4 used, 2 set aside (shadow file of macOS: ._toy_000_0000.nii.gz; system file: "
+        ".DS_Store), 3 not understood (notes.txt, toy_009.nii.gz, toy_8_0000.NII.GZ)",
+        "labelsTr: 5 files came in: 4 used, 1 not understood (toy_099.nii.gz)",
+        "teachersTr: 4 folders came in: 2 used, 1 set aside (file of nnkd or nnU-Net: agreement.json), 1 not "
+        "understood (masks)",
+        "teachersTr/t0: 6 files came in: 4 used, 2 set aside (file of nnkd or nnU-Net: .manifest.lock, manifest.json)",
+        "teachersTr/t1: 7 files came in: 4 used, 2 set aside (file of nnkd or nnU-Net: .manifest.lock, manifest.json), "
+        "1 not understood (toy_099.nii.gz)",
+    ]
+    assert "toy_009.nii.gz in imagesTr: it lacks the number of its channel" in said.err
+    assert "toy_099.nii.gz in labelsTr: imagesTr has no image of its case" in said.err
+
+
+def test_names_that_nnunets_files_have_are_refused(planned, capsys):
+    image = planned.folder / "imagesTr" / "toy_002_0000.nii.gz"
+    for name, says in (("toy_000_seg", "ends with _seg"), ("TOY_001", "differ only in capitals")):
+        other = image.with_name(f"{name}_0000.nii.gz")
+        shutil.copy(image, other)
+        assert call() == 1
+        error = capsys.readouterr().err
+        assert says in error
+        assert error.count("\n") == 1
+        other.unlink()
+
+
 def test_a_truncated_image_gets_one_sentence(planned, capsys):
     image = planned.folder / "imagesTr" / "toy_002_0000.nii.gz"
     image.write_bytes(image.read_bytes()[:300])

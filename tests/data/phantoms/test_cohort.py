@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from nnkd.data.groups import groups
 from nnkd.data.participants import read_participants
-from nnkd.data.phantoms import (
+from nnkd.data.phantoms.cohort import (
     AGE_GROUPS,
     BMI_GROUPS,
     LABELS,

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from nnkd.data._phantom_body import AIR, LABELS, Anatomy, Scene, paint_body
+from nnkd.data.phantoms._body import AIR, LABELS, Anatomy, Scene, paint_body
 from nnkd.errors import DatasetError
 from nnkd.files import atomic, read_json, write_json
 

@@ -1,4 +1,4 @@
-"""The body of a phantom: organs as smooth shapes, painted one over the other. `nnkd.data.phantoms` says whose it is.
+"""The body of a phantom: organs as smooth shapes, painted one over the other. `cohort` says whose it is.
 
 Lengths in mm, axes x to the person's left, y to the back, z to the head. A signed distance is negative inside; it is
 approximate, which is why the wanted volumes were calibrated on 60 drawn people (within 10 % on average)."""

@@ -1,0 +1,65 @@
+"""What cases may be called: names that nnU-Net's files, other file systems and other spellings tell apart."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+from nnkd.data.listing import shown
+
+# nnU-Net keeps a case as CASE.b2nd, CASE_seg.b2nd and CASE.pkl, or as CASE.npz and CASE.npy
+SEGMENTATION = "_seg"
+ENDINGS = (".b2nd", ".pkl", ".npz", ".npy")
+RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)  # devices of Windows, with any ending
+FORBIDDEN = '<>:"/\\|?*'
+
+
+def problem(name: str) -> str:
+    """Why a case cannot be called so, as the rest of a sentence; empty if it can.
+
+    Args:
+        name: The case's identifier.
+    """
+    if name.lower().endswith(SEGMENTATION):
+        return f"ends with {SEGMENTATION}, as the file of a label map does that nnU-Net keeps for a preprocessed case"
+    if name.lower().endswith(ENDINGS):
+        return "ends as the files do that nnU-Net keeps for a preprocessed case"
+    if name != name.strip() or name.endswith("."):
+        return "begins or ends with a space or a dot, which other file systems cut off"
+    if RESERVED.fullmatch(name):
+        return "is the name of a device on Windows, where no file can be called so"
+    if not name.isprintable() or set(name) & set(FORBIDDEN):
+        return "holds characters that no file on other systems can have in its name"
+    return ""
+
+
+def problems(names: Iterable[str]) -> dict[str, str]:
+    """What is wrong with a set of cases' names, as a sentence by name.
+
+    Args:
+        names: The cases' identifiers. Two of them that differ only in capitals, or in how accents are stored, are one
+            file on macOS and Windows.
+    """
+    found: dict[str, str] = {}
+    first: dict[str, str] = {}
+    for name in sorted(names):
+        if why := problem(name):
+            found[name] = f"The case's name '{shown(name)}' {why}. Rename its files."
+            continue
+        other = first.setdefault(_folded(name), name)
+        if other != name:
+            how = "capitals" if _composed(other) != _composed(name) else "the way in which accents are stored"
+            found[name] = (
+                f"The names of the cases '{shown(other)}' and '{shown(name)}' differ only in {how}: on macOS and "
+                f"Windows they are one file. Rename one."
+            )
+    return found
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _folded(name: str) -> str:
+    return _composed(_composed(name).casefold())
