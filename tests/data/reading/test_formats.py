@@ -14,6 +14,7 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
+from nnkd.data.reading import formats
 from nnkd.data.reading.formats import read, write
 from nnkd.data.reading.geometry import Grid
 from nnkd.data.reading.image import Image, images_among
@@ -75,6 +76,46 @@ def test_what_is_no_image_of_one_value_a_voxel(tmp_path, voxels, says):
     for look in (read, lambda file: Reader(SimpleITKIO()).read_images([file])):
         with pytest.raises(DatasetError, match=says):
             look(file)
+
+
+@pytest.mark.parametrize(
+    ("voxels", "kind"),
+    [(np.array([[True, False]]), "uint8"), (np.ones((2, 2), np.float16), "float32"), (np.ones((2, 2), ">i2"), "int16")],
+)
+def test_types_that_formats_do_not_share(tmp_path, voxels, kind):
+    found = formats._checked(voxels, tmp_path / "a")
+    assert found.dtype == kind
+    assert found.dtype.isnative
+    np.testing.assert_array_equal(found, voxels)
+
+
+@pytest.mark.parametrize(
+    ("voxels", "says"),
+    [
+        (np.zeros((2, 2), complex), "complex numbers"),
+        (np.zeros((0, 2)), "holds no voxel"),
+        (np.zeros(2, [("R", "u1"), ("G", "u1")]), "colour"),
+    ],
+)
+def test_types_that_are_no_images(tmp_path, voxels, says):
+    with pytest.raises(DatasetError, match=says):
+        formats._checked(voxels, tmp_path / "a")
+
+
+def test_files_that_are_not_there_and_axes_that_are_too_many(tmp_path):
+    with pytest.raises(DatasetError, match=r"'none.mha' in .* is missing"):
+        read(tmp_path / "none.mha")
+    sitk.WriteImage(sitk.Image([2, 3, 4, 5], sitk.sitkVectorUInt8, 3), str(tmp_path / "a.mha"))
+    with pytest.raises(DatasetError, match="5 axes"):
+        read(tmp_path / "a.mha")
+
+
+def test_axes_of_freesurfer_that_are_not_at_right_angles(tmp_path):
+    sheared = AFFINE.copy()
+    sheared[0, 1] = 1.0
+    nibabel.save(nibabel.MGHImage(VOXELS, sheared), tmp_path / "a.mgz")
+    with pytest.raises(GeometryError, match="right angles"):
+        read(tmp_path / "a.mgz")
 
 
 def test_colours_in_nrrd_are_refused_and_channels_are_not(tmp_path):

@@ -365,6 +365,25 @@ def moved(ds: pydicom.Dataset, by: float) -> None:
         position[2] = float(position[2]) + by
 
 
+def beside(ds: pydicom.Dataset) -> None:
+    """Every frame twenty columns to the side."""
+    columns = float(ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing[1])
+    for item in ds.PerFrameFunctionalGroupsSequence:
+        position = item.PlanePositionSequence[0].ImagePositionPatient
+        position[0] = float(position[0]) + 20 * columns
+
+
+def of_another_slice(ds: pydicom.Dataset) -> None:
+    """The frames' sources in the order of the slices, exchanged."""
+    sources = [item.DerivationImageSequence for item in ds.PerFrameFunctionalGroupsSequence]
+    for item, source in zip(ds.PerFrameFunctionalGroupsSequence, sources[::-1], strict=True):
+        item.DerivationImageSequence = source
+
+
+def of_another_series(ds: pydicom.Dataset) -> None:
+    ds.ReferencedSeriesSequence[0].SeriesInstanceUID = "1.2.3.4"
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -377,6 +396,12 @@ def moved(ds: pydicom.Dataset, by: float) -> None:
         (lambda ds: setattr(ds, "SegmentSequence", []), "describes no segment"),
         (lambda ds: setattr(ds, "PixelData", ds.PixelData[:20]), "cannot be read"),
         (lambda ds: setattr(ds, "SOPClassUID", toys.CT), "no DICOM-SEG"),
+        (beside, "voxels outside its slice"),
+        (lambda ds: delattr(ds.PerFrameFunctionalGroupsSequence[0], "PlanePositionSequence"), "do not say where"),
+        (lambda ds: setattr(ds.PerFrameFunctionalGroupsSequence[0].SegmentIdentificationSequence[0],
+                            "ReferencedSegmentNumber", 9), "segment 9, which it does not describe"),
+        (of_another_slice, "lies on one slice and says that it was made of another"),
+        (lambda ds: of_another_series(ds) or delattr(ds, "FrameOfReferenceUID"), "no frame of reference"),
     ],
 )  # fmt: skip
 def test_what_is_no_label_map_of_the_series_is_refused(tmp_path: Path, change: Callable, why: str) -> None:
@@ -384,6 +409,14 @@ def test_what_is_no_label_map_of_the_series_is_refused(tmp_path: Path, change: C
     other = changed(written(tmp_path, image, label_map(image)), change)
     with pytest.raises((DatasetError, GeometryError), match=why):
         segmentations.read(other, image, INTEGERS)
+
+
+def test_another_series_of_the_same_frame_of_reference_is_matched_by_position(tmp_path: Path) -> None:
+    image = series(tmp_path / "a")
+    array = label_map(image)
+    found = segmentations.read(changed(written(tmp_path, image, array), of_another_series), image, INTEGERS)
+    assert (found.array[0] != array).sum() == 0
+    assert any("matched by position" in line for line in found.said)
 
 
 def test_codes_tell_labels_of_other_names(tmp_path: Path) -> None:
