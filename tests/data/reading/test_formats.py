@@ -110,6 +110,21 @@ def test_files_that_are_not_there_and_axes_that_are_too_many(tmp_path):
         read(tmp_path / "a.mha")
 
 
+def test_a_nifti_that_is_none(tmp_path):
+    (tmp_path / "a.nii").write_bytes(bytes(400))
+    with pytest.raises(DatasetError, match="'a.nii' in "):
+        read(tmp_path / "a.nii")
+
+
+def test_a_header_is_copied_into_a_file_that_is_not_compressed(tmp_path):
+    image = nifti(tmp_path / "image.nii")
+    elsewhere = np.diag([1.0, 1.0, 1.0, 1.0])
+    copy_header(nifti(tmp_path / "mask.nii", affine=elsewhere), read_header(image).stored)
+    found = nibabel.load(tmp_path / "mask.nii")
+    np.testing.assert_array_equal(np.asarray(found.dataobj), VOXELS)
+    np.testing.assert_allclose(found.affine, AFFINE)
+
+
 def test_axes_of_freesurfer_that_are_not_at_right_angles(tmp_path):
     sheared = AFFINE.copy()
     sheared[0, 1] = 1.0
