@@ -112,7 +112,7 @@ def test_files_that_are_not_there_and_axes_that_are_too_many(tmp_path):
 
 def test_a_nifti_that_is_none(tmp_path):
     (tmp_path / "a.nii").write_bytes(bytes(400))
-    with pytest.raises(DatasetError, match="'a.nii' in "):
+    with pytest.raises(DatasetError, match=r"'a\.nii' in "):
         read(tmp_path / "a.nii")
 
 
