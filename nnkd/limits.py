@@ -52,12 +52,12 @@ class Limit:
 
 JSON = Limit("NNKD_MAX_JSON", 64, "MiB")
 PICKLE = Limit("NNKD_MAX_PICKLE", 64, "MiB")  # what a checkpoint holds beside tensors
-TABLE = Limit("NNKD_MAX_TABLE", 64, "MiB")  # participants.tsv and the like
 RATIO = Limit("NNKD_MAX_RATIO", 500, "times the file's own size")
 PIXELS = Limit("NNKD_MAX_PIXELS", 2 * (1024**3 // 4 // 3) / 1e6, "million")  # of one picture; where Pillow stops, too
 MEMBERS = Limit("NNKD_MAX_MEMBERS", 200_000, "members")  # of an archive
 ALWAYS = 2 * GIB  # bytes that may always come of a compressed file: empty label maps are a thousand times smaller
 MEMORY = "NNKD_MAX_MEMORY"
+VARIABLES = (MEMORY, *(limit.variable for limit in (JSON, PICKLE, RATIO, PIXELS, MEMBERS)))
 
 
 def memory() -> float:

@@ -120,12 +120,12 @@ def test_archives_over_a_limit_name_what_raises_it(tmp_path, monkeypatch):
         opened.writestr("a.txt", "x" * 100_000)
         opened.writestr("b.txt", "x")
     monkeypatch.setenv("NNKD_MAX_MEMBERS", "1")
-    with pytest.raises(DatasetError, match="more than 1 members.*NNKD_MAX_MEMBERS"):
+    with pytest.raises(DatasetError, match=r"more than 1 members.*NNKD_MAX_MEMBERS"):
         unpack(tmp_path / "a.zip")
     monkeypatch.delenv("NNKD_MAX_MEMBERS")
     monkeypatch.setattr(limits, "ALWAYS", 1000)
     monkeypatch.setenv("NNKD_MAX_RATIO", "50")
-    with pytest.raises(DatasetError, match="times its own size.*NNKD_MAX_RATIO"):
+    with pytest.raises(DatasetError, match=r"times its own size.*NNKD_MAX_RATIO"):
         unpack(tmp_path / "a.zip")
     monkeypatch.setenv("NNKD_MAX_RATIO", "5000")
     assert unpack(tmp_path / "a.zip").is_dir()

@@ -65,9 +65,10 @@ def check_resampled(array: NDArray[Any], spacing: Sequence[float], configuration
         DatasetError: If it needs more than `limits.memory`, or a spacing is none.
     """
     order = list(plans.transpose_forward)
-    steps = np.asarray(spacing, dtype=float)[order]
-    if steps.size != 3 or not (np.isfinite(steps).all() and (steps > 0).all()):
+    given = np.asarray(spacing, dtype=float)
+    if given.size != 3 or not (np.isfinite(given).all() and (given > 0).all()):
         raise DatasetError(f"{what} has the spacing {tuple(spacing)}, but three numbers above 0 (mm) are expected.")
+    steps = given[order]
     target = [float(v) for v in configuration.spacing]
     target = [steps[0], *target] if len(target) < 3 else target  # 2D: slices stay where they are
     new = np.asarray(_inside(array), dtype=float)[order] * steps / target

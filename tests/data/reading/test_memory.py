@@ -47,7 +47,7 @@ def test_a_limit_of_memory_holds_for_whole_files_too(tmp_path, monkeypatch):
     file = tmp_path / "a.nii.gz"
     sitk.WriteImage(sitk.Image(500, 500, 300, sitk.sitkUInt8), str(file))
     monkeypatch.setenv("NNKD_MAX_MEMORY", "0.2")
-    with pytest.raises(DatasetError, match="takes 0.2794 GiB, but 0.2 GiB are there"):
+    with pytest.raises(DatasetError, match=r"takes 0\.2794 GiB, but 0\.2 GiB are there"):
         formats.read(file)
     monkeypatch.setenv("NNKD_MAX_MEMORY", "0.3")
     assert formats.read(file).array.shape == (1, 300, 500, 500)
