@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,7 @@ import numpy as np
 
 from nnkd import limits
 from nnkd.data.reading import itk
-from nnkd.data.reading.image import DATA_FILES, FREESURFER, VOLUMES, ending_of
+from nnkd.data.reading.image import DATA_FILES, FREESURFER, HEADER_BYTES, VOLUMES, ending_of
 from nnkd.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -37,19 +39,21 @@ def check_announced(file: Path) -> None:
         raise DatasetError(f"'{file.name}' in {file.parent.name} announces no voxel ({seen.shape}). Convert it again.")
     if values * BYTES < limits.GIB // 4:  # the quick way for nearly all
         return
-    # Voxels that lie in a file of another name are not compared with it: ITK says whether that is long enough
-    packed = None if ending in DATA_FILES else sum(part.stat().st_size for part in (file, *_partners(file)))
+    packed = sum(part.stat().st_size for part in (file, *_partners(file, ending)))
     problem = limits.too_large(values * BYTES) or limits.too_large(values, packed)
     if problem:
         shape = " x ".join(map(str, seen.shape))
         raise DatasetError(f"'{file.name}' in {file.parent.name} announces {shape} voxels: it {problem}")
 
 
-def _partners(file: Path) -> list[Path]:
-    """The other half of a NIfTI pair."""
-    return [
-        other for ending in (".img", ".hdr", ".IMG") if (other := file.with_suffix(ending)) != file and other.is_file()
-    ]
+def _partners(file: Path, ending: str) -> list[Path]:
+    """Where else voxels of a header lie; of a list of files, all of its folder."""
+    if ending in DATA_FILES:
+        found = re.search(DATA_FILES[ending], file.read_bytes()[:HEADER_BYTES], re.MULTILINE | re.IGNORECASE)
+        named = file.parent / os.fsdecode(found[1]) if found else file
+        return [named] if named != file and named.is_file() else [p for p in file.parent.iterdir() if p.is_file()]
+    others = (file.with_suffix(other) for other in (".img", ".hdr", ".IMG"))
+    return [other for other in others if other != file and other.is_file()]
 
 
 def check_resampled(array: NDArray[Any], spacing: Sequence[float], configuration: Any, plans: Any, what: str) -> None:
