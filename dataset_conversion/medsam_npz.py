@@ -6,8 +6,6 @@ Source: Ma et al. 2024, Segment anything in medical images (the layout of its co
 from __future__ import annotations
 
 import sys
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +16,7 @@ from nnkd_dataset_conversion.reading import case_name
 from nnkd_dataset_conversion.target import Target
 from nnkd_dataset_conversion.writer import DatasetWriter, SourceCase
 
+from nnkd.data.reading import npz
 from nnkd.data.reading.geometry import TOLERANCE, Grid
 from nnkd.data.reading.image import Image, flat
 from nnkd.errors import DatasetError, FolderError, GeometryError
@@ -76,6 +75,8 @@ def _image(file: Path) -> Image:
 
 def _label(file: Path) -> Image:
     gts = _array(file, "gts")
+    if gts.ndim not in (2, 3):
+        raise DatasetError(f"gts of '{file.name}' has {gts.ndim} axes, but 2 or 3 are expected.")
     return flat(gts[None]) if gts.ndim == 2 else _placed(gts, file)
 
 
@@ -86,6 +87,8 @@ def _placed(array: np.ndarray, file: Path) -> Image:
         if key in _keys(file) or key == "spacing":
             try:
                 told[key] = _array(file, key).astype(float).reshape(default.shape)
+                if not np.isfinite(told[key]).all():
+                    raise ValueError(key)
             except (TypeError, ValueError) as error:
                 raise DatasetError(
                     f"{key} of '{file.name}' is not what a volume's {key} can be. Correct it."
@@ -109,21 +112,16 @@ def _has_labels(file: Path) -> bool:
 
 
 def _keys(file: Path) -> list[str]:
-    try:
-        with np.load(file, allow_pickle=False) as stack:
-            return list(stack.files)
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
-        raise DatasetError(f"'{file.name}' is broken or no .npz ({error}). Download it again.") from error
+    return npz.names(file)
 
 
 def _array(file: Path, key: str) -> np.ndarray:
     if key not in _keys(file):
         raise DatasetError(f"'{file.name}' has no '{key}', but holds {', '.join(_keys(file))}. Is it a MedSAM stack?")
-    try:
-        with np.load(file, allow_pickle=False) as stack:  # pickled arrays could run code: they are refused
-            return stack[key]
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DatasetError(f"'{key}' of '{file.name}' cannot be read ({error}). Download it again.") from error
+    found = npz.read(file, (key,))[key]
+    if not found.size:
+        raise DatasetError(f"{key} of '{file.name}' has the shape {found.shape}: there is nothing. Download it again.")
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:

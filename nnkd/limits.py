@@ -52,11 +52,12 @@ class Limit:
 
 JSON = Limit("NNKD_MAX_JSON", 64, "MiB")
 PICKLE = Limit("NNKD_MAX_PICKLE", 64, "MiB")  # what a checkpoint holds beside tensors
-TABLE = Limit("NNKD_MAX_TABLE", 64, "MiB")  # participants.tsv and the like
-RATIO = Limit("NNKD_MAX_RATIO", 100, "times the file's own size")
+RATIO = Limit("NNKD_MAX_RATIO", 500, "times the file's own size")
+PIXELS = Limit("NNKD_MAX_PIXELS", 2 * (1024**3 // 4 // 3) / 1e6, "million")  # of one picture; where Pillow stops, too
 MEMBERS = Limit("NNKD_MAX_MEMBERS", 200_000, "members")  # of an archive
 ALWAYS = 2 * GIB  # bytes that may always come of a compressed file: empty label maps are a thousand times smaller
 MEMORY = "NNKD_MAX_MEMORY"
+VARIABLES = (MEMORY, *(limit.variable for limit in (JSON, PICKLE, RATIO, PIXELS, MEMBERS)))
 
 
 def memory() -> float:
@@ -78,8 +79,11 @@ def memory() -> float:
 
 def set_memory(gib: float | None) -> None:
     """Have `memory` answer so much in this process and those it starts; None: nothing changes."""
-    if gib is not None:
-        os.environ[MEMORY] = f"{gib:g}"
+    if gib is None:
+        return
+    if not gib > 0:
+        raise SettingError(f"--max_memory got {gib:g}, but a number of GiB above 0 is expected.")
+    os.environ[MEMORY] = f"{gib:g}"
 
 
 def too_large(needed: float, packed: float | None = None) -> str:
@@ -93,7 +97,7 @@ def too_large(needed: float, packed: float | None = None) -> str:
     if needed > allowed:
         return (
             f"takes {needed / GIB:.4g} GiB, but {allowed / GIB:.4g} GiB are there. Make it smaller, or if this is "
-            f"wrong set {MEMORY} (GiB)."
+            f"wrong say --max_memory, or set {MEMORY} (GiB)."
         )
     if packed is not None and needed > ALWAYS and needed > packed * RATIO.value:
         return (

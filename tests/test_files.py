@@ -191,7 +191,7 @@ def test_json_over_the_limit_names_what_raises_it(tmp_path, monkeypatch):
     file = tmp_path / "a.json"
     file.write_text('{"a": "' + "x" * (1 << 20) + '"}')
     monkeypatch.setenv("NNKD_MAX_JSON", "0.5")
-    with pytest.raises(FileError, match=r"larger than 0\.5 MiB; NNKD_MAX_JSON"):
+    with pytest.raises(FileError, match=r"larger than 0\.5 MiB; the variable NNKD_MAX_JSON"):
         files.read_json(file)
     monkeypatch.setenv("NNKD_MAX_JSON", "2")
     assert len(files.read_json(file)["a"]) == 1 << 20

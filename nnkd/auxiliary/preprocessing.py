@@ -15,6 +15,7 @@ from nnkd.auxiliary.channels import Conversion, check_axes, conversion_to, conve
 from nnkd.auxiliary.tasks import AuxiliaryIndex, Target, Task, grid_of, parse, read_index, write_index
 from nnkd.data import case_names
 from nnkd.data.dataset import DatasetSpec, ImageFolder, RawDataset
+from nnkd.data.reading.memory import check_resampled
 from nnkd.errors import DatasetError, NnkdError, RecipeError, UnknownNameError
 from nnkd.files import remove_leftovers, sha256, sha256_text
 from nnkd.preprocessing.cases import KILLED, attempted, check_files, stop_if_full
@@ -317,6 +318,7 @@ def _store(job: CaseJob) -> None:
     manager = PlansManager(plans)
     configuration = manager.get_configuration(job.configuration)
     preprocessor = configuration.preprocessor_class(verbose=False)
+    check_resampled(images, properties["spacing"], configuration, manager, f"'{job.case}' of {job.spec.name}")
     data, seg, properties = preprocessor.run_case_npy(
         images, seg, properties, manager, configuration, dict(job.spec.json)
     )

@@ -80,6 +80,8 @@ def read_turns(file: Path) -> PlayedTurns:
             if "dataset" not in row and {"turn", "cosine"} <= row.keys():
                 raise RecipeError("All auxiliary datasets trained along in every turn, so that nothing was chosen.")
             turn = row["turn"], row["dataset"], row["counts"][row["dataset"]]
+            if type(turn[0]) is not int or not all(isinstance(n, int | float) for n in row["counts"].values()):
+                raise TypeError("turn and counts are numbers")
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             if number == len(lines):
                 continue

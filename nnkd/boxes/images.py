@@ -5,8 +5,6 @@ What reads a kind is imported when the first image of it comes: SimpleITK and ni
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     from nnkd.data.reading.geometry import Orientation
 
 Slices = Literal["axial", "stored"]
-BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, SyntaxError, AttributeError)
 
 
 @dataclass
@@ -129,19 +126,10 @@ def _read_npz(file: Path) -> BoxImage:
 
 
 def _arrays(file: Path) -> Mapping[str, np.ndarray]:
-    if not zipfile.is_zipfile(file):
-        raise DatasetError(f"'{file.name}' is broken or no npz. Copy it again.")
-    try:
-        with np.load(file, allow_pickle=False) as stack:
-            wanted = [key for key in stack.files if key in ("imgs", "boxes", "gts")]
-            return {key: stack[key] if key in wanted else np.empty(0) for key in stack.files}
-    except BROKEN as error:
-        if "allow_pickle" in str(error):
-            raise DatasetError(
-                f"'{file.name}' holds pickled objects, which could run any program and are never loaded. Save imgs, "
-                f"boxes and spacing as plain arrays of numbers."
-            ) from error
-        raise DatasetError(f"'{file.name}' is broken or no npz ({error}). Copy it again.") from error
+    from nnkd.data.reading import npz
+
+    found = npz.read(file, ("imgs", "boxes", "gts"))
+    return found if "imgs" in found else {key: np.empty(0) for key in npz.names(file)}
 
 
 def _eight_bit(imgs: np.ndarray, file: Path) -> np.ndarray:

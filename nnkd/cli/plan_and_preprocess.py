@@ -32,6 +32,8 @@ def _parser() -> argparse.ArgumentParser:
         "instead of planning; as in nnUNetv2_preprocess")  # fmt: skip
     add("-c", nargs="+", default=["2d", "3d_fullres", "3d_lowres"], help="configurations to preprocess")
     add("-np", type=int, nargs="+", default=None, help="processes, one number or one per configuration")
+    add("--max_memory", type=float, default=None, metavar="GIB", help="refuse cases that take more, once resampled too "
+        "(default: the memory there is)")  # fmt: skip
     add("--auxiliaries", nargs="+", default=[], metavar="DATASET", help="datasets that may train along with this one "
         "(nnKD_train -as), on its grid: ID, ID:LABEL, or ID:* for each label that 30 cases have")  # fmt: skip
     add("--max_aux_cases", type=_at_least_one, default=30, metavar="N", help="cases of each of them (default: 30)")
@@ -46,9 +48,11 @@ def _at_least_one(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> StepReport:
+    from nnkd.limits import set_memory
     from nnkd.preprocessing.planning import Planning
     from nnkd.steps.plan_and_preprocess import Request, plan_and_preprocess
 
+    set_memory(arguments.max_memory)
     planning = Planning(
         fingerprint_processes=arguments.npfp,
         fingerprint_extractor=arguments.fpe,

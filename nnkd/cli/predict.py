@@ -46,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
         "--uncertainty", action="store_true", help="also write entropy, mutual information, standard deviation, volumes"
     )
     add("--per_label", action="store_true", help="merge the students of all labels that nnKD_train --per_label trained")
+    add("--max_memory", type=float, default=None, metavar="GIB", help="refuse cases that take more, once resampled too "
+        "(default: the memory there is)")  # fmt: skip
     command.add_dicom(parser)
     command.add_parts(parser)
     command.add_device(parser)
@@ -57,6 +59,7 @@ def _run(arguments: argparse.Namespace) -> StepReport:
 
     from nnkd import paths
     from nnkd.errors import NnkdError
+    from nnkd.limits import set_memory
     from nnkd.weights.checkpoints import TrainedModel
 
     if arguments.m:
@@ -76,6 +79,7 @@ def _run(arguments: argparse.Namespace) -> StepReport:
             "labels have no common probabilities."
         )
     command.part_of([], arguments)
+    set_memory(arguments.max_memory)
     trained: TrainedModel | LabelModels
     if arguments.per_label:
         from nnkd.inference.label_models import LabelModels

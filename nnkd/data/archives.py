@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import lzma
 import os
 import shutil
 import tarfile
@@ -13,6 +14,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
+from nnkd import limits
 from nnkd.errors import DatasetError, FolderError, in_one_line
 from nnkd.files import split_ending
 
@@ -73,7 +75,7 @@ def unpack_into(archive: Path, folder: Path) -> None:
     try:
         folder.mkdir()
         _extract(archive, folder)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
         raise DatasetError(f"'{archive.name}' is broken or no archive. Copy or download it again.") from error
     except RuntimeError as error:  # a password, a way of packing that Python does not know
         raise DatasetError(
@@ -95,6 +97,12 @@ def _extract(archive: Path, into: Path) -> None:
     with zipfile.ZipFile(archive) if is_zip else tarfile.open(archive) as opened:
         members = list(_zip_members(opened) if isinstance(opened, zipfile.ZipFile) else _tar_members(opened))
         needed = sum(size for _, size, _ in members)
+        packed = archive.stat().st_size
+        if needed > max(limits.ALWAYS, packed * limits.RATIO.value):
+            raise DatasetError(
+                f"'{archive.name}' would unpack to {needed / 1e9:.1f} GB, {needed / packed:.0f} times its own size. "
+                f"{limits.RATIO.raised}"
+            )
         if needed > shutil.disk_usage(into).free:
             raise OSError(f"it needs {needed / 1e9:.1f} GB, more than there is")
         for name, _, content in members:  # all names were checked before the first byte is written
@@ -106,7 +114,8 @@ def _extract(archive: Path, into: Path) -> None:
 
 def _tar_members(opened: tarfile.TarFile) -> Iterator[Member]:
     # Written out member by member, not with extractall: its guarding filter is missing in early 3.10 and 3.11
-    for member in opened.getmembers():
+    for number, member in enumerate(opened):
+        _check_number(number)
         _check_name(member.name)
         if member.isdir():
             continue
@@ -119,6 +128,7 @@ def _tar_members(opened: tarfile.TarFile) -> Iterator[Member]:
 
 
 def _zip_members(opened: zipfile.ZipFile) -> Iterator[Member]:
+    _check_number(len(opened.infolist()) - 1)
     for member in opened.infolist():
         _check_name(member.filename)
         if member.flag_bits & 1:
@@ -127,6 +137,11 @@ def _zip_members(opened: zipfile.ZipFile) -> Iterator[Member]:
             raise DatasetError(f"'{member.filename}' in the archive is a link. Unpack it yourself if you trust it.")
         if not member.is_dir() and _wanted(member.filename):
             yield member.filename, member.file_size, partial(opened.open, member)
+
+
+def _check_number(number: int) -> None:
+    if number >= limits.MEMBERS.value:
+        raise DatasetError(f"The archive has more than {limits.MEMBERS.value:g} members. {limits.MEMBERS.raised}")
 
 
 def _wanted(name: str) -> bool:

@@ -417,7 +417,7 @@ def _json_problem(content: Any) -> str:
     if sorted(channels) != sorted(str(i) for i in range(len(channels))):
         return 'has channel_names that do not map "0", "1" ... to a name'
     values = [v for value in labels.values() for v in (value if isinstance(value, list) else [value])]
-    if not all(type(v) is int for v in values):
+    if [] in labels.values() or not all(type(v) is int for v in values):
         return 'has labels that do not map a name to an integer (or a list of them), such as "liver": 1'
     if not all(0 <= v <= LARGEST_LABEL for v in values):
         return f"has labels that are not from 0 to {LARGEST_LABEL}"

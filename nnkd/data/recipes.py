@@ -74,8 +74,10 @@ class Recipe:
         """The recipe in plans; an empty one (supervised training) where there is none.
 
         Raises:
-            RecipeError: If plans["nnkd"] is of another version of nnkd.
+            RecipeError: If plans["nnkd"] is of another version of nnkd, or these are no plans.
         """
+        if not (isinstance(plans, dict) and isinstance(plans.get("plans_name"), str)):
+            raise RecipeError("The plans have no name (plans_name), so they are none of nnU-Net's. Plan again.")
         if KEY not in plans:
             return cls(base=plans["plans_name"])
         try:

@@ -20,6 +20,7 @@ from nnkd.data.dicom_cases import DicomCases, DicomRequest
 from nnkd.data.predictions import CaseRecord, PredictionFolder
 from nnkd.data.reading import readers
 from nnkd.data.reading.geometry import Grid
+from nnkd.data.reading.memory import check_resampled
 from nnkd.devices import check_device, cores
 from nnkd.errors import DatasetError, NnkdError, PredictionError, in_one_line
 from nnkd.files import TEMPORARY_PREFIX, sha256
@@ -243,6 +244,7 @@ def _prepare(
         previous = request.previous_stage / f"{case}{spec.file_ending}"
         if not previous.is_file():
             raise DatasetError(f"'{previous.name}' is missing in -prev_stage_predictions. Predict that stage first.")
+    check_resampled(array, properties["spacing"], configuration_manager, plans_manager, f"'{case}'")
     preprocessor = configuration_manager.preprocessor_class(verbose=False)
     stage = None if previous is None else reader.read_seg(previous)[0]
     data, seg, properties = preprocessor.run_case_npy(

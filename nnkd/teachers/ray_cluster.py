@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nnkd import limits
 from nnkd.data.predictions import Manifest
 from nnkd.devices import cores
 from nnkd.errors import BrokenPluginError, NnkdError, in_one_line
@@ -23,7 +24,7 @@ from nnkd.teachers.sharing import POLL_S
 TRIES = 3  # of a case whose worker is lost: a case may be what ends it
 PATIENCE_S = 600.0  # without any worker
 STORE_BYTES = 100 * 2**20  # Ray's own memory for objects: only names and hashes pass through it
-PASSED_ON = (*ROOMS, "nnKD_cache", "NNKD_DISABLED_PLUGINS")  # variables that workers elsewhere need
+PASSED_ON = (*ROOMS, "nnKD_cache", "NNKD_DISABLED_PLUGINS", *limits.VARIABLES)  # variables that workers elsewhere need
 log = logging.getLogger("nnkd")
 
 

@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import inspect
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 from nnkd import paths
 from nnkd.errors import FolderError, WeightsError
 from nnkd.files import read_json, sha256
-
-
-def numpy_types() -> list[Any]:
-    """What checkpoints may hold beside tensors: numpy's types, which nnU-Net puts into its logs, and nothing else."""
-    import numpy as np
-    from numpy._core import multiarray
-
-    dtypes = [type(np.dtype(t)) for t in (np.float16, np.float32, np.float64, np.int32, np.int64, np.bool_)]
-    made = [multiarray.scalar, multiarray._reconstruct]
-    numpy_1 = [(function, f"numpy.core.multiarray.{function.__name__}") for function in made]  # as it was called there
-    return [*made, *numpy_1, np.ndarray, np.dtype, np.float64, np.float32, *dtypes]
+from nnkd.weights import torch_files
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:
-    """Load an nnU-Net checkpoint with weights_only=True, numpy's types allowed.
+    """Load an nnU-Net checkpoint with weights_only=True (see `nnkd.weights.torch_files`).
 
     Returns:
         Its content, on the CPU.
@@ -36,27 +24,40 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     Raises:
         WeightsError: If the file is missing, truncated, no nnU-Net checkpoint, or wants other classes.
     """
-    import torch
-
     folder = file.absolute().parent.name
     if not file.is_file():
         raise WeightsError(f"There is no checkpoint '{file.name}' in {folder}. Train that fold, or choose -chk.")
     try:
-        with torch.serialization.safe_globals(numpy_types()):
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        wanted = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, UnpicklingError) else None
-        if wanted:
-            raise WeightsError(
-                f"'{file.name}' in {folder} holds more than weights ({wanted[1]}) and is not loaded. Ask its author "
-                f"for a checkpoint that nnU-Net itself wrote."
-            ) from error
-        raise WeightsError(
-            f"'{file.name}' in {folder} cannot be read: it is truncated or no checkpoint. Copy it again."
-        ) from error
+        content = torch_files.load(file)
+    except torch_files.NotLoadedError as error:
+        raise torch_files.sentence(error, f"'{file.name}' in {folder}") from error
+    problem = _problem(content)
+    if problem:
+        raise WeightsError(f"'{file.name}' in {folder} is no nnU-Net checkpoint: {problem}.")
+    found: dict[str, Any] = content
+    return found
+
+
+def _problem(content: Any) -> str:
+    """Why this is no checkpoint of nnU-Net, as half a sentence; empty: it is one, perhaps with keys missing."""
+    from torch import Tensor
+
     if not isinstance(content, dict) or "network_weights" not in content:
-        raise WeightsError(f"'{file.name}' in {folder} is no nnU-Net checkpoint: it has no 'network_weights'.")
-    return content
+        return "it has no 'network_weights'"
+    weights = content["network_weights"]
+    if not (
+        isinstance(weights, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items())
+    ):
+        return "its 'network_weights' are no tensors by name"
+    arguments = content.get("init_args", {"configuration": ""})
+    if not (isinstance(arguments, dict) and isinstance(arguments.get("configuration"), str)):
+        return "its 'init_args' name no configuration"
+    if not isinstance(content.get("trainer_name", ""), str):
+        return "its 'trainer_name' is no text"
+    axes = content.get("inference_allowed_mirroring_axes")
+    if axes is not None and not (isinstance(axes, tuple | list) and all(type(n) is int and 0 <= n < 3 for n in axes)):
+        return "its 'inference_allowed_mirroring_axes' are no axes"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from nnkd.errors import WeightsError
-from nnkd.weights.checkpoints import numpy_types
+from nnkd.weights import torch_files
 
 PREFIXES = ("module.",)  # what training in parallel puts in front of names
 WRAPPERS = ("state_dict", "model", "network_weights")  # what trainings put around tensors by name
-# What reading a file that is no pickle raises, by its first bytes.
-BROKEN = (
-    RuntimeError, UnpicklingError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError,
-    struct.error,
-)  # fmt: skip
 
 
 def read(
@@ -70,7 +62,7 @@ def tensors(
 
 
 def everything(file: Path, model: str) -> Any:
-    """What a file of torch (with weights_only=True, numpy's types allowed) or safetensors holds.
+    """What a file of torch (with weights_only=True, see `torch_files`) or safetensors holds.
 
     Args:
         file: The checkpoint.
@@ -82,21 +74,19 @@ def everything(file: Path, model: str) -> Any:
     if not file.is_file():
         raise WeightsError(f"There is no file '{file.name}' with weights of {model}. Correct the option weights.")
     try:
-        if file.suffix == ".safetensors":
-            from safetensors import SafetensorError
-            from safetensors.torch import load_file
+        return _of_safetensors(file) if file.suffix == ".safetensors" else torch_files.load(file)
+    except torch_files.NotLoadedError as error:
+        raise torch_files.sentence(error, f"'{file.name}'") from error
 
-            try:
-                return load_file(file)
-            except SafetensorError as error:
-                raise ValueError(str(error)) from error
-        with torch.serialization.safe_globals(numpy_types()):
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except BROKEN as error:
-        raise WeightsError(
-            f"'{file.name}' cannot be loaded as weights: it is truncated, no file of torch or safetensors, or holds "
-            f"more than tensors. Copy it again."
-        ) from error
+
+def _of_safetensors(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError, KeyError, OverflowError, MemoryError) as error:
+        raise torch_files.NotLoadedError("it is truncated or no file of safetensors") from error
 
 
 def fill(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nnkd import limits
 from nnkd.data.archives import is_archive, unpack
 from nnkd.errors import DatasetError
 
@@ -112,3 +113,19 @@ def test_a_password_is_no_broken_file(tmp_path):
     with pytest.raises(DatasetError, match=r"'a\.zip' cannot be unpacked \(it has a password\)\. Unpack it yourself"):
         unpack(tmp_path / "a.zip")  # without the names of its files, which may be a patient's
     assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]
+
+
+def test_archives_over_a_limit_name_what_raises_it(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("a.txt", "x" * 100_000)
+        opened.writestr("b.txt", "x")
+    monkeypatch.setenv("NNKD_MAX_MEMBERS", "1")
+    with pytest.raises(DatasetError, match=r"more than 1 members.*NNKD_MAX_MEMBERS"):
+        unpack(tmp_path / "a.zip")
+    monkeypatch.delenv("NNKD_MAX_MEMBERS")
+    monkeypatch.setattr(limits, "ALWAYS", 1000)
+    monkeypatch.setenv("NNKD_MAX_RATIO", "50")
+    with pytest.raises(DatasetError, match=r"times its own size.*NNKD_MAX_RATIO"):
+        unpack(tmp_path / "a.zip")
+    monkeypatch.setenv("NNKD_MAX_RATIO", "5000")
+    assert unpack(tmp_path / "a.zip").is_dir()

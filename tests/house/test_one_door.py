@@ -37,3 +37,19 @@ def test_nobody_else_opens_an_image():
 )
 def test_another_door_is_seen(code):
     assert openers(code)
+
+
+def json_readers(code: str) -> list[str]:
+    """Calls that read JSON of what was not written in the same call."""
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    names = [(ast.unparse(call.func), ast.unparse(call.args[0]) if call.args else "") for call in calls]
+    return [name for name, first in names if name in ("json.load", "json.loads") and not first.startswith("json.dumps")]
+
+
+def test_nobody_else_reads_json():
+    """`nnkd.files` has the limits. What nnkd itself hands to a child process that stands in another environment is
+    read there."""
+    allowed = {"nnkd/files.py", "plugins/nnkd_totalsegmentator/child.py"}
+    files = [file for folder in ("nnkd", "plugins", "dataset_conversion") for file in (ROOT / folder).rglob("*.py")]
+    found = {file.relative_to(ROOT).as_posix() for file in files if json_readers(file.read_text(encoding="utf-8"))}
+    assert found == allowed

@@ -297,7 +297,7 @@ def broken(kind: str, state: dict, folder):
     [
         ("truncated", "'broken.pth' cannot be loaded"),
         ("no safetensors", "'broken.safetensors' cannot be loaded"),
-        ("code", "holds more than tensors"),
+        ("code", "holds more than weights"),
         ("list", "holds no tensors by name"),
         ("missing", "1 of its .* tensors are missing, such as patch_embed.proj.bias"),
         ("strange", "1 tensors are not PVTv2-b2's, such as neck.weight"),

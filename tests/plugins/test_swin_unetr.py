@@ -224,7 +224,7 @@ class Evil:
 
 def test_nothing_that_a_pickle_holds_is_run(tmp_path, capsys):
     torch.save({"state_dict": Evil()}, tmp_path / "weights.pt")
-    with pytest.raises(WeightsError, match="holds more than tensors"):
+    with pytest.raises(WeightsError, match="holds more than weights"):
         pretrained.check(tmp_path / "weights.pt", nnUNetTrainerSwinUNETR, {}, "2d", {})
     assert capsys.readouterr().out == ""
 

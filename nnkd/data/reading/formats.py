@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnkd.data.reading import itk, nifti, pictures
+from nnkd.data.reading import itk, memory, nifti, pictures
 from nnkd.data.reading.geometry import TOLERANCE, Grid
 from nnkd.data.reading.image import FREESURFER, WITHOUT_WORLD, Image, ending_of, not_finite, nowhere
 from nnkd.errors import DatasetError, GeometryError, in_one_line
@@ -37,6 +37,7 @@ def read(file: Path, label_map: bool = False) -> Image:
     if not file.is_file():
         raise DatasetError(f"{where} is missing. Copy it again or take the case out.")
     nifti.check_whole(file)
+    memory.check_announced(file)
     ending = ending_of(file)
     try:
         if ending in WITHOUT_WORLD:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnkd import limits
 from nnkd.data.reading import tifs
 from nnkd.data.reading.colours import BLURRED, OF_CMYK, ORIENTATION, TURNED, named, said_of_alpha, turned
 from nnkd.data.reading.image import Image, ending_of, flat
@@ -41,7 +42,7 @@ def read(file: Path, label_map: bool = False) -> Image:
         return tifs.read(file, label_map)
     from PIL import Image as Pillow
 
-    warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)  # what is too large is refused below
+    _limit(Pillow)
     try:
         with Pillow.open(file, formats=[*FORMATS]) as picture:
             return _read(picture, file, label_map)
@@ -50,10 +51,7 @@ def read(file: Path, label_map: bool = False) -> Image:
     except Pillow.UnidentifiedImageError as error:  # it names the file and no more
         raise DatasetError(f"{named(file)} is no picture that can be read. Convert it or copy it again.") from error
     except Pillow.DecompressionBombError as error:
-        raise DatasetError(
-            f"{named(file)} has more pixels than are read at once (about {tifs.MOST_PIXELS / 1e6:.0f} million). Cut it "
-            f"into tiles."
-        ) from error
+        raise DatasetError(tifs.too_many_pixels(file)) from error
     except Exception as error:  # decoders raise whatever they trip over
         why = in_one_line(error, last=True).replace(str(file), file.name)
         raise DatasetError(
@@ -88,9 +86,12 @@ def form_of(file: Path) -> Form:
     """
     from PIL import Image as Pillow
 
+    _limit(Pillow)
     try:
         with Pillow.open(file, formats=[*FORMATS]) as picture:
             mode, transparent = picture.mode, picture.has_transparency_data
+    except Pillow.DecompressionBombError as error:
+        raise DatasetError(tifs.too_many_pixels(file)) from error
     except Exception as error:  # as above
         raise DatasetError(f"{named(file)} is no picture that can be read. Convert it or copy it again.") from error
     png = _png_form(file)
@@ -100,6 +101,12 @@ def form_of(file: Path) -> Form:
         palette=mode == "P",
         deep_colours=png is not None and png[0] == 16 and png[1] != PNG_GREY,
     )
+
+
+def _limit(pillow: Any) -> None:
+    """What is larger than allowed is an error of Pillow's; of what is half as large it would only warn."""
+    pillow.MAX_IMAGE_PIXELS = int(limits.PIXELS.value * 1e6 / 2)
+    warnings.simplefilter("ignore", pillow.DecompressionBombWarning)
 
 
 def _png_form(file: Path) -> tuple[int, int] | None:

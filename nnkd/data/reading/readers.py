@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnkd.data.reading import itk, nifti, raw_pictures
+from nnkd.data.reading import itk, memory, nifti, raw_pictures
 from nnkd.data.reading.formats import look, say
 from nnkd.data.reading.formats import read as read_image
 from nnkd.data.reading.geometry import Grid, Orientation
@@ -162,6 +162,7 @@ def preprocessed(
     """
     reader = Reader(plans.image_reader_writer_class())
     data, properties = reader.read_images(files)
+    memory.check_resampled(data, properties["spacing"], configuration, plans, f"'{Path(files[0]).name}'")
     seg = None if label_map is None else reader.read_seg(label_map)[0]
     data, seg, properties = preprocessor.run_case_npy(data, seg, properties, plans, configuration, json)
     return data, seg, properties
@@ -242,6 +243,7 @@ def _check_there(file: Path) -> None:
     if file.stat().st_size == 0:
         raise DatasetError(f"'{file.name}' in {file.parent.name} is empty (0 bytes). Copy or convert it again.")
     nifti.check_whole(file)
+    memory.check_announced(file)
 
 
 def may_hold_channels(file: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnkd import limits
 from nnkd.data.reading.colours import (
     BLURRED,
     INVERTED,
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
-MOST_PIXELS = 2 * (1024**3 // 4 // 3)  # of one page; where Pillow stops, too
 WHITE_IS_ZERO, GREY, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6  # how colours are stored
 JPEG = (6, 7)
 ALPHA = (1, 2)  # what a sample beside the colours is
@@ -130,13 +131,22 @@ def _series(tif: Any, file: Path) -> tuple[Any, tuple[str, ...]]:
     series = images[0]
     if any(page is None or page.parent is not tif for page in series.pages):
         raise DatasetError(f"Parts of {named(file)} lie in other files. Export it as one file.")
-    if series.keyframe.imagewidth * series.keyframe.imagelength > MOST_PIXELS:
-        raise DatasetError(
-            f"{named(file)} has more pixels than are read at once (about {MOST_PIXELS / 1e6:.0f} million). Cut it into "
-            f"tiles."
-        )
+    if series.keyframe.imagewidth * series.keyframe.imagelength > limits.PIXELS.value * 1e6:
+        raise DatasetError(too_many_pixels(file))
+    problem = limits.too_large(math.prod(series.shape) * max(4, series.dtype.itemsize), file.stat().st_size)
+    if problem:
+        raise DatasetError(f"{named(file)} announces {' x '.join(map(str, series.shape))} values: it {problem}")
     passed = len(series.levels) > 1 or len(everything) > 1
     return series, ("smaller copies or masks in the file were passed over",) if passed else ()
+
+
+def too_many_pixels(file: Path) -> str:
+    """The sentence for a picture over the limit."""
+    most, variable = limits.PIXELS.value, limits.PIXELS.variable
+    return (
+        f"{named(file)} has more pixels than are read at once (about {most:.0f} million). Cut it into tiles, or raise "
+        f"{variable} (million)."
+    )
 
 
 def _more(series: Any) -> list[str]:
