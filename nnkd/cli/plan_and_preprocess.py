@@ -31,6 +31,8 @@ def _parser() -> argparse.ArgumentParser:
         "instead of planning; as in nnUNetv2_preprocess")  # fmt: skip
     add("-c", nargs="+", default=["2d", "3d_fullres", "3d_lowres"], help="configurations to preprocess")
     add("-np", type=int, nargs="+", default=None, help="processes, one number or one per configuration")
+    add("-t", nargs="+", default=[], metavar="TEACHER", help="preprocess the votes of these teachers alone (default: "
+        "those that nnKD_aggregate -t named last, else all there are)")  # fmt: skip
     add("--auxiliaries", nargs="+", default=[], metavar="DATASET", help="datasets that may train along with this one "
         "(nnKD_train -as), on its grid: ID, ID:LABEL, or ID:* for each label that 30 cases have")  # fmt: skip
     add("--max_aux_cases", type=_at_least_one, default=30, metavar="N", help="cases of each of them (default: 30)")
@@ -71,6 +73,7 @@ def _run(arguments: argparse.Namespace) -> StepReport:
                 preprocess=not arguments.no_pp,
                 auxiliaries=arguments.auxiliaries,
                 max_aux_cases=arguments.max_aux_cases,
+                teachers=arguments.t,
             )
         )
         whole.lines += report.lines

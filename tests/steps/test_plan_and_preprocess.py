@@ -47,7 +47,7 @@ def original(tmp_path_factory):
     folder = tmp_path_factory.mktemp("planned")
     with pytest.MonkeyPatch.context() as patch:
         settings(patch, folder)
-        dataset = toy_dataset(folder / "nnUNet_raw" / NAME, labelled=1)
+        dataset = toy_dataset(folder / "nnUNet_raw" / NAME, labelled=1, channels=("MRI",))
         (dataset.folder / "participants.tsv").write_text("participant_id\tsex\np0\tF\np1\tM\n")
         rows = "".join(f"toy_{i:03d}\tp{i // 2}\n" for i in range(4))
         (dataset.folder / "cases.tsv").write_text("case\tparticipant_id\n" + rows)
@@ -158,6 +158,8 @@ def test_a_new_teacher_redoes_votes_alone(planned):
     assert aggregate.main(["-d", "701", "-t", "t0", "t1"]) == 0  # labelsTr stays as it was
     before = changes(folder)
     assert call() == 0
+    assert changes(folder) == before  # t2 is no teacher of labelsTr
+    assert call("-t", "t0", "t1", "t2") == 0
     after = changes(folder)
     assert {n for n in after if after[n] != before[n]} == {n for n in after if "_votes" in n}
     assert VotesFolder.of(folder, "nnUNetPlans_2d").index.teachers == ["t0", "t1", "t2"]
@@ -222,18 +224,17 @@ def test_a_truncated_image_gets_one_sentence(planned, capsys):
     assert error.count("\n") == 1
 
 
-def test_a_case_nnunet_refuses_fails_alone(planned, capfd):
+def test_a_case_nnunet_refuses_stops_planning_and_leaves_the_others(planned, capfd):
     label_map, _, _ = planned.spec.read_label_map(planned.label_file("toy_003"))
     write_image(label_map[:-1].astype(np.uint8), planned.label_file("toy_003"))
     before = changes(target_of(planned))
-    toy_teacher(planned, "t2", shift=3)
-    assert aggregate.main(["-d", "701", "-t", "t0", "t1"]) == 0
-    assert call(configurations=["2d"]) == 3
-    error = capfd.readouterr().err
-    assert "1 case(s) failed:\n  toy_003: The label map 'toy_003.nii.gz' does not lie on its image's grid" in error
-    assert changed_cases(before, target_of(planned)) == {"toy_000", "toy_001", "toy_002"}
-    assert call("--clean") == 1
+    assert call(configurations=["2d"]) == 1
     assert "error: The label map 'toy_003.nii.gz' does not lie" in capfd.readouterr().err.strip().splitlines()[-1]
+    assert call("-plans_name", "nnUNetPlans", configurations=["2d"]) == 3
+    said = capfd.readouterr()
+    assert "1 case(s) failed:\n  toy_003: The label map 'toy_003.nii.gz' does not lie on its image's grid" in said.err
+    assert "2d: 0 case(s) preprocessed, 3 up to date, 1 failed, votes of t0, t1 (1 made anew: changed" in said.out
+    assert changed_cases(before, target_of(planned)) == set()
 
 
 @pytest.mark.parametrize("what", ["value", "spacing"])
