@@ -22,6 +22,7 @@ from nnkd.files import read_json, sha256_text, write_json
 from nnkd.plugin.schedulers import AuxiliaryScheduler
 from nnkd.preprocessing.case_origins import LABEL_MEANING, OF_THE_GRID, STATISTICS
 from nnkd.preprocessing.folders import is_preprocessed
+from nnkd.preprocessing.freshness import command
 from nnkd.types import Kind
 
 EVERY = "*"
@@ -295,13 +296,8 @@ class Target:
         return index
 
     def _command(self, names: Sequence[str]) -> str:
-        base = self.plans.get("nnkd", {}).get("base", self.plans["plans_name"])
-        plans = "" if base == "nnUNetPlans" else f" -plans_name {base}"
-        quoted = " ".join(f"'{name}'" if EVERY in name or " " in name else name for name in names)
-        return (
-            f"nnKD_plan_and_preprocess -d {self.preprocessed.name} -c {self.configuration}{plans} "
-            f"--auxiliaries {quoted}"
-        )
+        quoted = (f"'{name}'" if EVERY in name or " " in name else name for name in names)
+        return command(self.preprocessed, self.plans, self.configuration, "--auxiliaries", *quoted)
 
 
 def check_flags(scheduler: type[AuxiliaryScheduler] | None, name: str | None, names: Sequence[str]) -> None:

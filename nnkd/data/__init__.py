@@ -3,5 +3,6 @@
 Begin with `dataset` (a raw dataset) and `predictions` (a prediction folder and its manifest). Images come in through
 `reading`; `intensities` looks at their values; `participants`, `groups`, `splits` and `split_record` are people and
 folds; `boxes` are what a user gives as prompts; `plans` and `recipes` say how a student is trained. `dicom_cases` are
-DICOM series that a command is given, `archives` unpacks. `overlays` draws, `phantoms` makes the quickstart's cohort.
+DICOM series that a command is given, `archives` unpacks. `origins` says whether what was made from files and settings
+still holds. `overlays` draws, `phantoms` makes the quickstart's cohort.
 """

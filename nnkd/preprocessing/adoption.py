@@ -43,7 +43,7 @@ def holds(folder: Path, case: str, plans: Mapping[str, Any], values: Mapping[str
         values: Of the configuration.
         spec: The dataset.
     """
-    return labels_fit(folder, case, spec) and statistics_fit(folder, case, plans, values)
+    return labels_fit(folder, case, spec) and statistics_fit(folder, case, plans, values) is True
 
 
 def labels_fit(folder: Path, case: str, spec: DatasetSpec) -> bool:
@@ -69,8 +69,8 @@ def _classes(spec: DatasetSpec) -> set[int | tuple[int, ...]]:
     return found
 
 
-def statistics_fit(folder: Path, case: str, plans: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
-    """Whether the dataset's intensity statistics are those that a case was normalised with.
+def statistics_fit(folder: Path, case: str, plans: Mapping[str, Any], values: Mapping[str, Any]) -> bool | None:
+    """Whether the dataset's intensity statistics are those that a case was normalised with; None: that cannot be seen.
 
     nnU-Net cuts CT at two percentiles before it normalises, and resampling stays within that range: so no value lies
     outside, and air, or dense bone, lies exactly on a bound.
@@ -81,19 +81,22 @@ def statistics_fit(folder: Path, case: str, plans: Mapping[str, Any], values: Ma
     if not statistics:
         return True
     data = blosc2.open(urlpath=str(folder / f"{case}.b2nd"), mode="r")
-    return all(
-        values["normalization_schemes"][int(channel)] == "CTNormalization" and _within(data[int(channel)], known)
+    seen = [
+        _fits(data[int(channel)], known)
         for channel, known in statistics.items()
-    )
-
-
-def _within(channel: NDArray[np.float32], known: Mapping[str, float] | None) -> bool:
-    if not known:
+        if known and values["normalization_schemes"][int(channel)] == "CTNormalization"
+    ]
+    if False in seen:
         return False
+    return True if seen.count(True) == len(statistics) else None
+
+
+def _fits(channel: NDArray[np.float32], known: Mapping[str, float]) -> bool | None:
     low, high = (
         (known[bound] - known["mean"]) / max(known["std"], 1e-8) for bound in ("percentile_00_5", "percentile_99_5")
     )
     margin = EXACT * max(high - low, 1e-8)
     least, most = float(channel.min()), float(channel.max())
-    inside = low - margin <= least and most <= high + margin
-    return inside and (least <= low + margin or most >= high - margin)
+    if least < low - margin or most > high + margin:
+        return False
+    return True if least <= low + margin or most >= high - margin else None

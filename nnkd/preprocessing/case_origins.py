@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnkd.data.dataset import DatasetSpec, RawDataset
+from nnkd.data.dataset import DatasetSpec
 from nnkd.data.origins import Hashes, of_settings
 from nnkd.data.predictions import Manifest
 from nnkd.data.reading.raw_pictures import sidecars
@@ -83,11 +83,6 @@ def of_files(images: Sequence[Path], label_map: Path, hashes: Hashes) -> dict[st
 def _digest(file: Path, hashes: Hashes, label_map: bool = False) -> str:
     beside = sidecars(file, label_map)  # where tif stacks have their spacing
     return sha256_text("".join(hashes.of(f) for f in (file, *beside))) if beside else hashes.of(file)
-
-
-def of_case(dataset: RawDataset, case: str, hashes: Hashes) -> dict[str, str]:
-    """The same of a training case."""
-    return of_files(dataset.images().files(case), dataset.label_file(case), hashes)
 
 
 def of_votes(

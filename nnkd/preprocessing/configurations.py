@@ -117,7 +117,7 @@ class _Configuration(CasesFolder):
         self.values = configuration_of(plans, configuration, target)
         folder = target / self.values["data_identifier"]
         super().__init__(folder, read_inputs(folder))
-        self.hashes = Hashes(dataset.folder)
+        self.images, self.hashes = dataset.images(), Hashes(dataset.folder)
         self.of_plans = case_origins.of_plans(plans, self.values, dataset.spec)
         self.votes = VotesFolder.of(target, folder.name)
         self.teachers = {} if panel is None else {t: (panel.folders[t], panel.manifests[t]) for t in panel.names}
@@ -138,10 +138,11 @@ class _Configuration(CasesFolder):
         return fresh
 
     def origins_of(self, case: str) -> dict[str, str]:
-        return {**self.of_plans, **case_origins.of_case(self.dataset, case, self.hashes)}
+        files = case_origins.of_files(self.images.files(case), self.dataset.label_file(case), self.hashes)
+        return {**self.of_plans, **files}
 
     def adopts(self, case: str, digest: str) -> bool:
-        files = (*self.dataset.images().files(case), self.dataset.label_file(case))
+        files = (*self.images.files(case), self.dataset.label_file(case))
         before = adoption.digest_of_old([self.hashes.of(f) for f in files], self.plans, self.configuration)
         return digest == before and adoption.holds(self.folder, case, self.plans, self.values, self.dataset.spec)
 
@@ -165,7 +166,7 @@ class _Configuration(CasesFolder):
             return None
         return Job(
             case=case,
-            images=self.dataset.images().files(case),
+            images=self.images.files(case),
             label=self.dataset.label_file(case),
             teachers={
                 name: folder.file(case, manifest.file_ending) if name in outputs else None

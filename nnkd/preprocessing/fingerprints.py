@@ -37,11 +37,10 @@ class Record:
             extractor: nnU-Net's class.
         """
         self.file, self._fingerprint = target / RECORD, target / FINGERPRINT
-        hashes = Hashes(dataset.folder)
-        spec = dataset.spec
+        hashes, images, spec = Hashes(dataset.folder), dataset.images(), dataset.spec
         self._now = {"settings": of_settings([extractor, spec.ignore_label, len(spec.channel_names)])}
         for case in cases:
-            for what, digest in case_origins.of_case(dataset, case, hashes).items():
+            for what, digest in case_origins.of_files(images.files(case), dataset.label_file(case), hashes).items():
                 self._now[f"{what} of {case}"] = digest
         hashes.save()
 
