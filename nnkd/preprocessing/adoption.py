@@ -16,7 +16,7 @@ from nnkd.preprocessing.case_origins import statistics_used
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-EXACT = 1e-4  # of the range of normalised intensities: float32, and several resamplings
+EXACT = 1e-5  # of the range of normalised intensities: float32
 
 
 def digest_of_old(hashes: Sequence[str], plans: Mapping[str, Any], configuration: str) -> str:

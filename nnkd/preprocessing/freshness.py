@@ -31,19 +31,29 @@ def raw_dataset(name: str) -> RawDataset | None:
     return RawDataset(folder) if folder is not None and (folder / "dataset.json").is_file() else None
 
 
-def check(folder: Path, plans: Mapping[str, Any], configuration: str, cases: Sequence[str]) -> None:
-    """Whether preprocessed cases are what dataset.json and plans would make now.
+def check(
+    folder: Path,
+    plans: Mapping[str, Any],
+    configuration: str,
+    cases: Sequence[str],
+    spec: DatasetSpec,
+    votes: VotesFolder | None = None,
+) -> None:
+    """Whether preprocessed cases are what dataset.json and plans would make now, and votes what the teachers say.
 
     Args:
         folder: nnUNet_preprocessed/DATASET.
         plans: Those to train with.
         configuration: Its name.
         cases: Those that are there.
+        spec: dataset.json in that folder.
+        votes: Of the configuration; None: nobody learns from votes.
 
     Raises:
         RecipeError: If a case is not, with the command to run.
+        VotesError: If votes are not.
     """
-    spec, raw = DatasetSpec.read(folder / "dataset.json"), raw_dataset(folder.name)
+    raw = raw_dataset(folder.name)
     values = configuration_of(plans, configuration, folder)
     todo = f"Run {command(folder, plans, configuration)}."
     if raw is not None:
@@ -54,16 +64,18 @@ def check(folder: Path, plans: Mapping[str, Any], configuration: str, cases: Seq
         if left_out:
             log.warning("%d case(s) in imagesTr of %s (such as %s) are not preprocessed, so nobody trains on them.",
                         len(left_out), raw.name, min(left_out))  # fmt: skip
-    there = folder / values["data_identifier"]
+    there, now = folder / values["data_identifier"], case_origins.of_plans(plans, values, spec)
     record = read_inputs(there)
     if not record or (raw is None and all(isinstance(made, str) for made in record.values())):
         _check_content(there, cases, plans, values, spec, todo)
-        return
-    now = case_origins.of_plans(plans, values, spec)
-    files = {} if raw is None else files_of(raw, cases)
-    reasons = {case: _why(record.get(case), now, files.get(case)) for case in cases}
-    changed = {case: why for case, why in reasons.items() if why}
+        changed = {}
+    else:
+        files = {} if raw is None else files_of(raw, cases)
+        reasons = {case: _why(record.get(case), now, files.get(case)) for case in cases}
+        changed = {case: why for case, why in reasons.items() if why}
     if not changed:
+        if votes is not None:
+            _check_votes(votes, spec, raw, now, record, todo)
         return
     _check_recipe(folder, plans, configuration, now, spec)
     case, why = next(iter(changed.items()))
@@ -152,28 +164,21 @@ def _check_content(
         raise RecipeError(f"'{case}' in {there.parent.name}/{there.name} was preprocessed with {why}. {todo}")
 
 
-def check_votes(votes: VotesFolder, folder: Path, plans: Mapping[str, Any], configuration: str) -> None:
-    """Whether votes still are of the preprocessed cases, of the labels, and of what the teachers say.
-
-    Args:
-        votes: Of the configuration.
-        folder, plans, configuration: See `check`.
-
-    Raises:
-        VotesError: If they are not.
-    """
-    spec, raw = DatasetSpec.read(folder / "dataset.json"), raw_dataset(folder.name)
-    todo = f"Run {command(folder, plans, configuration)}."
+def _check_votes(
+    votes: VotesFolder,
+    spec: DatasetSpec,
+    raw: RawDataset | None,
+    now: Origins,
+    record: Mapping[str, Origins | str],
+    todo: str,
+) -> None:
     if votes.index.labels != list(spec.labels):
         raise VotesError(
             f"The votes in {votes.folder.name} are about {', '.join(votes.index.labels)}, but dataset.json of "
-            f"{folder.name} names {', '.join(spec.labels)}. {todo}"
+            f"{spec.name} names {', '.join(spec.labels)}. {todo}"
         )
-    values = configuration_of(plans, configuration, folder)
-    now = case_origins.of_plans(plans, values, spec)
-    record = read_inputs(folder / values["data_identifier"])
     teachers = {} if raw is None else _teachers(raw, votes.index.teachers)
-    hashes = Hashes(folder if raw is None else raw.folder)
+    hashes = Hashes(votes.folder if raw is None else raw.folder)
     for case, made in votes.index.cases.items():
         of_case = record.get(case)
         if not made.origins or not isinstance(of_case, dict):  # of an earlier version

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnkd import paths
+from nnkd.data.dataset import DatasetSpec
 from nnkd.data.participants import participants_of_cases
 from nnkd.data.splits import SPLITS, read_folds, training_cases
 from nnkd.errors import NnkdError, RecipeError, SettingError
@@ -43,7 +44,10 @@ def check(plan: TrainingPlan) -> None:
     cases = listed_cases(folder / values["data_identifier"]) if own is None else own.cases_of(folder)
     check_fold(folder, request.fold, request.configuration, cases)
     if own is None:
-        freshness.check(folder, plan.plans, request.configuration, cases)
+        student = plan if isinstance(plan, StudentPlan) else None
+        spec = DatasetSpec.read(folder / "dataset.json") if student is None else student.spec
+        votes = student.votes if student is not None and student.recipe.teachers else None
+        freshness.check(folder, plan.plans, request.configuration, cases, spec, votes)
     needed = {"--val": "checkpoint_final.pth"} if request.only_validate else {}
     if request.only_validate and request.validate_best:
         needed["--val_best"] = "checkpoint_best.pth"
@@ -105,7 +109,6 @@ def _check_votes(plan: StudentPlan) -> None:
     raw = os.environ.get("nnUNet_raw")
     if raw and (Path(raw) / plan.folder.name).is_dir():  # a cluster often has no raw folder
         votes.check_fresh(Path(raw) / plan.folder.name / "teachersTr")
-    freshness.check_votes(votes, plan.folder, plan.plans, plan.request.configuration)
 
 
 def check_fold(folder: Path, fold: str, configuration: str, cases: Sequence[str]) -> None:

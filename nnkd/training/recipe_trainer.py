@@ -15,6 +15,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor, distributed, nn
 
 from nnkd.data import splits
+from nnkd.data.dataset import DatasetSpec
 from nnkd.data.participants import participants_of_cases
 from nnkd.data.recipes import Recipe
 from nnkd.files import write_json
@@ -30,6 +31,7 @@ from nnkd.training.file_safety import FileSafeTrainer
 from nnkd.training.loader import Draw, DrawnDataLoader, in_background
 from nnkd.training.options import TrainingOptions
 from nnkd.types import Entry, Kind, Participant
+from nnkd.votes.folder import VotesFolder
 from nnkd.weights.licences import announcement
 
 SAMPLER_STATE = "sampler_state"
@@ -200,10 +202,11 @@ class RecipeTrainer(FileSafeTrainer, Student):
             self._augmenter(loader, max(n, 0)) for loader, n in zip(loaders, (workers, workers // 2), strict=True)
         )
 
-    def check_cases(self) -> None:
-        """Whether the preprocessed cases hold, see `nnkd.preprocessing.freshness`."""
-        base, there = Path(self.preprocessed_dataset_folder_base), Path(self.preprocessed_dataset_folder)
-        freshness.check(base, self.plans_manager.plans, self.configuration_name, listed_cases(there))
+    def check_cases(self, votes: VotesFolder | None = None) -> None:
+        """Whether preprocessed cases and votes hold, see `nnkd.preprocessing.freshness`."""
+        base, cases = Path(self.preprocessed_dataset_folder_base), listed_cases(Path(self.preprocessed_dataset_folder))
+        spec = DatasetSpec.read(base / "dataset.json")
+        freshness.check(base, self.plans_manager.plans, self.configuration_name, cases, spec, votes)
 
     def _transform_arguments(self) -> dict[str, Any]:
         manager = self.label_manager

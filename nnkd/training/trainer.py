@@ -13,7 +13,6 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnkd.errors import RecipeError, VotesError
 from nnkd.plugin.aggregators import Aggregator
 from nnkd.plugin.options import parse_options
-from nnkd.preprocessing import freshness
 from nnkd.training.along.trainer import TrainsAlong
 from nnkd.training.loader import Draw, DrawnDataLoader, VotesDataLoader
 from nnkd.training.losses import DistillationLoss
@@ -75,12 +74,9 @@ class nnUNetTrainerKD(TrainsAlong):
             dataset.identifiers = left
         return training, validation
 
-    def check_cases(self) -> None:
-        """And the votes."""
-        super().check_cases()
-        if self.distils:
-            base = Path(self.preprocessed_dataset_folder_base)
-            freshness.check_votes(self._votes_folder(), base, self.plans_manager.plans, self.configuration_name)
+    def check_cases(self, votes: VotesFolder | None = None) -> None:
+        """With teachers, their votes too."""
+        super().check_cases(self._votes_folder() if self.distils else votes)
 
     def _votes_folder(self) -> VotesFolder:
         base = Path(self.preprocessed_dataset_folder_base)
