@@ -12,7 +12,7 @@ from nnkd.types import StepReport
 def _parser() -> argparse.ArgumentParser:
     parser = command.parser(
         "Fingerprint, plan and preprocess, as nnUNetv2_plan_and_preprocess does, and put the teachers' votes on the "
-        "preprocessed grid. Only what is missing or older than its inputs is done.",
+        "preprocessed grid. Only what is missing or no longer holds is done.",
         "nnKD_plan_and_preprocess -d 701 -c 2d",
     )
     add = parser.add_argument

@@ -1,5 +1,5 @@
-"""One configuration of a dataset, images and votes, and the files beside it. Only what is missing or older than its
-inputs is done, because nnU-Net's own preprocessor begins by deleting everything."""
+"""One configuration of a dataset, images and votes, and the files beside it. Only what is missing or no longer
+holds is done, because nnU-Net's own preprocessor begins by deleting everything."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Raw dataset -> preprocessed dataset, votes included. nnU-Net plans and preprocesses; only what is missing or older
-than its inputs is done."""
+"""Raw dataset -> preprocessed dataset, votes included. nnU-Net plans and preprocesses; only what is missing or no
+longer holds is done."""
 
 from __future__ import annotations
 

@@ -165,6 +165,20 @@ def test_a_new_teacher_redoes_votes_alone(planned):
     assert VotesFolder.of(folder, "nnUNetPlans_2d").index.teachers == ["t0", "t1", "t2"]
 
 
+def test_more_teachers_than_can_vote_are_refused_before_planning_or_chosen(planned, capsys):
+    for number in range(2, 18):
+        shutil.copytree(planned.teachers_folder() / "t0", planned.teachers_folder() / f"t{number}")
+    for file in planned.teachers_folder().glob("t*/manifest.json"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "name": file.parent.name}))
+    before = changes(target_of(planned))
+    assert call("--clean", configurations=["2d"]) == 1
+    assert "18 teachers came, but 1 to 16 can vote together. Choose them with -t." in capsys.readouterr().err
+    assert call("-t", "t1", "t0", configurations=["2d"]) == 1  # labelsTr is of others now
+    assert aggregate.main(["-d", "701", "-t", "t0", "t1"]) == 0
+    assert call(configurations=["2d"]) == 0
+    assert changes(target_of(planned)) == before
+
+
 def test_a_removed_image_disappears(planned):
     (planned.folder / "imagesTr" / "toy_001_0000.nii.gz").unlink()
     planned.label_file("toy_001").unlink()
@@ -192,6 +206,7 @@ def test_two_processes(planned, capsys):
         (["-preprocessor_name", "Nobody"], "-preprocessor_name names 'Nobody'"),
         (["-np", "1", "2", "3"], "-np got 3 numbers for 2 configurations"),
         (["--no_pp", "--auxiliaries", "Dataset801_Other"], "--no_pp preprocesses none"),
+        (["-t", "t0", "nobody"], "There is no teacher 'nobody'"),
     ],
 )
 def test_bad_arguments_get_one_sentence(planned, capsys, arguments, sentence):
