@@ -13,6 +13,7 @@ from processes import copies, nnunet_in_threads
 from toy import toy_dataset
 
 from nnkd import processes
+from nnkd.data import origins
 from nnkd.data.dataset import RawDataset
 
 hypothesis.settings.register_profile("nnkd", deadline=None)  # a busy machine is no error
@@ -40,6 +41,15 @@ def quick_processes() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         nnunet_in_threads(patch)
         patch.setattr(processes, "get_context", lambda _: copies())
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_hashes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Hashes of toy files are not kept in the user's cache."""
+    folder = tmp_path_factory.mktemp("hashes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(origins, "cache_folder", lambda: folder)
         yield
 
 

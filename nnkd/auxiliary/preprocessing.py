@@ -15,9 +15,11 @@ from nnkd.auxiliary.channels import Conversion, check_axes, conversion_to, conve
 from nnkd.auxiliary.tasks import AuxiliaryIndex, Target, Task, grid_of, parse, read_index, write_index
 from nnkd.data import case_names
 from nnkd.data.dataset import DatasetSpec, ImageFolder, RawDataset
+from nnkd.data.origins import Hashes, made_anew
 from nnkd.data.reading.memory import check_resampled
 from nnkd.errors import DatasetError, NnkdError, RecipeError, UnknownNameError
-from nnkd.files import remove_leftovers, sha256, sha256_text
+from nnkd.files import remove_leftovers, sha256_text
+from nnkd.preprocessing import case_origins
 from nnkd.preprocessing.cases import KILLED, attempted, check_files, stop_if_full
 from nnkd.preprocessing.folders import CasesFolder, whole_case
 from nnkd.processes import run_all
@@ -92,7 +94,7 @@ class _Auxiliary(CasesFolder):
     def __init__(self, raw: RawDataset, target: Target, tasks: Sequence[Task], processes: int, report: StepReport):
         self.raw, self.target, self.tasks, self.processes, self.report = raw, target, list(tasks), processes, report
         self.images = raw.images()
-        self._hashes: dict[str, str] = {}
+        self.hashes = Hashes(raw.folder)
         spec = DatasetSpec.read(target.preprocessed / "dataset.json")
         self.conversion = conversion_to(spec, raw.spec)
         folder = target.folder / raw.name
@@ -106,12 +108,17 @@ class _Auxiliary(CasesFolder):
             ignore_label=raw.spec.ignore_label,
         )
         kept: tuple[str, ...] = ()
-        if found is not None and (found.labels, found.ignore_label) == (fresh.labels, fresh.ignore_label):
+        same_labels = found is not None and (found.labels, found.ignore_label) == (fresh.labels, fresh.ignore_label)
+        if found is not None and same_labels:
             kept = ("label_maps", "present")
             if (found.grid, found.channels) == (fresh.grid, fresh.channels):
                 kept += ("inputs", "schemes", "use_mask", "intensities", "measured")
         self.index = fresh.model_copy(update={key: getattr(found, key) for key in kept})
-        super().__init__(folder, self.index.inputs)
+        self.others = tuple(self.index.inputs)  # cases that are there for other tasks: one normalisation is for all
+        before = {} if found is None else found.inputs
+        # the one hash of earlier versions says nothing of labels
+        super().__init__(folder, {c: made for c, made in before.items() if same_labels or not isinstance(made, str)})
+        self.index.inputs = self.inputs
 
     def run(self, most: int) -> None:
         """Look at the label maps, choose cases, measure them, and preprocess what is missing or old."""
@@ -128,20 +135,26 @@ class _Auxiliary(CasesFolder):
         remove_leftovers(self.folder)
         self._look(cases)
         chosen = self._measured(most)
-        jobs = [self._job(case) for case in chosen if not self.is_done(case)]
-        for job in jobs:
-            self.inputs.pop(job.case, None)
-        self.save(at_once=True)  # whoever is killed now leaves no case of another normalisation that counts as done
+        why = {case: self.what_changed(case) for case in chosen}
+        jobs = [self._job(case) for case in chosen if why[case] is not None]
+        self.begin(job.case for job in jobs)
         title = f"{self.target.configuration}: {self.raw.name}"
+        done = 0
         for case, _ in self._run(_store, jobs, title):
-            self.inputs[case] = self.inputs_of(case)
+            self.inputs[case] = self.origins_of(case)
             self.report.done.append(case)
             self.save()
+            done += 1
         self.forget_removed(cases)
         self.save(at_once=True)
+        said = [f"{done} case(s) preprocessed", f"{len(chosen) - len(jobs)} up to date"]
+        said += [f"{len(jobs) - done} failed"] if done < len(jobs) else []
+        said += [f"{self.adopted} of an earlier version verified"] if self.adopted else []
+        again = made_anew(reason for reason in why.values() if reason)
         self.report.lines.append(
-            f"{self.target.configuration}: auxiliary {self.raw.name}: {len(jobs)} case(s) preprocessed, "
-            f"{len(chosen) - len(jobs)} up to date; channels {self.index.channels}, {', '.join(self.index.schemes)}"
+            f"{self.target.configuration}: auxiliary {self.raw.name}: {', '.join(said)}"
+            + (f" ({again})" if again else "")
+            + f"; channels {self.index.channels}, {', '.join(self.index.schemes)}"
         )
 
     def _check_axes(self, cases: Sequence[str]) -> None:
@@ -158,7 +171,7 @@ class _Auxiliary(CasesFolder):
 
     def _look(self, cases: Sequence[str]) -> None:
         """Which labels each case has, of all cases."""
-        hashes = {case: sha256(self.raw.label_file(case)) for case in cases}
+        hashes = {case: self.hashes.of(self.raw.label_file(case)) for case in cases}
         present = self.index.present
         self.index.present = {
             c: present[c] for c in cases if c in present and self.index.label_maps.get(c) == hashes[c]
@@ -168,8 +181,8 @@ class _Auxiliary(CasesFolder):
         self.index.label_maps = {case: hashes[case] for case in self.index.present}
 
     def _chosen(self, most: int) -> list[str]:
-        """The tasks' cases, and those that are there for other tasks: one normalisation is for all of them. A task that
-        has none is left out if there are others."""
+        """The tasks' cases, and those that are there for other tasks. A task that has none is left out if there are
+        others."""
         wanted: list[str] = []
         for given in tuple(self.tasks):
             try:
@@ -179,7 +192,7 @@ class _Auxiliary(CasesFolder):
                     raise
                 self.tasks.remove(given)
                 self.report.failures.append(Failure(given.name, str(error)))
-        return list(dict.fromkeys(wanted + [case for case in self.index.inputs if case in self.index.present]))
+        return list(dict.fromkeys(wanted + [case for case in self.others if case in self.index.present]))
 
     def _measured(self, most: int) -> list[str]:
         """The cases to preprocess, after their intensities were measured; one that cannot be read gives place to
@@ -187,7 +200,9 @@ class _Auxiliary(CasesFolder):
         found: dict[str, Any] = {}
         while True:
             chosen = self._chosen(most)
-            source = sha256_text("".join(self._files(case) for case in sorted(chosen)) + self.conversion)
+            source = sha256_text(
+                "".join(self._files(case) for case in sorted(chosen)) + self.conversion + self._ignored()
+            )
             if source == self.index.measured:
                 return chosen
             todo = [self._job(case) for case in chosen if case not in found]
@@ -222,15 +237,23 @@ class _Auxiliary(CasesFolder):
 
     def write(self) -> None:
         write_index(self.folder, self.index)
+        self.hashes.save()
 
     def _files(self, case: str) -> str:
-        if case not in self._hashes:
-            self._hashes[case] = "".join(sha256(f) for f in (*self.images.files(case), self.raw.label_file(case)))
-        return self._hashes[case]
+        return "".join(self.hashes.of(file) for file in (*self.images.files(case), self.raw.label_file(case)))
 
-    def inputs_of(self, case: str) -> str:
+    def _ignored(self) -> str:
+        """Intensities that earlier versions measured were of ignored voxels too."""
+        return "" if self.raw.spec.ignore_label is None else f"without {self.raw.spec.ignore_label}"
+
+    def origins_of(self, case: str) -> dict[str, str]:
+        files = case_origins.of_files(self.images.files(case), self.raw.label_file(case), self.hashes)
+        return {**files, **self.index.origins()}
+
+    def adopts(self, case: str, digest: str) -> bool:
+        # earlier versions kept grid, channels and labels in the index: of other ones nothing is taken over
         made_by = (self.grid, self.conversion, self.index.schemes, self.index.use_mask, self.index.intensities)
-        return sha256_text(self._files(case) + str(made_by))
+        return digest == sha256_text(self._files(case) + str(made_by))
 
     def _job(self, case: str) -> CaseJob:
         return CaseJob(
@@ -280,6 +303,8 @@ def _measure(job: CaseJob) -> tuple[np.ndarray, float]:
     from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
     images, seg, _ = _read(job)
+    if job.spec.ignore_label is not None:
+        seg = np.where(seg == job.spec.ignore_label, 0, seg)  # nnU-Net takes it for foreground
     cropped, seg, _ = crop_to_nonzero(images, seg)
     sampled, _ = DatasetFingerprintExtractor.collect_foreground_intensities(seg, cropped, num_samples=SAMPLES)
     return np.array(sampled, dtype=np.float32), float(np.prod(cropped.shape[1:]) / np.prod(images.shape[1:]))

@@ -16,10 +16,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nnkd import paths
+from nnkd.data.origins import of_settings
 from nnkd.errors import FileError, RecipeError, SettingError, UnknownNameError
 from nnkd.files import read_json, sha256_text, write_json
 from nnkd.plugin.schedulers import AuxiliaryScheduler
+from nnkd.preprocessing.case_origins import LABEL_MEANING, OF_THE_GRID, STATISTICS
 from nnkd.preprocessing.folders import is_preprocessed
+from nnkd.preprocessing.freshness import command
 from nnkd.types import Kind
 
 EVERY = "*"
@@ -28,14 +31,6 @@ MOST_CASES = 30
 INDEX = "auxiliary.json"
 OPTIONS = ("max_aux_cases", "turn")  # of a training, which do nothing without auxiliaries
 SCHEDULER: Kind = "auxiliary_scheduler"
-OF_THE_GRID = (
-    "spacing",
-    "preprocessor_name",
-    "resampling_fn_data",
-    "resampling_fn_seg",
-    "resampling_fn_data_kwargs",
-    "resampling_fn_seg_kwargs",
-)
 
 
 @dataclass(frozen=True)
@@ -70,7 +65,7 @@ class AuxiliaryIndex(BaseModel):
         ignore_label: Voxels to leave out, or None.
         label_maps: sha256 by case, of all cases.
         present: Labels by case, of all cases, whether preprocessed or not; what could not be read is left out.
-        inputs: By preprocessed case, a hash of what it was made from.
+        inputs: By preprocessed case, what it was made from: digest by origin; of an earlier version one hash.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -87,7 +82,22 @@ class AuxiliaryIndex(BaseModel):
     ignore_label: int | None = None
     label_maps: dict[str, str] = Field(default_factory=dict)
     present: dict[str, list[str]] = Field(default_factory=dict)
-    inputs: dict[str, str] = Field(default_factory=dict)
+    inputs: dict[str, dict[str, str] | str] = Field(default_factory=dict)
+
+    def origins(self) -> dict[str, str]:
+        """Of every preprocessed case, beside its files."""
+        labels = [[name, values] for name, values in self.labels.items()]
+        return {
+            LABEL_MEANING: of_settings([labels, self.ignore_label]),
+            "plans of the target": self.grid,
+            "channels": of_settings([self.channels, self.schemes, self.use_mask]),
+            STATISTICS: of_settings(self.intensities),
+        }
+
+    def holds(self, case: str) -> bool:
+        """Whether a case was preprocessed, as the others were; of an earlier version that is not known in detail."""
+        made = self.inputs.get(case)
+        return isinstance(made, str) or (made is not None and self.origins().items() <= made.items())
 
     def values(self, task: Task) -> frozenset[int]:
         """The integers that are foreground."""
@@ -262,7 +272,7 @@ class Target:
             for task in index.tasks(given):
                 cases = index.chosen(task, most)
                 folder = self.folder / task.dataset
-                missing = [case for case in cases if case not in index.inputs or not is_preprocessed(folder, case)]
+                missing = [case for case in cases if not (index.holds(case) and is_preprocessed(folder, case))]
                 if missing:
                     raise RecipeError(
                         f"{len(missing)} of the {len(cases)} cases of the auxiliary {task.name} are not preprocessed. "
@@ -286,13 +296,8 @@ class Target:
         return index
 
     def _command(self, names: Sequence[str]) -> str:
-        base = self.plans.get("nnkd", {}).get("base", self.plans["plans_name"])
-        plans = "" if base == "nnUNetPlans" else f" -plans_name {base}"
-        quoted = " ".join(f"'{name}'" if EVERY in name or " " in name else name for name in names)
-        return (
-            f"nnKD_plan_and_preprocess -d {self.preprocessed.name} -c {self.configuration}{plans} "
-            f"--auxiliaries {quoted}"
-        )
+        quoted = (f"'{name}'" if EVERY in name or " " in name else name for name in names)
+        return command(self.preprocessed, self.plans, self.configuration, "--auxiliaries", *quoted)
 
 
 def check_flags(scheduler: type[AuxiliaryScheduler] | None, name: str | None, names: Sequence[str]) -> None:

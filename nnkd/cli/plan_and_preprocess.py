@@ -13,7 +13,7 @@ from nnkd.types import StepReport
 def _parser() -> argparse.ArgumentParser:
     parser = command.parser(
         "Fingerprint, plan and preprocess, as nnUNetv2_plan_and_preprocess does, and put the teachers' votes on the "
-        "preprocessed grid. Only what is missing or older than its inputs is done.",
+        "preprocessed grid. Only what is missing or no longer holds is done.",
         "nnKD_plan_and_preprocess -d 701 -c 2d",
     )
     add = parser.add_argument
@@ -34,6 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     add("-np", type=int, nargs="+", default=None, help="processes, one number or one per configuration")
     add("--max_memory", type=float, default=None, metavar="GIB", help="refuse cases that take more, once resampled too "
         "(default: the memory there is)")  # fmt: skip
+    add("-t", nargs="+", default=[], metavar="TEACHER", help="preprocess the votes of these teachers alone (default: "
+        "those that nnKD_aggregate -t named last, else all there are)")  # fmt: skip
     add("--auxiliaries", nargs="+", default=[], metavar="DATASET", help="datasets that may train along with this one "
         "(nnKD_train -as), on its grid: ID, ID:LABEL, or ID:* for each label that 30 cases have")  # fmt: skip
     add("--max_aux_cases", type=_at_least_one, default=30, metavar="N", help="cases of each of them (default: 30)")
@@ -76,6 +78,7 @@ def _run(arguments: argparse.Namespace) -> StepReport:
                 preprocess=not arguments.no_pp,
                 auxiliaries=arguments.auxiliaries,
                 max_aux_cases=arguments.max_aux_cases,
+                teachers=arguments.t,
             )
         )
         whole.lines += report.lines

@@ -6,20 +6,22 @@ share too, even where most strata hold one person."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nnkd.data.groups import groups
-from nnkd.errors import ParticipantsError, SettingError
+from nnkd.errors import DatasetError, ParticipantsError, SettingError
 from nnkd.files import read_json
 from nnkd.types import Participant
 
 SPLITS = "splits_final.json"
 DEFAULT_FOLDS, DEFAULT_SEED = 5, 12345  # nnU-Net's own
 TRIES = 1000  # of an order in which nobody's companions were all drawn together before
+PARTS = ("train", "val")
 Fold = dict[str, list[str]]
 Bins = Mapping[str, Sequence[float]]
 Stratum = tuple[str, ...]
@@ -118,7 +120,40 @@ def training_cases(preprocessed: Path, fold: str, there: Sequence[str]) -> Seque
         there: Preprocessed cases.
     """
     file = preprocessed / SPLITS
-    return there if fold == "all" or not file.is_file() else read_json(file)[int(fold)]["train"]
+    return there if fold == "all" or not file.is_file() else read_folds(file)[int(fold)]["train"]
+
+
+def read_folds(file: Path) -> list[Fold]:
+    """A splits_final.json, which anybody may have written.
+
+    Raises:
+        DatasetError: If it is not of nnU-Net's form, or names a case twice in one part of a fold.
+        FileError: If it is missing or no JSON.
+    """
+    folds = read_json(file)
+    problem = _problem(folds)
+    if problem:
+        raise DatasetError(
+            f"{file.name} of {file.parent.name} {problem}. nnU-Net's form is a list of folds, each "
+            f'{{"train": [cases], "val": [cases]}}; correct it, or make another with nnKD_split --overwrite.'
+        )
+    return [{part: fold[part] for part in PARTS} for fold in folds]
+
+
+def _problem(folds: Any) -> str:
+    if not isinstance(folds, list) or not folds:
+        return f"holds {'no fold' if folds == [] else f'a {type(folds).__name__}'}"
+    for number, fold in enumerate(folds):
+        if not isinstance(fold, dict):
+            return f"has a {type(fold).__name__} as fold {number}"
+        for part in PARTS:
+            cases = fold.get(part)
+            if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
+                return f"has no list of names of cases as '{part}' of fold {number}"
+            twice = [case for case, times in Counter(cases).items() if times > 1]
+            if twice:
+                return f"names case '{twice[0]}' twice as '{part}' of fold {number}"
+    return ""
 
 
 def default_folds(participants: Mapping[str, Participant]) -> list[Fold]:

@@ -1,47 +1,54 @@
-"""One configuration of a dataset, images and votes, and the files beside it. Only what is missing or older than its
-inputs is done, because nnU-Net's own preprocessor begins by deleting everything."""
+"""One configuration of a dataset, images and votes, and the files beside it. Only what is missing or no longer
+holds is done, because nnU-Net's own preprocessor begins by deleting everything."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nnkd.data.dataset import RawDataset
+from nnkd.data.origins import Hashes, difference, made_anew
 from nnkd.data.participants import CASES_FILE, PARTICIPANTS_FILE
-from nnkd.data.predictions import prediction_folders
+from nnkd.data.plans import configuration_of
 from nnkd.data.reading.raw_pictures import sidecars
 from nnkd.errors import NnkdError
-from nnkd.files import atomic, read_json, remove_leftovers, sha256, sha256_text, write_json
+from nnkd.files import atomic, remove_leftovers, write_json
+from nnkd.preprocessing import adoption, case_origins
 from nnkd.preprocessing.cases import KILLED, Job, attempt
-from nnkd.preprocessing.folders import CasesFolder
+from nnkd.preprocessing.folders import CasesFolder, inputs_file, read_inputs
 from nnkd.processes import run_all
 from nnkd.types import Failure, StepReport
 from nnkd.votes import consensus
 from nnkd.votes.folder import VotesFolder, VotesIndex, VotesOfCase, sparse_counts
+from nnkd.votes.panel import Panel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
 def copy_tables(dataset: RawDataset, target: Path) -> None:
-    """Copy the dataset's tables of people, where it has them, to nnUNet_preprocessed/DATASET."""
-    for name in (PARTICIPANTS_FILE, CASES_FILE):
+    """Copy dataset.json (nnU-Net does so only where it plans) and the dataset's tables of people, where it has them, to
+    nnUNet_preprocessed/DATASET."""
+    for name in ("dataset.json", PARTICIPANTS_FILE, CASES_FILE):
         if (dataset.folder / name).is_file():
             _copy(dataset.folder / name, target / name)
 
 
 def copy_labels(dataset: RawDataset, target: Path, cases: Sequence[str]) -> None:
     """Copy the cases' label maps to nnUNet_preprocessed/DATASET, where nnU-Net's validation reads them."""
+    ours, theirs = Hashes(dataset.folder), Hashes(target)
     for case in cases:
         label_map = dataset.label_file(case)
         for source in (label_map, *sidecars(label_map, label_map=True)):
             copy = target / "gt_segmentations" / source.name
-            if not copy.is_file() or sha256(copy) != sha256(source):
+            if not copy.is_file() or theirs.of(copy) != ours.of(source):
                 _copy(source, copy)
+    ours.save()
+    theirs.save()
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -57,6 +64,7 @@ def preprocess(
     cases: Sequence[str],
     processes: int,
     report: StepReport,
+    panel: Panel | None,
 ) -> None:
     """Preprocess one configuration, or say that it was not planned.
 
@@ -68,49 +76,53 @@ def preprocess(
         cases: All training cases; what is preprocessed of others is removed.
         processes: How many cases to do at once.
         report: Gets what was done and what could not be.
+        panel: The teachers whose votes are made; None: there are none.
 
     Raises:
         NnkdError: If the disk is full or a process was killed.
     """
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    manager = PlansManager(dict(plans))
-    if configuration not in manager.available_configurations:
+    if configuration not in plans["configurations"]:
         report.lines.append(f"{configuration}: not planned for this dataset, passed over")
         return
-    identifier = manager.get_configuration(configuration).data_identifier
-    folder = _Configuration(dataset, target / identifier, dict(plans), configuration)
+    folder = _Configuration(dataset, target, dict(plans), configuration, panel)
     remove_leftovers(folder.votes.folder)
     folder.forget_removed(cases)
     jobs = [job for case in cases if (job := folder.job(case)) is not None]
     report.skipped += [c for c in cases if c not in {job.case for job in jobs}]
-    title = f"{configuration}: preprocessing"
-    for job, outcome in run_all(attempt, jobs, processes, title=title, killed=KILLED):
+    folder.begin(job.case for job in jobs if job.do_images)
+    failed = 0
+    for job, outcome in run_all(attempt, jobs, processes, title=f"{configuration}: preprocessing", killed=KILLED):
         if isinstance(outcome, NnkdError):
             report.failures.append(Failure(job.case, str(outcome)))
+            failed += 1
         else:
             folder.record(job, outcome)
             report.done.append(job.case)
     folder.save(at_once=True)
-    teachers = folder.index.teachers
-    voted = f", votes of {', '.join(teachers)}" if teachers else ", no teachers"
-    report.lines.append(
-        f"{configuration}: {len(jobs)} case(s) preprocessed, {len(cases) - len(jobs)} up to date{voted}"
-    )
+    report.lines.append(folder.summary(len(jobs) - failed, failed, len(cases) - len(jobs)))
 
 
 class _Configuration(CasesFolder):
     """What is to be done for one configuration, and the record of what was."""
 
-    def __init__(self, dataset: RawDataset, folder: Path, plans: dict[str, Any], configuration: str):
-        self.inputs_file = folder.parent / f"{folder.name}_inputs.json"
-        super().__init__(folder, read_json(self.inputs_file) if self.inputs_file.is_file() else {})
+    def __init__(
+        self,
+        dataset: RawDataset,
+        target: Path,
+        plans: dict[str, Any],
+        configuration: str,
+        panel: Panel | None,
+    ):
         self.dataset, self.plans, self.configuration = dataset, plans, configuration
-        self.votes = VotesFolder.of(folder.parent, folder.name)
-        self.teachers = {f.name: (f, f.manifest()) for f in prediction_folders(dataset.teachers_folder())}
+        self.values = configuration_of(plans, configuration, target)
+        folder = target / self.values["data_identifier"]
+        super().__init__(folder, read_inputs(folder))
+        self.images, self.hashes = dataset.images(), Hashes(dataset.folder)
+        self.of_plans = case_origins.of_plans(plans, self.values, dataset.spec)
+        self.votes = VotesFolder.of(target, folder.name)
+        self.teachers = {} if panel is None else {t: (panel.folders[t], panel.manifests[t]) for t in panel.names}
         self.index = self._start_index()
-        values = plans["configurations"][configuration]
-        self.plans_hash = sha256_text(str(sorted(values.items())) + str(plans["transpose_forward"]))
+        self.changed: list[str] = []  # why cases are made anew, one by one
 
     def _start_index(self) -> VotesIndex:
         manifests = [manifest for _, manifest in self.teachers.values()]
@@ -125,9 +137,14 @@ class _Configuration(CasesFolder):
             fresh.cases = self.votes.index.cases
         return fresh
 
-    def inputs_of(self, case: str) -> str:
-        files = (*self.dataset.images().files(case), self.dataset.label_file(case))
-        return sha256_text("".join(sha256(f) for f in files) + self.plans_hash)
+    def origins_of(self, case: str) -> dict[str, str]:
+        files = case_origins.of_files(self.images.files(case), self.dataset.label_file(case), self.hashes)
+        return {**self.of_plans, **files}
+
+    def adopts(self, case: str, digest: str) -> bool:
+        files = (*self.images.files(case), self.dataset.label_file(case))
+        before = adoption.digest_of_old([self.hashes.of(f) for f in files], self.plans, self.configuration)
+        return digest == before and adoption.holds(self.folder, case, self.plans, self.values, self.dataset.spec)
 
     def forget_removed(self, cases: Sequence[str]) -> None:
         super().forget_removed(cases)
@@ -137,18 +154,19 @@ class _Configuration(CasesFolder):
 
     def job(self, case: str) -> Job | None:
         """What is to be done for a case; None if nothing is."""
-        do_images = not self.is_done(case)
+        why = self.what_changed(case)
+        do_images = why is not None
+        if why:
+            self.changed.append(why)
         outputs = self._outputs(case)
-        known = self.index.cases.get(case)
-        there = known is not None and known.outputs == outputs and self.votes.file(case).is_file()
-        do_votes = bool(outputs) and (do_images or not there)
+        do_votes = bool(outputs) and (do_images or not self._votes_hold(case, outputs))
         if not outputs:
             self.index.cases.pop(case, None)
         if not (do_images or do_votes):
             return None
         return Job(
             case=case,
-            images=self.dataset.images().files(case),
+            images=self.images.files(case),
             label=self.dataset.label_file(case),
             teachers={
                 name: folder.file(case, manifest.file_ending) if name in outputs else None
@@ -163,6 +181,32 @@ class _Configuration(CasesFolder):
             do_votes=do_votes,
         )
 
+    def _votes_hold(self, case: str, outputs: Mapping[str, str]) -> bool:
+        """Whether a case's votes are there and hold; those of an earlier version do if all that it noted is the same,
+        for integers of other labels are refused."""
+        known = self.index.cases.get(case)
+        if known is None or not self.votes.file(case).is_file():
+            return False
+        now = self._vote_origins(case)
+        if not known.origins and (known.outputs, known.answers) == (outputs, self._answers(outputs, case)):
+            self.index.cases[case] = known.model_copy(update={"origins": now})
+            return True
+        why = difference(known.origins, now)
+        if why:
+            self.changed.append(f"votes, {why}")
+        return not why
+
+    def _vote_origins(self, case: str) -> dict[str, str]:
+        said = {
+            name: (folder.file(case, manifest.file_ending), manifest)
+            for name, (folder, manifest) in self.teachers.items()
+            if case in manifest.cases
+        }
+        return case_origins.of_votes(self.origins_of(case), case, said, self.hashes)
+
+    def _answers(self, outputs: Iterable[str], case: str) -> dict[str, list[str]]:
+        return {name: self.teachers[name][1].cases[case].answers for name in outputs}
+
     def _outputs(self, case: str) -> dict[str, str]:
         return {name: m.cases[case].output for name, (_, m) in self.teachers.items() if case in m.cases}
 
@@ -174,18 +218,29 @@ class _Configuration(CasesFolder):
             counts: (L, 2**K) voxels of each pattern; None: no votes were made.
         """
         if job.do_images:
-            self.inputs[job.case] = self.inputs_of(job.case)
+            self.inputs[job.case] = self.origins_of(job.case)
         if counts is not None:
             outputs = self._outputs(job.case)
-            answers = {name: self.teachers[name][1].cases[job.case].answers for name in outputs}
-            labels = list(self.dataset.spec.labels)
             self.index.cases[job.case] = VotesOfCase(
-                outputs=outputs, answers=answers, counts=sparse_counts(counts, labels)
+                outputs=outputs,
+                answers=self._answers(outputs, job.case),
+                counts=sparse_counts(counts, list(self.dataset.spec.labels)),
+                origins=self._vote_origins(job.case),
             )
         self.save()
 
     def write(self) -> None:
         """Both files; at the end also that teachers have gone or manual labels come."""
-        write_json(self.inputs_file, self.inputs)
+        write_json(inputs_file(self.folder), self.inputs)
         if self.teachers or self.votes.exists():
             self.votes.write_index(self.index)
+        self.hashes.save()
+
+    def summary(self, done: int, failed: int, up_to_date: int) -> str:
+        """What was done, in a line."""
+        parts = [f"{done} case(s) preprocessed", f"{up_to_date} up to date"]
+        parts += [f"{failed} failed"] if failed else []
+        parts += [f"{self.adopted} of an earlier version verified"] if self.adopted else []
+        teachers = f"votes of {', '.join(self.index.teachers)}" if self.index.teachers else "no teachers"
+        why = made_anew(self.changed)
+        return f"{self.configuration}: {', '.join([*parts, teachers])}" + (f" ({why})" if why else "")

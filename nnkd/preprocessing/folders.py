@@ -6,16 +6,18 @@ import os
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from nnkd.errors import DatasetError
-from nnkd.files import TEMPORARY_PREFIX, load_json, remove_leftovers
+from nnkd.data.origins import difference
+from nnkd.errors import DatasetError, FileError
+from nnkd.files import TEMPORARY_PREFIX, load_json, read_json, remove_leftovers
 
 # records grow with the cohort: written after every case, a thousand cases would write a million of them; what a kill
 # loses is a few seconds' cases, which are done again
 SECONDS_BETWEEN_RECORDS = 5
+Origins = dict[str, str]
 
 
 @contextmanager
@@ -73,6 +75,32 @@ def _made_anew(file: Path) -> bool:
     return file.name in written or file.name.endswith("_inputs.json") or "ResEncUNet" in file.name
 
 
+def inputs_file(folder: Path) -> Path:
+    """The record of what a configuration's cases were made from, beside DATA_IDENTIFIER."""
+    return folder.parent / f"{folder.name}_inputs.json"
+
+
+def read_inputs(folder: Path) -> dict[str, Origins | str]:
+    """That record; empty where nnKD_plan_and_preprocess has not written one.
+
+    Raises:
+        DatasetError: If it is not as it was written.
+    """
+    file = inputs_file(folder)
+    if not file.is_file():
+        return {}
+    try:
+        content = read_json(file)
+    except FileError as error:
+        raise DatasetError(str(error)) from error
+    if not (isinstance(content, dict) and all(isinstance(made, dict | str) for made in content.values())):
+        raise DatasetError(
+            f"'{file.name}' of {file.parent.name} is not as nnKD_plan_and_preprocess wrote it. Delete it and run that "
+            f"command again: it makes the cases anew."
+        )
+    return content
+
+
 def is_preprocessed(folder: Path, case: str) -> bool:
     """Whether all three files of a case are there."""
     return all((folder / name).is_file() for name in (f"{case}.b2nd", f"{case}_seg.b2nd", f"{case}.pkl"))
@@ -97,24 +125,45 @@ class CasesFolder(ABC):
 
     Attributes:
         folder: Where nnU-Net looks for cases.
-        inputs: Of each case that is done, a hash of what it was made from.
+        inputs: Of each case that is done, what it was made from: digest by origin (`nnkd.data.origins`); of an earlier
+            version of nnkd one hash over everything.
+        adopted: How many cases of an earlier version were found to hold.
     """
 
-    def __init__(self, folder: Path, inputs: dict[str, str]):
-        self.folder, self.inputs = folder, inputs
+    def __init__(self, folder: Path, inputs: Mapping[str, Origins | str]):
+        self.folder, self.inputs, self.adopted = folder, dict(inputs), 0
         self._written = time.monotonic()
 
     @abstractmethod
-    def inputs_of(self, case: str) -> str:
-        """A hash of what a case would be made from now."""
+    def origins_of(self, case: str) -> Origins:
+        """What a case would be made from now."""
+
+    @abstractmethod
+    def adopts(self, case: str, digest: str) -> bool:
+        """Whether a case of an earlier version holds: its one hash, and its content as far as that hash says nothing of
+        it."""
 
     @abstractmethod
     def write(self) -> None:
         """Write down what is done."""
 
-    def is_done(self, case: str) -> bool:
-        """Whether a case is whole and made from what is there now."""
-        return is_preprocessed(self.folder, case) and self.inputs.get(case) == self.inputs_of(case)
+    def what_changed(self, case: str) -> str | None:
+        """None: the case holds. Else why it is to be made anew; empty if it was not made yet."""
+        if not is_preprocessed(self.folder, case):
+            return ""
+        record, now = self.inputs.get(case), self.origins_of(case)
+        if isinstance(record, str):
+            if not self.adopts(case, record):
+                return "an earlier version made it from something else"
+            self.inputs[case], self.adopted = now, self.adopted + 1
+            return None
+        return difference(record, now) or None
+
+    def begin(self, jobs: Iterable[str]) -> None:
+        """Whoever is killed while these cases are done, or cannot do one, leaves none of before that counts as done."""
+        for case in jobs:
+            self.inputs.pop(case, None)
+        self.save(at_once=True)
 
     def forget_removed(self, cases: Sequence[str]) -> None:
         """Remove preprocessed cases that are gone from the dataset, so that nobody trains on them."""

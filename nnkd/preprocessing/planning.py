@@ -10,10 +10,10 @@ from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnkd.data.dataset import RawDataset
+from nnkd.data.dataset import DatasetSpec, RawDataset
 from nnkd.data.plans import KEY, read_plans
 from nnkd.errors import DatasetError, RecipeError, UnknownNameError, in_one_line
-from nnkd.files import read_json
+from nnkd.preprocessing import fingerprints
 from nnkd.preprocessing.cases import check_files, stop_if_full
 
 
@@ -79,12 +79,19 @@ class Planning:
 
         number = int(dataset.name[7:].split("_")[0])
         warnings.filterwarnings("ignore", category=SyntaxWarning)
-        clean = self.clean or _fingerprint_is_old(dataset, target, cases)
+        made_from = fingerprints.Record(dataset, target, cases, self.fingerprint_extractor)
+        clean = self.clean or not made_from.holds()
         try:
-            with _no_zero_workers(), _no_tracebacks(dataset), _listed(dataset, cases):
+            with (
+                _no_zero_workers(),
+                _no_tracebacks(dataset),
+                _listed(dataset, cases),
+                fingerprints.without_ignored(dataset.spec),
+            ):
                 api.extract_fingerprints(
                     [number], self.fingerprint_extractor, self.fingerprint_processes, self.verify, clean, False
                 )
+                made_from.write()
                 return api.plan_experiments(
                     [number],
                     self.planner,
@@ -95,9 +102,50 @@ class Planning:
                 )
         except (RuntimeError, AssertionError, LookupError, ValueError, OSError, EOFError) as error:  # how it refuses
             stop_if_full(error)
-            for case in cases:
-                check_files(dataset.images(), dataset.label_file(case), case)
+            _check_cases(dataset, cases)
             raise DatasetError(f"nnU-Net could not plan {dataset.name} ({in_one_line(error)}).") from error
+
+
+def check_labels(spec: DatasetSpec) -> None:
+    """Whether nnU-Net can train on the labels: its network's outputs are 0, 1, 2 ..., whatever dataset.json says, and
+    an ignore label comes last.
+
+    Raises:
+        DatasetError: If it cannot, or would predict other integers.
+    """
+    json, ignore = spec.json["labels"], spec.ignore_label
+    last = max(value for values in spec.labels.values() for value in values)
+    integers = sorted(value for values in spec.labels.values() for value in values)
+    if json.get("background") != 0:
+        problem = 'lacks "background": 0'
+    elif integers[0] < 1:
+        problem = f"gives a label the integer {integers[0]}"
+    elif not spec.has_regions and integers != list(range(1, len(integers) + 1)):
+        problem = f"has labels {', '.join(map(str, integers))}, but nnU-Net's networks count 1 to {len(integers)}"
+    elif ignore is not None and ignore != last + 1:
+        problem = f"has the ignore label {ignore}, but nnU-Net wants it to follow the last label: {last + 1}"
+    else:
+        return
+    raise DatasetError(
+        f"dataset.json of {spec.name} {problem}. Number the labels one after another, in dataset.json and in the label "
+        f"maps."
+    )
+
+
+def _check_cases(dataset: RawDataset, cases: Sequence[str]) -> None:
+    """Raises:
+    DatasetError: If a file is not as it should be, or no label map holds any label.
+    """
+    seen = False
+    for case in cases:
+        _, label_map, _ = check_files(dataset.images(), dataset.label_file(case), case)
+        seen = seen or any(dataset.spec.mask(label_map, label).any() for label in dataset.spec.labels)
+    if not seen:
+        raise DatasetError(
+            f"None of the {len(cases)} label map(s) in labelsTr of {dataset.name} holds a voxel of "
+            f"{', '.join(dataset.spec.labels)}, so there is nothing to learn. Look at what the teachers found "
+            f"(nnKD_predict_teachers), or put other label maps there."
+        )
 
 
 @contextmanager
@@ -148,15 +196,6 @@ def _existing(name: str, target: Path) -> str:
     if not (target / "dataset_fingerprint.json").is_file():
         raise RecipeError(f"{target.name} has no fingerprint yet. Plan it once, without -plans_name.")
     return name
-
-
-def _fingerprint_is_old(dataset: RawDataset, target: Path, cases: Sequence[str]) -> bool:
-    """Whether cases came or went, or an image was written after the fingerprint."""
-    file = target / "dataset_fingerprint.json"
-    if not file.is_file():
-        return False
-    newest = max(f.stat().st_mtime for case in cases for f in dataset.images().files(case))
-    return len(read_json(file)["shapes_after_crop"]) != len(cases) or newest > file.stat().st_mtime
 
 
 @contextmanager

@@ -1,5 +1,5 @@
-"""Raw dataset -> preprocessed dataset, votes included. nnU-Net plans and preprocesses; only what is missing or older
-than its inputs is done."""
+"""Raw dataset -> preprocessed dataset, votes included. nnU-Net plans and preprocesses; only what is missing or no
+longer holds is done."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from nnkd.auxiliary.tasks import MOST_CASES, Target, parse
 from nnkd.data import case_names
 from nnkd.data.dataset import RawDataset
 from nnkd.data.plans import configuration_of
-from nnkd.data.predictions import count_predictions
+from nnkd.data.predictions import count_predictions, prediction_folders
 from nnkd.errors import DatasetError, NnkdError, SettingError
 from nnkd.files import read_json
 from nnkd.paths import room
 from nnkd.preprocessing import configurations, folders
-from nnkd.preprocessing.planning import Planning
+from nnkd.preprocessing.planning import Planning, check_labels
 from nnkd.types import FolderCount, StepReport
 from nnkd.votes import consensus
+from nnkd.votes.panel import Panel
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Request:
         preprocess: False: fingerprint and plans only.
         auxiliaries: Datasets that may train along with this one, see `nnkd.auxiliary.tasks.parse`.
         max_aux_cases: Cases of each auxiliary task at most.
+        teachers: Whose votes to preprocess; empty: those that labelsTr was last made of, or all there are.
     """
 
     dataset: str
@@ -42,6 +44,7 @@ class Request:
     preprocess: bool = True
     auxiliaries: Sequence[str] = ()
     max_aux_cases: int = MOST_CASES
+    teachers: Sequence[str] = ()
 
 
 def plan_and_preprocess(request: Request) -> StepReport:
@@ -51,11 +54,14 @@ def plan_and_preprocess(request: Request) -> StepReport:
         DatasetError: If a training case has neither a manual label nor a consensus, or an image is missing.
         RecipeError: If the existing plans are missing, or are a recipe.
         SettingError: If auxiliaries are named but nothing is to be preprocessed.
+        UnknownNameError: If one of the teachers does not exist.
+        VotesError: If there are too many.
     """
     dataset = RawDataset.open(request.dataset)
     parse(request.auxiliaries, dataset.name)  # wrong names are found first
     if request.auxiliaries and not request.preprocess:
         raise SettingError("--auxiliaries names datasets to preprocess, but --no_pp preprocesses none. Leave one out.")
+    panel = _panel(dataset, request.teachers)
     cases = _check(dataset)
     processes = _processes(request)
     request.planning.check_classes()
@@ -69,7 +75,7 @@ def plan_and_preprocess(request: Request) -> StepReport:
         configurations.copy_labels(dataset, target, cases)
         plans = read_json(target / f"{plans_name}.json")
         for number, configuration in zip(processes, request.configurations, strict=True):
-            configurations.preprocess(dataset, target, plans, configuration, cases, number, report)
+            configurations.preprocess(dataset, target, plans, configuration, cases, number, report, panel)
             if request.auxiliaries and configuration in plans["configurations"]:
                 values = configuration_of(plans, configuration, target)
                 wanted = Target(target, plans, configuration, values, dataset.spec.channel_names)
@@ -91,6 +97,17 @@ def _check(dataset: RawDataset) -> list[str]:
             f"dataset.json of {dataset.name} lists the files of its cases (dataset), but nnkd takes those in imagesTr "
             f"and labelsTr. Link them there, and take the list out of dataset.json."
         )
+
+
+def _panel(dataset: RawDataset, chosen: Sequence[str]) -> Panel | None:
+    """The teachers, checked; None if there are none at all."""
+    folder = dataset.teachers_folder()
+    there = [teacher.name for teacher in prediction_folders(folder)]
+    if not chosen:  # a teacher that nnKD_aggregate was told to take may be gone since
+        named = consensus.read(dataset).chosen
+        chosen = there if named is None else [teacher for teacher in there if teacher in named]
+    return Panel.open(folder, dataset, chosen) if chosen else None
+    check_labels(dataset.spec)
     images = dataset.images()
     cases = images.cases()
     for sentence in case_names.problems(cases).values():

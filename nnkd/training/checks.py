@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnkd import paths
+from nnkd.data.dataset import DatasetSpec
 from nnkd.data.participants import participants_of_cases
-from nnkd.data.splits import SPLITS, training_cases
+from nnkd.data.splits import SPLITS, read_folds, training_cases
 from nnkd.errors import NnkdError, RecipeError, SettingError
-from nnkd.files import read_json
 from nnkd.plugin.samplers import Sampler
+from nnkd.preprocessing import freshness
 from nnkd.preprocessing.folders import listed_cases
 from nnkd.training.along import checks as auxiliary_checks
 from nnkd.training.recipe_flags import Request, StudentPlan, TrainingPlan
@@ -42,6 +43,11 @@ def check(plan: TrainingPlan) -> None:
     own = request.own_data
     cases = listed_cases(folder / values["data_identifier"]) if own is None else own.cases_of(folder)
     check_fold(folder, request.fold, request.configuration, cases)
+    if own is None:
+        student = plan if isinstance(plan, StudentPlan) else None
+        spec = DatasetSpec.read(folder / "dataset.json") if student is None else student.spec
+        votes = student.votes if student is not None and student.recipe.teachers else None
+        freshness.check(folder, plan.plans, request.configuration, cases, spec, votes)
     needed = {"--val": "checkpoint_final.pth"} if request.only_validate else {}
     if request.only_validate and request.validate_best:
         needed["--val_best"] = "checkpoint_best.pth"
@@ -124,17 +130,23 @@ def check_fold(folder: Path, fold: str, configuration: str, cases: Sequence[str]
                 f"{folder.name} has {len(cases)} preprocessed case(s): too few for folds. Train fold all."
             )
         return
-    folds = read_json(file)
+    folds = read_folds(file)
     number = int(fold)
     if number >= len(folds):
         raise RecipeError(
             f"{file.name} of {folder.name} has {len(folds)} fold(s), 0 to {len(folds) - 1}, but the fold is {number}. "
             f"Choose one of these or 'all', or make others with nnKD_split."
         )
-    if not folds[number]["train"]:
-        raise RecipeError(
-            f"Fold {number} of {file.name} of {folder.name} has no training case, but at least one is needed. Choose "
-            f"another fold, or make others with nnKD_split."
+    for part, what in (("train", "training"), ("val", "validation")):
+        if not folds[number][part]:
+            raise RecipeError(
+                f"Fold {number} of {file.name} of {folder.name} has no {what} case, but at least one is needed. Choose "
+                f"another fold, or make others with nnKD_split."
+            )
+    both = set(folds[number]["train"]) & set(folds[number]["val"])
+    if both:
+        log.warning(
+            "Fold %d of %s trains on %d of its validation cases (such as %s).", number, file.name, len(both), min(both)
         )
     there = set(cases)
     missing = sorted(case for part in ("train", "val") for case in folds[number][part] if case not in there)

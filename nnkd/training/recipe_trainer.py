@@ -15,12 +15,15 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor, distributed, nn
 
 from nnkd.data import splits
+from nnkd.data.dataset import DatasetSpec
 from nnkd.data.participants import participants_of_cases
 from nnkd.data.recipes import Recipe
 from nnkd.files import write_json
 from nnkd.plugin.options import parse_options
 from nnkd.plugin.samplers import Sampler, WeighingSampler
 from nnkd.plugin.students import Student
+from nnkd.preprocessing import freshness
+from nnkd.preprocessing.folders import listed_cases
 from nnkd.training import one_label
 from nnkd.training.bfloat16 import bfloat16_on_cpu
 from nnkd.training.case_losses import weighing
@@ -28,6 +31,7 @@ from nnkd.training.file_safety import FileSafeTrainer
 from nnkd.training.loader import Draw, DrawnDataLoader, in_background
 from nnkd.training.options import TrainingOptions
 from nnkd.types import Entry, Kind, Participant
+from nnkd.votes.folder import VotesFolder
 from nnkd.weights.licences import announcement
 
 SAMPLER_STATE = "sampler_state"
@@ -121,6 +125,8 @@ class RecipeTrainer(FileSafeTrainer, Student):
             self.print_to_log_file(f"Made {splits.SPLITS}: 5 folds by participant.")
         if self.is_ddp:
             distributed.barrier()
+        if self.fold != "all":
+            splits.read_folds(file)  # nnU-Net takes whatever it holds
         return super().do_split()
 
     @staticmethod
@@ -170,6 +176,8 @@ class RecipeTrainer(FileSafeTrainer, Student):
 
         if self.dataset_class is None:
             self.dataset_class: type | None = infer_dataset_class(self.preprocessed_dataset_folder)
+        if self.local_rank == 0:  # also where nnU-Net's own command started the training
+            self.check_cases()
         patch = self.configuration_manager.patch_size
         rotation, dummy_2d, initial_patch, mirror = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         training, validation = self.get_tr_and_val_datasets()
@@ -193,6 +201,12 @@ class RecipeTrainer(FileSafeTrainer, Student):
         return tuple(
             self._augmenter(loader, max(n, 0)) for loader, n in zip(loaders, (workers, workers // 2), strict=True)
         )
+
+    def check_cases(self, votes: VotesFolder | None = None) -> None:
+        """Whether preprocessed cases and votes hold, see `nnkd.preprocessing.freshness`."""
+        base, cases = Path(self.preprocessed_dataset_folder_base), listed_cases(Path(self.preprocessed_dataset_folder))
+        spec = DatasetSpec.read(base / "dataset.json")
+        freshness.check(base, self.plans_manager.plans, self.configuration_name, cases, spec, votes)
 
     def _transform_arguments(self) -> dict[str, Any]:
         manager = self.label_manager

@@ -74,6 +74,10 @@ class nnUNetTrainerKD(TrainsAlong):
             dataset.identifiers = left
         return training, validation
 
+    def check_cases(self, votes: VotesFolder | None = None) -> None:
+        """With teachers, their votes too."""
+        super().check_cases(self._votes_folder() if self.distils else votes)
+
     def _votes_folder(self) -> VotesFolder:
         base = Path(self.preprocessed_dataset_folder_base)
         votes = VotesFolder.of(base, self.configuration_manager.data_identifier)

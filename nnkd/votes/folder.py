@@ -28,11 +28,13 @@ class VotesOfCase(BaseModel):
     outputs: sha256 of each teacher's label map; teachers that did not segment the case are absent.
     answers: Labels each of them answers for.
     counts: Voxels on the raw grid, by label and by pattern (bit k = teacher k).
+    origins: Digest by origin of what the votes were made from, see `nnkd.data.origins`.
     """
 
     outputs: dict[str, str]
     answers: dict[str, list[str]]
     counts: dict[str, dict[int, int]]
+    origins: dict[str, str] = Field(default_factory=dict)
 
 
 class VotesIndex(BaseModel):

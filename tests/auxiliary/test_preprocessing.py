@@ -12,8 +12,9 @@ from toy import write_image
 
 from nnkd.auxiliary import preprocessing
 from nnkd.auxiliary.channels import converted
-from nnkd.auxiliary.tasks import AuxiliaryIndex, Task, parse, read_index
+from nnkd.auxiliary.tasks import AuxiliaryIndex, Task, parse, read_index, write_index
 from nnkd.errors import NnkdError, RecipeError, SettingError, UnknownNameError
+from nnkd.files import sha256, sha256_text, write_json
 
 OTHER = "Dataset801_Other"
 
@@ -126,9 +127,53 @@ def test_it_continues_and_follows_its_inputs(target, nnunet_folders):
     (target.folder / OTHER / "toy_001.pkl").unlink()
     assert prepared(["801"], target).done == ["toy_001"]
     write_image(other.images().read("toy_002")[0][0] * 3, other.images().files("toy_002")[0])
-    assert len(prepared(["801"], target).done) == 3  # the dataset's own intensities changed
+    report = prepared(["801"], target)
+    assert len(report.done) == 3  # the dataset's own intensities changed
+    assert "2 made anew: changed intensity statistics; 1 made anew: changed image 0, intensity stat" in report.lines[-1]
     shutil.copy(other.label_file("toy_000"), other.label_file("toy_001"))
     assert prepared(["801"], target).done
+
+
+def test_other_labels_make_them_anew(target, nnunet_folders):
+    other = auxiliary(nnunet_folders, 801)
+    prepared(["801"], target)
+    for file in (other.folder / "labelsTr").iterdir():
+        write_image(np.array([0, 2, 1], np.uint8)[other.spec.read_label_map(file)[0]], file)
+    write_json(other.folder / "dataset.json", {**other.spec.json, "labels": {"background": 0, "liver": 2, "spleen": 1}})
+    report = prepared(["801:liver"], target)
+    assert "2 made anew: changed label map, label meaning" in report.lines[-1]
+    task = target.prepare(["801:liver"])[0]
+    assert task.index.values(task.task) == {2}
+
+
+def test_cases_of_an_earlier_version_are_taken_over(target, nnunet_folders):
+    other = auxiliary(nnunet_folders, 801)
+    prepared(["801"], target)
+    index = read_index(target.folder / OTHER)
+    made_by = (index.grid, index.channels, index.schemes, index.use_mask, index.intensities)
+    for case in index.inputs:  # the one hash that there was
+        files = (*other.images().files(case), other.label_file(case))
+        index.inputs[case] = sha256_text("".join(sha256(file) for file in files) + str(made_by))
+    write_index(target.folder / OTHER, index)
+    report = prepared(["801"], target)
+    assert report.done == []
+    assert "2 of an earlier version verified" in report.lines[-1]
+    assert all(isinstance(made, dict) for made in read_index(target.folder / OTHER).inputs.values())
+
+
+def test_ignored_voxels_do_not_decide_the_normalisation(target, nnunet_folders):
+    other = auxiliary(nnunet_folders, 801, labels={"background": 0, "liver": 1, "spleen": 2, "ignore": 3})
+    seen = []
+    for case in ("toy_000", "toy_001"):
+        image, label_map = other.images().read(case)[0][0], other.spec.read_label_map(other.label_file(case))[0]
+        image[:, :5], label_map[:, :5] = -3000, 3
+        write_image(image, other.images().files(case)[0])
+        write_image(label_map.astype(np.uint8), other.label_file(case))
+        seen.append(image[(label_map == 1) | (label_map == 2)])
+    prepared(["801"], target)
+    found = read_index(target.folder / OTHER).intensities["0"]
+    assert found["min"] == min(values.min() for values in seen)
+    assert found["mean"] == pytest.approx(np.mean([values.mean() for values in seen]), rel=0.01)
 
 
 def test_other_plans_of_the_target_make_them_stale(target, nnunet_folders):
@@ -175,8 +220,8 @@ def test_a_kill_leaves_no_cases_of_two_normalisations(target, nnunet_folders, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(preprocessing._Auxiliary, "inputs_of", killed)
-        patch.setattr(preprocessing._Auxiliary, "is_done", lambda *_: False)
+        patch.setattr(preprocessing._Auxiliary, "origins_of", killed)
+        patch.setattr(preprocessing._Auxiliary, "what_changed", lambda *_: "changed image 0")
         with pytest.raises(KeyboardInterrupt):
             prepared(["801"], target, most=4)
     with pytest.raises(RecipeError, match="4 of the 4 cases of the auxiliary Dataset801_Other are not preprocessed"):

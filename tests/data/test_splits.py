@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -9,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnkd.data.splits import default_folds, few_shot_folds, group_counts, hold_out, participant_folds
-from nnkd.errors import ParticipantsError, SettingError
+from nnkd.data.splits import default_folds, few_shot_folds, group_counts, hold_out, participant_folds, read_folds
+from nnkd.errors import DatasetError, NnkdError, ParticipantsError, SettingError
 from nnkd.types import Participant
 
 
@@ -187,3 +189,37 @@ def test_only_labelled_people_are_shots():
         few_shot_folds(cohort, 6, 1, np.random.default_rng(0))
     with pytest.raises(SettingError, match="0 shots were asked for"):
         few_shot_folds(cohort, 0, 5, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"train": ["a"], "val": ["b"]}, "holds a dict"),
+        ([], "holds no fold"),
+        ([["a"]], "has a list as fold 0"),
+        ([{"train": ["a"]}], "no list of names of cases as 'val' of fold 0"),
+        ([{"train": "a", "val": []}], "no list of names of cases as 'train'"),
+        ([{"train": [1], "val": []}], "no list of names of cases as 'train'"),
+        ([{"train": ["a", "a"], "val": []}], "names case 'a' twice as 'train' of fold 0"),
+        (None, "holds a NoneType"),
+    ],
+)
+def test_a_splits_file_of_another_form_is_one_sentence(tmp_path, content, sentence):
+    file = tmp_path / "splits_final.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=sentence):
+        read_folds(file)
+
+
+@given(st.text(max_size=40))
+def test_whatever_a_splits_file_holds_is_folds_or_a_sentence(tmp_path_factory, text):
+    file = tmp_path_factory.mktemp("splits") / "splits_final.json"
+    file.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with contextlib.suppress(NnkdError):
+        assert read_folds(file)
+
+
+def test_nnunets_form_is_read_with_what_else_it_says(tmp_path):
+    file = tmp_path / "splits_final.json"
+    file.write_text(json.dumps([{"train": ["a"], "val": ["b"], "test": ["c"]}]))
+    assert read_folds(file) == [{"train": ["a"], "val": ["b"]}]

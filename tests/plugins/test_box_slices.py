@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -127,6 +129,41 @@ def test_only_what_changed_is_made_again(scans):
     assert {case for case in after if after[case] != before[case]} == {"toy_000"}
     everything = times(made(scans, windows={"liver": "bone"}))
     assert all(everything[case] != after[case] for case in after)
+
+
+def test_a_file_of_the_same_size_and_time_and_other_labels_are_seen(scans, caplog):
+    before = times(made(scans))
+    label = scans.label_file("toy_000")
+    old, content = label.stat(), bytearray(label.read_bytes())
+    other = bytearray(scans.label_file("toy_001").read_bytes())
+    shutil.copyfile(scans.label_file("toy_001"), label)
+    assert content != other
+    os.utime(label, ns=(old.st_atime_ns, old.st_mtime_ns))
+    with caplog.at_level("INFO", "nnkd"):
+        after = times(made(scans))
+    assert {case for case in after if after[case] != before[case]} == {"toy_000"}
+    assert "Slices of Dataset701_Toy: 1 made anew: changed label map" in caplog.text
+    write_dataset_json(scans.folder, ["CT"], {"background": 0, "liver": 2, "spleen": 1}, ".nii.gz", 3)
+    with caplog.at_level("INFO", "nnkd"):
+        slices = made(RawDataset(scans.folder))
+    assert "3 made anew: changed label meaning, settings" in caplog.text
+    assert slices.index.labels["liver"] == [2]
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_slices_of_an_earlier_version_are_taken_over_if_they_hold(scans, holds):
+    slices = made(scans)
+    before, file = times(slices), slices.folder / "index.json"
+    index, settings = json.loads(file.read_text()), slices.index.settings()
+    for case, record in index["cases"].items():  # as it was written
+        files = making._inputs(scans, scans.images(), case)
+        text = "".join(f"{f.parent.name} {hashlib.sha256(f.read_bytes()).hexdigest()}\n" for f in files) + settings
+        del record["origins"]
+        record |= {"input": hashlib.sha256(text.encode()).hexdigest() if holds else "0" * 64, "files": {}}
+    file.write_text(json.dumps(index))
+    after = made(scans)
+    assert all((times(after)[case] == before[case]) == holds for case in before)
+    assert all(record["origins"] and "input" not in record for record in json.loads(file.read_text())["cases"].values())
 
 
 def test_a_killed_run_goes_on_and_cases_that_went_are_forgotten(scans):

@@ -47,7 +47,7 @@ def original(tmp_path_factory):
     folder = tmp_path_factory.mktemp("planned")
     with pytest.MonkeyPatch.context() as patch:
         settings(patch, folder)
-        dataset = toy_dataset(folder / "nnUNet_raw" / NAME, labelled=1)
+        dataset = toy_dataset(folder / "nnUNet_raw" / NAME, labelled=1, channels=("MRI",))
         (dataset.folder / "participants.tsv").write_text("participant_id\tsex\np0\tF\np1\tM\n")
         rows = "".join(f"toy_{i:03d}\tp{i // 2}\n" for i in range(4))
         (dataset.folder / "cases.tsv").write_text("case\tparticipant_id\n" + rows)
@@ -158,9 +158,25 @@ def test_a_new_teacher_redoes_votes_alone(planned):
     assert aggregate.main(["-d", "701", "-t", "t0", "t1"]) == 0  # labelsTr stays as it was
     before = changes(folder)
     assert call() == 0
+    assert changes(folder) == before  # t2 is no teacher of labelsTr
+    assert call("-t", "t0", "t1", "t2") == 0
     after = changes(folder)
     assert {n for n in after if after[n] != before[n]} == {n for n in after if "_votes" in n}
     assert VotesFolder.of(folder, "nnUNetPlans_2d").index.teachers == ["t0", "t1", "t2"]
+
+
+def test_more_teachers_than_can_vote_are_refused_before_planning_or_chosen(planned, capsys):
+    for number in range(2, 18):
+        shutil.copytree(planned.teachers_folder() / "t0", planned.teachers_folder() / f"t{number}")
+    for file in planned.teachers_folder().glob("t*/manifest.json"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "name": file.parent.name}))
+    before = changes(target_of(planned))
+    assert call("--clean", configurations=["2d"]) == 1
+    assert "18 teachers came, but 1 to 16 can vote together. Choose them with -t." in capsys.readouterr().err
+    assert call("-t", "t1", "t0", configurations=["2d"]) == 1  # labelsTr is of others now
+    assert aggregate.main(["-d", "701", "-t", "t0", "t1"]) == 0
+    assert call(configurations=["2d"]) == 0
+    assert changes(target_of(planned)) == before
 
 
 def test_a_removed_image_disappears(planned):
@@ -190,6 +206,7 @@ def test_two_processes(planned, capsys):
         (["-preprocessor_name", "Nobody"], "-preprocessor_name names 'Nobody'"),
         (["-np", "1", "2", "3"], "-np got 3 numbers for 2 configurations"),
         (["--no_pp", "--auxiliaries", "Dataset801_Other"], "--no_pp preprocesses none"),
+        (["-t", "t0", "nobody"], "There is no teacher 'nobody'"),
     ],
 )
 def test_bad_arguments_get_one_sentence(planned, capsys, arguments, sentence):
@@ -260,18 +277,17 @@ def test_a_truncated_image_gets_one_sentence(planned, capsys):
     assert error.count("\n") == 1
 
 
-def test_a_case_nnunet_refuses_fails_alone(planned, capfd):
+def test_a_case_nnunet_refuses_stops_planning_and_leaves_the_others(planned, capfd):
     label_map, _, _ = planned.spec.read_label_map(planned.label_file("toy_003"))
     write_image(label_map[:-1].astype(np.uint8), planned.label_file("toy_003"))
     before = changes(target_of(planned))
-    toy_teacher(planned, "t2", shift=3)
-    assert aggregate.main(["-d", "701", "-t", "t0", "t1"]) == 0
-    assert call(configurations=["2d"]) == 3
-    error = capfd.readouterr().err
-    assert "1 case(s) failed:\n  toy_003: The label map 'toy_003.nii.gz' does not lie on its image's grid" in error
-    assert changed_cases(before, target_of(planned)) == {"toy_000", "toy_001", "toy_002"}
-    assert call("--clean") == 1
+    assert call(configurations=["2d"]) == 1
     assert "error: The label map 'toy_003.nii.gz' does not lie" in capfd.readouterr().err.strip().splitlines()[-1]
+    assert call("-plans_name", "nnUNetPlans", configurations=["2d"]) == 3
+    said = capfd.readouterr()
+    assert "1 case(s) failed:\n  toy_003: The label map 'toy_003.nii.gz' does not lie on its image's grid" in said.err
+    assert "2d: 0 case(s) preprocessed, 3 up to date, 1 failed, votes of t0, t1 (1 made anew: changed" in said.out
+    assert changed_cases(before, target_of(planned)) == set()
 
 
 @pytest.mark.parametrize("what", ["value", "spacing"])

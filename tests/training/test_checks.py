@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from nnkd.errors import RecipeError
+from nnkd.errors import DatasetError, RecipeError
 from nnkd.training import checks
 
 
@@ -22,10 +22,22 @@ def test_folds_that_are_not_there(tmp_path, fold, cases, sentence):
         checks.check_fold(tmp_path, fold, "2d", cases)
 
 
-def test_a_fold_in_which_nobody_trains(tmp_path):
-    (tmp_path / "splits_final.json").write_text(json.dumps([{"train": [], "val": ["b"]}]))
-    with pytest.raises(RecipeError, match=r"Fold 0 of splits_final\.json of .* has no training case"):
+@pytest.mark.parametrize(("train", "val", "what"), [([], ["b"], "training"), (["a"], [], "validation")])
+def test_a_fold_in_which_nobody_trains_or_validates(tmp_path, train, val, what):
+    (tmp_path / "splits_final.json").write_text(json.dumps([{"train": train, "val": val}]))
+    with pytest.raises(RecipeError, match=rf"Fold 0 of splits_final\.json of .* has no {what} case"):
         checks.check_fold(tmp_path, "0", "2d", ["a", "b"])
+
+
+def test_a_splits_file_of_another_form_and_cases_on_both_sides(tmp_path, caplog):
+    file = tmp_path / "splits_final.json"
+    file.write_text(json.dumps({"train": ["a"], "val": ["b"]}))
+    with pytest.raises(DatasetError, match=r"splits_final\.json of .* holds a dict\. nnU-Net's form"):
+        checks.check_fold(tmp_path, "0", "2d", ["a", "b"])
+    file.write_text(json.dumps([{"train": ["a", "b"], "val": ["b"]}]))
+    with caplog.at_level("WARNING", "nnkd"):
+        checks.check_fold(tmp_path, "0", "2d", ["a", "b"])
+    assert "Fold 0 of splits_final.json trains on 1 of its validation cases (such as b)." in caplog.text
 
 
 def test_results_that_are_missing(tmp_path):

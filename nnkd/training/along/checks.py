@@ -6,10 +6,12 @@ import logging
 from collections.abc import Sequence
 
 from nnkd.auxiliary.tasks import OPTIONS, Prepared, Target
+from nnkd.data.origins import difference
 from nnkd.data.recipes import Recipe
 from nnkd.data.splits import training_cases
 from nnkd.errors import RecipeError, SettingError
 from nnkd.plugin.students import OwnData, Student
+from nnkd.preprocessing import freshness
 from nnkd.preprocessing.folders import listed_cases
 
 log = logging.getLogger("nnkd")
@@ -44,6 +46,8 @@ def check(
             )
         return
     check_student(trainer)
+    for task in tasks:
+        _check_raw(task, target)
     if target.values.get("previous_stage"):
         raise RecipeError(
             f"{target.configuration} is a cascade's second stage, which looks at predictions of the first; auxiliary "
@@ -67,6 +71,24 @@ def check_student(trainer: type[Student]) -> None:
     raise RecipeError(
         f"{trainer.__name__} {why}takes no auxiliaries. Leave -as and --auxiliaries out, or choose another student."
     )
+
+
+def _check_raw(prepared: Prepared, target: Target) -> None:
+    """An auxiliary task whose labels or files changed since it was preprocessed is refused, where these are at hand."""
+    raw = freshness.raw_dataset(prepared.task.dataset)
+    if raw is None:
+        return
+    more = ("--auxiliaries", prepared.task.name)
+    todo = f"Run {freshness.command(target.preprocessed, target.plans, target.configuration, *more)}."
+    labels = {label: list(values) for label, values in raw.spec.labels.items()}
+    if (labels, raw.spec.ignore_label) != (prepared.index.labels, prepared.index.ignore_label):
+        raise RecipeError(f"The labels of {raw.name} changed since it was preprocessed as an auxiliary. {todo}")
+    now = freshness.files_of(raw, prepared.cases)
+    for case, files in now.items():
+        made = prepared.index.inputs[case]
+        why = "" if isinstance(made, str) else difference(freshness.only_files(made), files)
+        if why:
+            raise RecipeError(f"Case '{case}' of the auxiliary {raw.name} does not hold any more ({why}). {todo}")
 
 
 def _check_labels(target: Target, fold: str) -> None:

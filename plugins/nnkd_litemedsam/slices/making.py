@@ -1,5 +1,5 @@
 """nnUNet_raw -> training slices, see `nnkd_litemedsam.slices.store`. Killed at any moment and run again, it makes what
-is missing; a case is made anew when its image, its label map or a setting changed."""
+is missing; a case is made anew when its image, its label map, the meaning of a label or a setting changed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from nnkd.boxes.pixels import resize, scaled_shape
 from nnkd.data.dataset import ImageFolder, RawDataset
 from nnkd.data.intensities import GreyScale, Windows, grey_scale, is_colour, is_ct, to_uint8, windows_of
+from nnkd.data.origins import Hashes, difference, made_anew, of_settings
 from nnkd.data.participants import participants_of_cases
 from nnkd.data.reading.geometry import Orientation
 from nnkd.devices import cores
 from nnkd.errors import DatasetError, NnkdError, UnknownNameError
 from nnkd.files import atomic, remove_leftovers, sha256, sha256_text
+from nnkd.preprocessing.case_origins import LABEL_MEANING, label_meaning, of_files
 from nnkd.processes import run_all
 from nnkd.votes import consensus
 from nnkd_litemedsam.sizes import SIZE
@@ -47,6 +49,7 @@ class Job:
         target: The file to write.
         channels: Indices of the channels to take: one, or three colours.
         index: The settings, without cases.
+        origins: What it is made from.
     """
 
     dataset: Path
@@ -54,6 +57,7 @@ class Job:
     target: Path
     channels: tuple[int, ...]
     index: SliceIndex
+    origins: Mapping[str, str]
 
 
 def new_index(dataset: RawDataset, channel: str | None = None, windows: Windows | None = None) -> SliceIndex:
@@ -110,18 +114,25 @@ def update(dataset: RawDataset, folder: Path, wanted: SliceIndex) -> Slices:
     with FileLock(folder / ".lock"):  # two trainings that start together: the second one finds all done
         remove_leftovers(folder)
         before = read_index(folder, dataset.name)
-        settings = wanted.settings()
-        known = before.cases if before is not None and before.settings() == settings else {}
+        same = before is not None and before.settings() == wanted.settings()
+        known = before.cases if before is not None else {}
+        hashes, for_all = Hashes(dataset.folder), origins_of_settings(wanted, dataset)
         images = dataset.images()
         cases = images.cases()
         people = participants_of_cases(dataset.folder, cases)
-        jobs = []
+        jobs: list[Job] = []
+        reasons: list[str] = []
         for case in cases:
-            record = _fresh(known.get(case), dataset, images, case, settings, folder)
+            now = {**for_all, **of_files(images.files(case), dataset.label_file(case), hashes)}
+            record, why = _kept(known.get(case), now, dataset, images, case, folder, wanted if same else None)
             if record is None:
-                jobs.append(_job(dataset, case, folder, wanted))
+                jobs.append(_job(dataset, case, folder, wanted, now))
+                reasons += [why] if why else []
             else:
                 wanted.cases[case] = record
+        hashes.save()
+        if reasons:
+            log.info("Slices of %s: %s", dataset.name, made_anew(reasons))
         failures = _make(jobs, wanted, folder)
         for case, record in wanted.cases.items():
             record.participant = people[case].identifier
@@ -139,19 +150,29 @@ def update(dataset: RawDataset, folder: Path, wanted: SliceIndex) -> Slices:
     return Slices(dataset.name, folder, wanted)
 
 
-def _fresh(
-    known: StoredCase | None, dataset: RawDataset, images: ImageFolder, case: str, settings: str, folder: Path
-) -> StoredCase | None:
-    """A case's record if its slices are up to date. Files of the same size and time of change are not read again."""
+def origins_of_settings(wanted: SliceIndex, dataset: RawDataset) -> dict[str, str]:
+    """Origins of every case: all but its files."""
+    return {LABEL_MEANING: label_meaning(dataset.spec), "settings": of_settings(wanted.settings())}
+
+
+def _kept(
+    known: StoredCase | None,
+    now: Mapping[str, str],
+    dataset: RawDataset,
+    images: ImageFolder,
+    case: str,
+    folder: Path,
+    same: SliceIndex | None,
+) -> tuple[StoredCase | None, str]:
+    """A case's record if its slices hold, else why not; of an earlier version only if the settings are the same."""
     if known is None or not (folder / f"{case}.b2nd").is_file():
-        return None
-    inputs = _inputs(dataset, images, case)
-    stamps = _stamps(inputs)
-    if stamps == known.files:
-        return known
-    if _hash(inputs, settings) != known.input:
-        return None
-    return known.model_copy(update={"files": stamps})
+        return None, ""
+    if known.input and not known.origins:
+        if same is not None and known.input == _old_hash(_inputs(dataset, images, case), same.settings()):
+            return known.model_copy(update={"origins": dict(now), "input": "", "files": {}}), ""
+        return None, "an earlier version made it from something else"
+    why = difference(known.origins, now)
+    return (None, why) if why else (known, "")
 
 
 def _inputs(dataset: RawDataset, images: ImageFolder, case: str) -> list[Path]:
@@ -159,12 +180,7 @@ def _inputs(dataset: RawDataset, images: ImageFolder, case: str) -> list[Path]:
     return [*images.files(case), *([label] if label.is_file() else [])]
 
 
-def _stamps(files: Sequence[Path]) -> dict[str, tuple[int, int]]:
-    found = ((f"{file.parent.name}/{file.name}", file.stat()) for file in files)
-    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in found}
-
-
-def _hash(files: Sequence[Path], settings: str) -> str:
+def _old_hash(files: Sequence[Path], settings: str) -> str:
     return sha256_text("".join(f"{file.parent.name} {sha256(file)}\n" for file in files) + settings)
 
 
@@ -177,10 +193,11 @@ def _remove_others(folder: Path, cases: Mapping[str, StoredCase]) -> None:
 # --- many cases -------------------------------------------------------------------------------------------------
 
 
-def _job(dataset: RawDataset, case: str, folder: Path, wanted: SliceIndex) -> Job:
+def _job(dataset: RawDataset, case: str, folder: Path, wanted: SliceIndex, origins: Mapping[str, str]) -> Job:
     names = dataset.spec.channel_names
     channels = range(3) if len(wanted.channels) == 3 else [names.index(wanted.channels[0])]
-    return Job(dataset.folder, case, folder / f"{case}.b2nd", tuple(channels), wanted.model_copy(update={"cases": {}}))
+    index = wanted.model_copy(update={"cases": {}})
+    return Job(dataset.folder, case, folder / f"{case}.b2nd", tuple(channels), index, origins)
 
 
 def _make(jobs: Sequence[Job], wanted: SliceIndex, folder: Path) -> dict[str, str]:
@@ -221,8 +238,6 @@ def _write(job: Job) -> StoredCase:
     import blosc2
 
     dataset, images = _opened(job.dataset)
-    inputs = _inputs(dataset, images, job.case)
-    digest, stamps = _hash(inputs, job.index.settings()), _stamps(inputs)
     volume, orientation, _ = images.volume(job.case)
     data = volume.data[list(job.channels)]
     scales = [grey_scale(data, volume.modality(job.channels[0]), window) for window in job.index.windows]
@@ -247,8 +262,7 @@ def _write(job: Job) -> StoredCase:
         empty=np.flatnonzero(flat).tolist(),
         pixels=_pixels(label_map, stored[:, -1], job.index),
         grey=[scale.note() for scale in scales],
-        input=digest,
-        files=stamps,
+        origins=dict(job.origins),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nnkd.data.predictions import Lineage
 from nnkd.errors import DatasetError, in_one_line
@@ -37,8 +37,9 @@ class StoredCase(BaseModel):
         empty: Slices of one value only, from which nothing can be learned.
         pixels: By label, pairs of a slice and how many of its H x W pixels the label has.
         grey: How intensities became 8 bits, a note for each grey scale.
-        input: Hash over the image files, the label map and the settings.
-        files: Size in bytes and time of change in ns of each of them, by name: what is the same needs no hash.
+        origins: What it was made from: digest by origin, see `nnkd.data.origins`.
+        input: Of an earlier version, one hash over image files, label map and settings.
+        files: Of an earlier version; says nothing that counts.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -50,8 +51,9 @@ class StoredCase(BaseModel):
     empty: list[int] = []
     pixels: dict[str, list[tuple[int, int]]] = {}
     grey: list[dict[str, Any]] = []
-    input: str
-    files: dict[str, tuple[int, int]] = {}
+    origins: dict[str, str] = {}
+    input: str = Field(default="", exclude=True)
+    files: dict[str, tuple[int, int]] = Field(default={}, exclude=True)
 
     def content(self) -> list[int]:
         """Slices of more than one value."""

@@ -22,7 +22,7 @@ from nnkd.data.dataset import RawDataset
 from nnkd.data.intensities import windows_of
 from nnkd.data.participants import participants_of_cases
 from nnkd.errors import RecipeError, UnknownNameError
-from nnkd.files import read_json, write_json
+from nnkd.files import write_json
 from nnkd.paths import room
 from nnkd.plugin.students import OwnData
 from nnkd.training.recipe_trainer import RecipeTrainer
@@ -227,7 +227,7 @@ class SliceTrainer(OwnData, RecipeTrainer):
         if not file.is_file():
             write_json(file, splits.default_folds(participants_of_cases(folder, cases)))
             self.print_to_log_file(f"Made {file.name} of {name}: 5 folds by participant.")
-        folds = read_json(file)
+        folds = splits.read_folds(file)
         if int(self.fold) >= len(folds):
             raise RecipeError(
                 f"{file.name} of {name} has {len(folds)} fold(s), but the fold is {self.fold}. Make others with "
