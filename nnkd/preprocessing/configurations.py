@@ -12,7 +12,6 @@ import numpy as np
 
 from nnkd.data.dataset import RawDataset
 from nnkd.data.participants import CASES_FILE, PARTICIPANTS_FILE
-from nnkd.data.predictions import prediction_folders
 from nnkd.data.reading.raw_pictures import sidecars
 from nnkd.errors import NnkdError
 from nnkd.files import atomic, read_json, remove_leftovers, sha256, sha256_text, write_json
@@ -22,6 +21,7 @@ from nnkd.processes import run_all
 from nnkd.types import Failure, StepReport
 from nnkd.votes import consensus
 from nnkd.votes.folder import VotesFolder, VotesIndex, VotesOfCase, sparse_counts
+from nnkd.votes.panel import teachers_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -107,7 +107,7 @@ class _Configuration(CasesFolder):
         super().__init__(folder, read_json(self.inputs_file) if self.inputs_file.is_file() else {})
         self.dataset, self.plans, self.configuration = dataset, plans, configuration
         self.votes = VotesFolder.of(folder.parent, folder.name)
-        self.teachers = {f.name: (f, f.manifest()) for f in prediction_folders(dataset.teachers_folder())}
+        self.teachers = teachers_of(dataset)
         self.index = self._start_index()
         values = plans["configurations"][configuration]
         self.plans_hash = sha256_text(str(sorted(values.items())) + str(plans["transpose_forward"]))

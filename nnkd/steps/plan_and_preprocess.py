@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from nnkd.auxiliary import preprocessing as auxiliaries
 from nnkd.auxiliary.tasks import MOST_CASES, Target, parse
 from nnkd.data.dataset import RawDataset
+from nnkd.data.label_numbers import check_label_numbers
 from nnkd.data.plans import configuration_of
 from nnkd.errors import DatasetError, NnkdError, SettingError
 from nnkd.files import read_json
@@ -17,6 +18,7 @@ from nnkd.preprocessing import configurations, folders
 from nnkd.preprocessing.planning import Planning
 from nnkd.types import StepReport
 from nnkd.votes import consensus
+from nnkd.votes.panel import teachers_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ def plan_and_preprocess(request: Request) -> StepReport:
     """Extract the fingerprint, plan, preprocess images and votes.
 
     Raises:
-        DatasetError: If a training case has neither a manual label nor a consensus, or an image is missing.
+        DatasetError: If a network cannot say the labels, a training case has neither a manual label nor a consensus, or
+            an image is missing.
         RecipeError: If the existing plans are missing, or are a recipe.
         SettingError: If auxiliaries are named but nothing is to be preprocessed.
     """
@@ -77,6 +80,8 @@ def plan_and_preprocess(request: Request) -> StepReport:
 
 
 def _check(dataset: RawDataset) -> list[str]:
+    check_label_numbers(dataset.spec)
+    teachers_of(dataset)  # those of other labels are refused before hours are spent on planning
     images = dataset.images()
     cases = images.cases()
     for case in cases:
@@ -88,11 +93,12 @@ def _check(dataset: RawDataset) -> list[str]:
             f"consensus in labelsTr (such as {without[0]}). Run nnKD_predict_teachers and nnKD_aggregate, or move "
             f"those images out of imagesTr."
         )
-    behind = [case for case in consensus.stale_cases(dataset) if case in cases]  # others are gone, images and all
+    stale = consensus.stale_cases(dataset)
+    behind = [case for case in stale if case in cases]  # others are gone, images and all
     if behind:
         raise DatasetError(
-            f"The consensus of {len(behind)} case(s) in labelsTr (such as {behind[0]}) is older than the teachers' "
-            f"label maps. Run nnKD_aggregate -d {dataset.name} again."
+            f"The consensus of {len(behind)} case(s) in labelsTr (such as {behind[0]}) no longer holds "
+            f"({stale[behind[0]]}). Run nnKD_aggregate -d {dataset.name} again."
         )
     for case in cases:
         for file in images.files(case):
