@@ -61,7 +61,7 @@ class Raters:
             for column in (*self.between.labels, OVERALL):
                 for folder, reference, cell in self.cells(metric, column):
                     who = (folder or self.names[1], reference, folder is None)
-                    rows.append((*who, column, metric, *numbers(cell.estimate), kind.unit, cell.note))
+                    rows.append((*who, column, metric, *numbers(cell.estimate), kind.unit, cell.remarks))
         keys = ["folder", "reference", "inter_rater", "label", "metric"]
         columns = [*keys, "mean", "low", "high", "cases", "participants", "unit", "note"]
         return self.between.rules.beside(pd.DataFrame(rows, columns=columns))

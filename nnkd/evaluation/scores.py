@@ -107,6 +107,12 @@ class Cell:
         """The mean."""
         return self.estimate.value if self.estimate else None
 
+    @property
+    def remarks(self) -> str:
+        """The note, and why there is no interval."""
+        why = self.estimate.without_interval if self.estimate else ""
+        return "; ".join(text for text in (self.note, why) if text)
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -321,7 +327,7 @@ def means_frame(scores: Scores) -> pd.DataFrame:
     for name, metric in METRICS.items():
         for folder, row in scores.table(name).items():
             for column, cell in row.items():
-                rows.append((folder, column, name, *numbers(cell.estimate), metric.unit, cell.note))
+                rows.append((folder, column, name, *numbers(cell.estimate), metric.unit, cell.remarks))
     columns = ["folder", "label", "metric", "mean", "low", "high", "cases", "participants", "unit", "note"]
     return scores.rules.beside(pd.DataFrame(rows, columns=columns))
 

@@ -193,7 +193,7 @@ class Panel:
         else:
             integers, chosen, estimates = self._decide_by_label(aggregator, ballots, counts, answers)
         figures = agreement.figures_of_case(
-            counts, answers, chosen, self.names, self.spec.labels, voxel_volume, estimates
+            counts, answers, chosen, self.names, self.spec.labels, voxel_volume, estimates, aggregator.estimates_from
         )
         return ballots.paint(integers), figures
 

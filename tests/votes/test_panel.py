@@ -5,11 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from nnkd_basic.aggregators import Majority
+from nnkd_basic.multilabel_staple import MultilabelStaple
+from nnkd_basic.staple import Staple
+from nnkd_basic.weighted import Weighted
 from toy import toy_teacher
 
 from nnkd import Aggregator
 from nnkd.data.dataset import DatasetSpec
 from nnkd.errors import BrokenPluginError, PredictionError
+from nnkd.votes import agreement
 from nnkd.votes.panel import Panel, check_labels, teachers_of
 
 
@@ -99,3 +103,61 @@ def test_every_teacher_of_a_dataset_is_checked(dataset):
     manifest.write_text(manifest.read_text().replace('"spleen": [', '"milt": ['))
     with pytest.raises(PredictionError, match="Teacher 'two' wrote milt"):
         teachers_of(dataset)
+
+
+@pytest.mark.parametrize("rule", [Staple(), MultilabelStaple(), Weighted()])
+def test_what_too_few_teachers_or_no_voxel_tell_is_absent_with_its_reason(dataset, rule):
+    """Of two that differ nobody can tell which is right; the spleen, which the third does not know, has two."""
+    for name, lost, answers in (("a", 0.3, None), ("b", 0.2, None), ("c", 0.1, ["liver"])):
+        toy_teacher(dataset, name, flip_share=lost, answers=answers, seed=len(name) + int(100 * lost))
+    figures = Panel.open(dataset.teachers_folder(), dataset, []).vote("toy_001", rule, None).figures
+    for name, found in figures["liver"]["estimates"].items():
+        assert None not in found.values()
+        assert figures["spleen"]["estimates"][name] == {"a": None, "b": None}
+        assert figures["spleen"]["not_estimated"][name] == "2 teachers answer, and 3 are needed"
+    assert figures["liver"]["not_estimated"] == {}
+    summary = agreement.summarise([figures], ["a", "b", "c"], dataset.spec.labels)
+    assert summary["spleen"]["absent"] == [
+        [name, "2 teachers answer, and 3 are needed", 1] for name in found_in(figures)
+    ]
+    text = agreement.lines(summary, "ml")
+    for name in found_in(figures):
+        assert f"  no {name} in 1 case(s): 2 teachers answer, and 3 are needed" in text
+    two = Panel.open(dataset.teachers_folder(), dataset, ["a", "b"]).vote("toy_001", rule, None).figures
+    assert {value for found in two["liver"]["estimates"].values() for value in found.values()} == {None}
+    (alone,) = (
+        Panel.open(dataset.teachers_folder(), dataset, ["a"])
+        .vote("toy_001", rule, None)
+        .figures["liver"]["dsc"]
+        .values()
+    )
+    assert alone is None  # its own mask is the consensus: 1 would say nothing
+
+
+def found_in(figures) -> list[str]:
+    return list(figures["liver"]["estimates"])
+
+
+def test_nothing_found_is_a_reason_too(dataset):
+    for name in "abc":
+        toy_teacher(dataset, name)
+    panel = Panel.open(dataset.teachers_folder(), dataset, [])
+    nothing = [np.zeros((2, 3, 4), np.uint8)] * 3
+    figures = panel.consensus(nothing, np.ones((3, 2), bool), Staple(), 1.0)[1]
+    assert figures["liver"]["not_estimated"] == {"sensitivity": "no voxel tells"}
+
+
+def test_two_teachers_weigh_the_same_unless_the_user_weighs_them(dataset):
+    """Their majority is what both say, so that its DSC would give the whole vote to the smaller mask."""
+    truth, _, properties = dataset.spec.read_label_map(dataset.folder / "truth" / "toy_001.nii.gz")
+    small = np.where(np.arange(truth.shape[2]) < 7, truth, 0)
+    for name, label_map in (("large", truth), ("small", small)):
+        folder = toy_teacher(dataset, name)
+        folder.write(dataset.spec, "toy_001", label_map, properties, inputs={}, answers=["liver", "spleen"])
+    panel = Panel.open(dataset.teachers_folder(), dataset, [])
+    outcome = panel.vote("toy_001", Weighted(), None)
+    np.testing.assert_array_equal(outcome.label_map, np.where(truth == small, truth, 0))  # a tie is no
+    given = Weighted(weights={"large": 3}).for_teachers(panel.names, ["liver", "spleen"])
+    outcome = panel.vote("toy_001", given, None)
+    np.testing.assert_array_equal(outcome.label_map, truth)
+    assert outcome.figures["liver"]["estimates"] == {"weight": {"large": 0.75, "small": 0.25}}
