@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nnkd.data.dataset import DatasetSpec
-from nnkd.data.label_folders import FolderLabels
+from nnkd.data.labels.by_name import FolderLabels
 from nnkd.data.reading.geometry import Grid
 from nnkd.data.reading.raw_pictures import sidecars
 from nnkd.errors import DatasetError, NnkdError

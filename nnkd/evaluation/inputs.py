@@ -11,7 +11,7 @@ import numpy as np
 
 from nnkd import paths
 from nnkd.data.dataset import DatasetSpec
-from nnkd.data.label_folders import FolderLabels
+from nnkd.data.labels.by_name import FolderLabels
 from nnkd.data.predictions import PredictionFolder, label_map_files
 from nnkd.errors import DatasetError, FolderError, PredictionError, SettingError
 from nnkd.evaluation.groups.partitions import GroupOptions

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from nnkd.data.label_folders import FolderLabels
+from nnkd.data.labels.by_name import FolderLabels
 from nnkd.evaluation.cells import in_line, number, quantity
 from nnkd.evaluation.comparisons import Files, Settings, compare_cases
 from nnkd.evaluation.metrics import METRICS

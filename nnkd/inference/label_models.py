@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnkd.data.dataset import DatasetSpec
-from nnkd.data.label_numbers import check_label_numbers
+from nnkd.data.labels.numbering import check_label_numbers
 from nnkd.data.plans import KEY
 from nnkd.data.recipes import Recipe
 from nnkd.errors import FolderError

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from nnkd.auxiliary import preprocessing as auxiliaries
 from nnkd.auxiliary.tasks import MOST_CASES, Target, parse
 from nnkd.data.dataset import RawDataset
-from nnkd.data.label_numbers import check_label_numbers
+from nnkd.data.labels.numbering import check_label_numbers
 from nnkd.data.plans import configuration_of
 from nnkd.errors import DatasetError, NnkdError, SettingError
 from nnkd.files import read_json

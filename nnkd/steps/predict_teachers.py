@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from nnkd.data.label_numbers import numbering_problem
+from nnkd.data.labels.numbering import numbering_problem
 from nnkd.errors import SettingError
 from nnkd.teachers import previews
 from nnkd.teachers.dry_run import foresee, measure

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nnkd import paths
 from nnkd.data.dataset import DatasetSpec
-from nnkd.data.label_numbers import check_label_numbers
+from nnkd.data.labels.numbering import check_label_numbers
 from nnkd.data.recipes import write_recipe
 from nnkd.devices import check_device, cores
 from nnkd.errors import NnkdError, WeightsError

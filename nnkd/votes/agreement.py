@@ -137,7 +137,7 @@ def figures_of_case(
     pairs, dsc = pairwise_dsc(counts, answers), dsc_with_consensus(counts, answers, chosen)
     ties = (counts * tied_patterns(answers)).sum(axis=1)
     voted = (counts * (yes > 0)).sum(axis=1)
-    figures = {}
+    figures: dict[str, dict[str, Any]] = {}
     for index, label in enumerate(labels):
         who = [k for k in range(len(teachers)) if answers[k, index]]
         figures[label] = {
@@ -148,12 +148,10 @@ def figures_of_case(
             "voted": int(voted[index]),
         }
         if estimates:
-            figures[label]["estimates"] = {
-                name: {teachers[k]: _plain(values[k, index]) for k in who} for name, values in estimates.items()
-            }
+            found = {name: {teachers[k]: _plain(values[k, index]) for k in who} for name, values in estimates.items()}
             why = NO_VOXEL if len(who) >= estimates_from else f"{_answer(len(who))}, and {estimates_from} are needed"
-            absent = [name for name, found in figures[label]["estimates"].items() if set(found.values()) <= {None}]
-            figures[label]["not_estimated"] = dict.fromkeys(absent, why)
+            absent = [name for name, by_teacher in found.items() if set(by_teacher.values()) <= {None}]
+            figures[label] |= {"estimates": found, "not_estimated": dict.fromkeys(absent, why)}
     return figures
 
 

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nnkd.data.dataset import DatasetSpec, RawDataset
-from nnkd.data.label_numbers import meaning_of_labels
+from nnkd.data.labels.numbering import meaning_of_labels
 from nnkd.data.origins import difference
 from nnkd.data.predictions import Lineage, Manifest, PredictionFolder, label_map_files, prediction_folders
 from nnkd.errors import DatasetError, FolderError

@@ -13,7 +13,7 @@ from typing import Any
 
 from nnkd import paths
 from nnkd.data.dataset import DatasetSpec
-from nnkd.data.label_numbers import numbering_problem
+from nnkd.data.labels.numbering import numbering_problem
 from nnkd.errors import FolderError, WeightsError
 from nnkd.files import read_json, sha256
 

@@ -1,4 +1,4 @@
-"""Tests of nnkd.data.label_numbers, against what nnU-Net's own label manager writes."""
+"""Tests of nnkd.data.labels.numbering, against what nnU-Net's own label manager writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnkd.data.dataset import DatasetSpec
-from nnkd.data.label_numbers import check_label_numbers, meaning_of_labels, numbering_problem
+from nnkd.data.labels.numbering import check_label_numbers, meaning_of_labels, numbering_problem
 from nnkd.errors import DatasetError
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nnkd.data.dataset import DatasetSpec
-from nnkd.data.label_numbers import meaning_of_labels
+from nnkd.data.labels.numbering import meaning_of_labels
 from nnkd.data.predictions import MANIFEST, PredictionFolder
 from nnkd.data.reading.geometry import Grid
 from nnkd.errors import DatasetError
@@ -40,12 +40,14 @@ class FolderLabels:
         source: "manifest.json" or "dataset.json"; empty where nothing says, so that its integers are taken for those
             of `wanted`.
         name: The folder's, for messages.
+        dataset_json: The file that says so; None: the manifest does, or nothing.
     """
 
     wanted: DatasetSpec
     own: DatasetSpec
     source: str
     name: str
+    dataset_json: Path | None = None
 
     @classmethod
     def of(cls, folder: Path, wanted: DatasetSpec) -> FolderLabels:
@@ -70,7 +72,7 @@ class FolderLabels:
             return cls(wanted, wanted, "", folder.name)
         theirs = DatasetSpec.read(file)
         more = {key: theirs.json[key] for key in ("labels", "regions_class_order") if key in theirs.json}
-        return cls._checked(folder, wanted, more, file.name)
+        return replace(cls._checked(folder, wanted, more, file.name), dataset_json=file)
 
     @classmethod
     def _checked(cls, folder: Path, wanted: DatasetSpec, more: dict[str, Any], source: str) -> FolderLabels:
