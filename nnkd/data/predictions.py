@@ -413,6 +413,10 @@ def _difference(found: Manifest, header: Manifest, costs_only: Collection[str]) 
         if found.options.get(key) != header.options.get(key):
             return f"{key}={found.options.get(key)}, now {key}={header.options.get(key)}"
     if found.labels != header.labels:
-        return f"labels {', '.join(found.labels)}, now {', '.join(header.labels)}"
+        return f"labels {_say_labels(found)}, now {_say_labels(header)}"
     old, new = ([w.sha256 for w in m.weights] for m in (found, header))
     return "" if old == new else "other weights"
+
+
+def _say_labels(manifest: Manifest) -> str:
+    return ", ".join(f"{label} {'+'.join(map(str, integers))}" for label, integers in manifest.labels.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nnkd.data.dataset import DatasetSpec
+from nnkd.data.labels.by_name import FolderLabels
 from nnkd.data.reading.geometry import Grid
 from nnkd.data.reading.raw_pictures import sidecars
 from nnkd.errors import DatasetError, NnkdError
@@ -60,12 +61,21 @@ class Files:
         references: Label map by case.
         predictions: Label map by folder's name and case.
         cache: Folder for the results of single cases.
+        reference_labels: What the integers of the references mean; None: as in dataset.json.
+        folder_labels: The same by folder's name, for those of other integers.
     """
 
     cases: Sequence[str]
     references: Mapping[str, Path]
     predictions: Mapping[str, Mapping[str, Path]]
     cache: Path
+    reference_labels: FolderLabels | None = None
+    folder_labels: Mapping[str, FolderLabels] = field(default_factory=dict)
+
+    def labels_of(self, spec: DatasetSpec, name: str | None = None) -> FolderLabels:
+        """How to read a folder's label maps in the integers of `spec`; without a name, the references."""
+        found = self.reference_labels if name is None else self.folder_labels.get(name)
+        return FolderLabels(spec, spec, "", name or "") if found is None else found
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,8 @@ class _Task:
     predictions: Mapping[str, Path | None]
     keys: Mapping[str, str]
     settings: Settings
+    reference_labels: FolderLabels
+    labels: Mapping[str, FolderLabels]
 
 
 def compare_cases(
@@ -130,7 +142,9 @@ def compare_cases(
             take(name, case, content)
         todo = {name: maps.get(case) for name, maps in files.predictions.items() if name not in known}
         if todo:
-            tasks.append(_Task(case, files.references[case], todo, keys, settings))
+            labels = {name: files.labels_of(settings.spec, name) for name in todo}
+            own = files.labels_of(settings.spec)
+            tasks.append(_Task(case, files.references[case], todo, keys, settings, own, labels))
     compared = run_all(_compare_case, tasks, _workers(files) if workers is None else workers, killed=KILLED)
     for task, outcomes in tqdm(compared, "evaluating", len(tasks), unit="case", disable=None if tasks else True):
         for name, outcome in outcomes.items():
@@ -163,7 +177,8 @@ def _keys(settings: Settings, files: Files, case: str, folders: Mapping[str, Fol
     of_reference = "".join(sha256(file) for file in (reference, *sidecars(reference, label_map=True)))
     for name, maps in files.predictions.items():
         of_prediction = sha256(maps[case]) if case in maps else EMPTY
-        keys[name] = sha256_text(repr((of_reference, of_prediction, decisive)))
+        matched = [m for n in (None, name) if (m := files.labels_of(settings.spec, n).matching()) is not None]
+        keys[name] = sha256_text(repr((of_reference, of_prediction, decisive, *matched)))
         manifest = folders[name].manifest
         record = manifest.cases.get(case) if manifest else None
         if record is not None and of_prediction not in (record.output, EMPTY):
@@ -192,7 +207,7 @@ def _compare_case(task: _Task) -> dict[str, Any]:
     """By folder: the case's results as JSON, or one sentence why there are none."""
     spec = task.settings.spec
     try:
-        reference, grid, _ = spec.read_label_map(task.reference)
+        reference, grid, _ = task.reference_labels.read(task.reference)
     except DatasetError as error:
         return dict.fromkeys(task.predictions, str(error))
     ignored = reference == spec.ignore_label if spec.ignore_label is not None else None
@@ -202,7 +217,7 @@ def _compare_case(task: _Task) -> dict[str, Any]:
     outcomes: dict[str, Any] = {}
     for name, file in task.predictions.items():
         try:
-            predicted = np.zeros_like(reference) if file is None else _read_on_grid(spec, file, grid)
+            predicted = np.zeros_like(reference) if file is None else _read_on_grid(task.labels[name], file, grid)
         except DatasetError as error:
             outcomes[name] = str(error)
             continue
@@ -212,8 +227,8 @@ def _compare_case(task: _Task) -> dict[str, Any]:
     return outcomes
 
 
-def _read_on_grid(spec: DatasetSpec, file: Path, grid: Grid) -> np.ndarray:
-    label_map, mine, _ = spec.read_label_map(file)
+def _read_on_grid(labels: FolderLabels, file: Path, grid: Grid) -> np.ndarray:
+    label_map, mine, _ = labels.read(file)
     if difference := mine.difference(grid):
         raise DatasetError(
             f"'{file.name}' in {file.parent.name} does not lie on its reference's grid: {difference}. Predict it "

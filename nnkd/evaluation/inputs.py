@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from nnkd import paths
 from nnkd.data.dataset import DatasetSpec
-from nnkd.data.predictions import Manifest, PredictionFolder, label_map_files
+from nnkd.data.labels.by_name import FolderLabels
+from nnkd.data.predictions import PredictionFolder, label_map_files
 from nnkd.errors import DatasetError, FolderError, PredictionError, SettingError
 from nnkd.evaluation.groups.partitions import GroupOptions
 from nnkd.evaluation.intervals import Bootstrap
@@ -139,11 +140,13 @@ def label_maps(folder: Path, spec: DatasetSpec, flag: str) -> dict[str, Path]:
     return files
 
 
-def read_folders(request: Request, spec: DatasetSpec) -> tuple[list[FolderScores], dict[str, dict[str, Path]]]:
-    """The folders to evaluate, and their label maps by name and case.
+def read_folders(
+    request: Request, spec: DatasetSpec
+) -> tuple[list[FolderScores], dict[str, dict[str, Path]], dict[str, FolderLabels]]:
+    """The folders to evaluate, their label maps by name and case, and what their integers mean by name.
 
     Raises:
-        NnkdError: If there is no label map, a name cannot be used, or a manifest has other labels.
+        NnkdError: If there is no label map, a name cannot be used, or a folder has none of the labels.
     """
     files = [label_maps(path, spec, "-i") for path in request.predictions]
     manifests = [f.manifest() if (f := PredictionFolder(p)).exists() else None for p in request.predictions]
@@ -153,28 +156,39 @@ def read_folders(request: Request, spec: DatasetSpec) -> tuple[list[FolderScores
         raise SettingError(f"--names has {len(names)} names for {len(request.predictions)} folders. Give one for each.")
     if bad := next((n for n in names if names.count(n) > 1 or not n.strip(". ") or {"/", "\\"} & set(n)), None):
         raise SettingError(f"'{bad}' cannot name one folder (doubled, empty or with a slash). Give names with --names.")
-    for name, manifest in zip(names, manifests, strict=True):
-        _check_manifest(name, manifest, spec)
+    labels = {name: FolderLabels.of(path, spec) for name, path in zip(names, request.predictions, strict=True)}
     folders = [
-        FolderScores(name, manifest, {case: path.name for case, path in found.items()})
+        FolderScores(name, manifest, {case: path.name for case, path in found.items()}, unknown=labels[name].missing)
         for name, manifest, found in zip(names, manifests, files, strict=True)
     ]
-    return folders, dict(zip(names, files, strict=True))
+    return folders, dict(zip(names, files, strict=True)), labels
 
 
-def _check_manifest(name: str, manifest: Manifest | None, spec: DatasetSpec) -> None:
-    """The same integer must mean the same label in both."""
-    for label, values in (manifest.labels if manifest else {}).items():
-        if label not in spec.labels:
-            raise PredictionError(
-                f"The manifest of '{name}' has the label '{label}', but dataset.json of {spec.name} has "
-                f"{', '.join(spec.labels)}. Evaluate it with the dataset.json it was made with."
-            )
-        if tuple(values) != tuple(spec.labels[label]):
-            raise PredictionError(
-                f"'{label}' is {values} in the manifest of '{name}', but {list(spec.labels[label])} in dataset.json of "
-                f"{spec.name}. Evaluate it with the dataset.json it was made with."
-            )
+def reference_labels(folder: Path, spec: DatasetSpec, labels: Sequence[str]) -> FolderLabels:
+    """What the integers of a folder of references mean.
+
+    Args:
+        folder: Of -ref.
+        spec: The dataset.
+        labels: Those that are evaluated.
+
+    Raises:
+        DatasetError: If the references do not know one of the labels.
+    """
+    found = FolderLabels.of(folder, spec)
+    if unknown := [label for label in labels if label in found.missing]:
+        raise DatasetError(
+            f"The references in '{folder.name}' know no {', '.join(unknown)}: their {found.source} names "
+            f"{', '.join(found.own.labels)}. Choose among these with --labels."
+        )
+    return found
+
+
+def with_ignored(spec: DatasetSpec, reference: Path) -> DatasetSpec:
+    """The dataset, with an ignore label if only the references' own dataset.json has one: those voxels are nobody's."""
+    if spec.ignore_label is not None or FolderLabels.of(reference, spec).own.ignore_label is None:
+        return spec
+    return replace(spec, json={**spec.json, "labels": {**spec.json["labels"], "ignore": max(spec.values) + 1}})
 
 
 def shared_cases(

@@ -47,6 +47,11 @@ class Estimate:
     n_cases: int
     n_participants: int
 
+    @property
+    def without_interval(self) -> str:
+        """Why there can be none; empty otherwise."""
+        return "no interval: one participant" if self.low is None and self.n_participants < 2 else ""
+
 
 def mean(labels: Sequence[Values], person_of: Mapping[str, str], bootstrap: Bootstrap) -> Estimate | None:
     """Mean over cases; of several labels the mean of their means, each label weighing the same.

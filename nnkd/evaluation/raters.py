@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
+from nnkd.data.labels.by_name import FolderLabels
 from nnkd.evaluation.cells import in_line, number, quantity
 from nnkd.evaluation.comparisons import Files, Settings, compare_cases
 from nnkd.evaluation.metrics import METRICS
@@ -61,7 +62,7 @@ class Raters:
             for column in (*self.between.labels, OVERALL):
                 for folder, reference, cell in self.cells(metric, column):
                     who = (folder or self.names[1], reference, folder is None)
-                    rows.append((*who, column, metric, *numbers(cell.estimate), kind.unit, cell.note))
+                    rows.append((*who, column, metric, *numbers(cell.estimate), kind.unit, cell.remarks))
         keys = ["folder", "reference", "inter_rater", "label", "metric"]
         columns = [*keys, "mean", "low", "high", "cases", "participants", "unit", "note"]
         return self.between.rules.beside(pd.DataFrame(rows, columns=columns))
@@ -132,6 +133,7 @@ def raters_part(
     unit: str,
     reference: Path,
     second: tuple[Path, Mapping[str, Path]] | None,
+    labels_of_second: FolderLabels,
     settings: Settings,
     files: Files,
     workers: int | None = None,
@@ -144,6 +146,7 @@ def raters_part(
         unit: Of distances.
         reference: The first reference's folder.
         second: The second one's, and its label map by case; None: there is none.
+        labels_of_second: What its integers mean.
         settings: What decides the values.
         files: What was compared with the first reference.
         workers, overwrite: See `compare_cases`.
@@ -153,10 +156,11 @@ def raters_part(
     folder, label_maps = second
     names = rater_names(reference, folder)
     cases = [case for case in files.cases if case in label_maps]
-    again = [FolderScores(f.name, f.manifest, f.files) for f in scores.folders]
+    again = [FolderScores(f.name, f.manifest, f.files, unknown=f.unknown) for f in scores.folders]
     other = FolderScores(names[1], None, {case: label_maps[case].name for case in cases})
-    against = Files(cases, label_maps, files.predictions, files.cache)
-    between = Files(cases, files.references, {names[1]: label_maps}, files.cache)
+    matched = {names[1]: labels_of_second}
+    against = Files(cases, label_maps, files.predictions, files.cache, labels_of_second, files.folder_labels)
+    between = Files(cases, files.references, {names[1]: label_maps}, files.cache, files.reference_labels, matched)
     compare_cases(settings, against, again, workers, overwrite)
     compare_cases(settings, between, [other], workers, overwrite)
     labels, rest = scores.common_labels or scores.labels, (cases, scores.person_of, scores.bootstrap, scores.rules)

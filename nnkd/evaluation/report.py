@@ -15,6 +15,7 @@ from nnkd.data.predictions import Manifest
 from nnkd.data.reading.geometry import Grid, Orientation
 from nnkd.errors import NnkdError
 from nnkd.evaluation.cells import NONE, cell, interval, number, quantity
+from nnkd.evaluation.comparisons import Files
 from nnkd.evaluation.metrics import METRICS
 from nnkd.evaluation.part import Part
 from nnkd.evaluation.plots import box_plot, difference_plot
@@ -46,6 +47,7 @@ class Evaluation:
         predictions: Label map by folder's name and case.
         images: Folders where the cases' images may be.
         parts: What else is told, in `Part`s.
+        files: What was compared, and what integers mean there; None: as in dataset.json.
     """
 
     scores: Scores
@@ -55,6 +57,13 @@ class Evaluation:
     predictions: Mapping[str, Mapping[str, Path]]
     images: Sequence[Path]
     parts: Sequence[Part] = ()
+    files: Files | None = None
+
+    def read(self, file: Path, name: str | None = None) -> tuple[np.ndarray, Grid]:
+        """A folder's label map, or without a name a reference, in the integers of dataset.json, and its grid."""
+        if self.files is None:
+            return self.spec.read_label_map(file)[:2]
+        return self.files.labels_of(self.spec, name).read(file)[:2]
 
 
 def write_report(evaluation: Evaluation, file: Path) -> None:
@@ -270,13 +279,13 @@ def _overlays(evaluation: Evaluation) -> list[dict[str, Any]]:
 def _overlay(evaluation: Evaluation, case: str) -> tuple[bytes, bool]:
     """Picture of one case, and whether its image was found."""
     spec = evaluation.spec
-    reference, grid, _ = spec.read_label_map(evaluation.references[case])
+    reference, grid = evaluation.read(evaluation.references[case])
     label_maps = {"reference": reference}
     for folder in evaluation.scores.folders:
         file = evaluation.predictions[folder.name].get(case)
         if case in folder.failures:
             continue
-        label_maps[folder.name] = np.zeros_like(reference) if file is None else spec.read_label_map(file)[0]
+        label_maps[folder.name] = np.zeros_like(reference) if file is None else evaluation.read(file, folder.name)[0]
     orientation = Orientation(grid)
     image = _image(evaluation, case, grid)
     picture = overlays_png(

@@ -9,7 +9,7 @@ answers for a label has no overall mean; one over the labels that all folders an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -46,6 +46,7 @@ class FolderScores:
         results: By case and label; cases without a label map are compared with an empty one.
         failures: One sentence by case that could not be compared.
         changed: Cases whose label map is not the one the manifest recorded.
+        unknown: Labels that the folder's own dataset.json or manifest does not name.
     """
 
     name: str
@@ -54,10 +55,13 @@ class FolderScores:
     results: dict[str, dict[str, LabelResult]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     changed: set[str] = field(default_factory=set)
+    unknown: Collection[str] = ()
 
     def answers(self, case: str, label: str) -> bool:
         """Whether the folder answers for a label in a case. A case its manifest does not list is a missing
         prediction of every label it answers for elsewhere."""
+        if label in self.unknown:
+            return False
         if self.manifest is None or not self.manifest.cases:
             return True
         record = self.manifest.cases.get(case)
@@ -106,6 +110,12 @@ class Cell:
     def value(self) -> float | None:
         """The mean."""
         return self.estimate.value if self.estimate else None
+
+    @property
+    def remarks(self) -> str:
+        """The note, and why there is no interval."""
+        why = self.estimate.without_interval if self.estimate else ""
+        return "; ".join(text for text in (self.note, why) if text)
 
 
 @dataclass(frozen=True)
@@ -321,7 +331,7 @@ def means_frame(scores: Scores) -> pd.DataFrame:
     for name, metric in METRICS.items():
         for folder, row in scores.table(name).items():
             for column, cell in row.items():
-                rows.append((folder, column, name, *numbers(cell.estimate), metric.unit, cell.note))
+                rows.append((folder, column, name, *numbers(cell.estimate), metric.unit, cell.remarks))
     columns = ["folder", "label", "metric", "mean", "low", "high", "cases", "participants", "unit", "note"]
     return scores.rules.beside(pd.DataFrame(rows, columns=columns))
 

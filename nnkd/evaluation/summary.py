@@ -183,6 +183,8 @@ def score_lines(scores: Scores, facts: Mapping[str, Any], output: Path) -> list[
         lines.append(f"  {folder.name:{width}}  {'  '.join(parts)}{told}")
         if flags := scores.flags(folder):
             lines.append(f"  {'':{width}}  {len(flags)} flag(s), listed in the report")
+    if scores.bootstrap.resamples and scores.n_participants < 2:
+        lines.append("  no intervals: people are drawn for them, and all cases are of one participant")
     if any("†" in line for line in lines):
         lines.append("  † rests on fewer cases than the others")
     if any("‡" in line for line in lines):

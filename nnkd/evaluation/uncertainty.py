@@ -138,20 +138,20 @@ class FolderRanking:
         return found
 
 
-def rank_folder(
-    uncertainty: UncertaintyFolder, settings: Settings, references: Mapping[str, Path], predictions: Mapping[str, Path]
-) -> FolderRanking | None:
+def rank_folder(uncertainty: UncertaintyFolder, settings: Settings, files: Files, name: str) -> FolderRanking | None:
     """Rank the errors of a prediction folder.
 
     Args:
         uncertainty: Its folder of maps.
         settings: Dataset and labels.
-        references, predictions: Label map by case.
+        files: What was compared.
+        name: The folder's.
 
     Returns:
         None if there are no maps.
     """
-    cases = sorted(set(references) & set(predictions))
+    predictions = files.predictions[name]
+    cases = sorted(set(files.cases) & set(predictions))
     if not any(uncertainty.maps(case) for case in cases):
         return None
     found = FolderRanking()
@@ -161,8 +161,8 @@ def rank_folder(
             found.without.append(case)
             continue
         try:
-            reference, grid, _ = settings.spec.read_label_map(references[case])
-            predicted, mine, _ = settings.spec.read_label_map(predictions[case])
+            reference, grid, _ = files.labels_of(settings.spec).read(files.references[case])
+            predicted, mine, _ = files.labels_of(settings.spec, name).read(predictions[case])
             if mine.difference(grid):
                 continue  # the comparison of label maps says so
             _rank_case(found, case, reference, predicted, uncertainty, settings, grid)
@@ -321,10 +321,6 @@ def uncertainty_part(folders: Mapping[str, Path], settings: Settings, files: Fil
         settings, files: What was compared.
         scores: Of all folders.
     """
-    references = {case: files.references[case] for case in files.cases}
-    found = {
-        name: rank_folder(UncertaintyFolder(folder), settings, references, files.predictions[name])
-        for name, folder in folders.items()
-    }
+    found = {name: rank_folder(UncertaintyFolder(folder), settings, files, name) for name, folder in folders.items()}
     there = {name: ranking for name, ranking in found.items() if ranking is not None}
     return ErrorRankings(there, scores) if there else Plain(KEY, TABLES)

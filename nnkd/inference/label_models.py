@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnkd.data.dataset import DatasetSpec
+from nnkd.data.labels.numbering import check_label_numbers
 from nnkd.data.plans import KEY
 from nnkd.data.recipes import Recipe
 from nnkd.errors import FolderError
@@ -67,6 +68,7 @@ class LabelModels:
                 f"Train them with nnKD_train --per_label, or leave --per_label out."
             )
         spec = DatasetSpec(whole(next(iter(found.values())).dataset_json()), folder.parent.name)
+        check_label_numbers(spec)
         missing = [label for label in spec.labels if label not in found]
         if missing:
             raise FolderError(

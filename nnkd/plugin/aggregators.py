@@ -19,9 +19,12 @@ class Aggregator(ABC):
 
     Attributes:
         draws_teacher: Whether the loader draws one teacher per sample instead of applying a table.
+        estimates_from: How many teachers have to answer for a label before `estimates` of it mean anything. Two that
+            differ do not tell which of them is right, so what is estimated from them is left out of reports.
     """
 
     draws_teacher: ClassVar[bool] = False
+    estimates_from: int = 3
 
     @abstractmethod
     def table(self, counts: NDArray[np.int64], answers: NDArray[np.bool_]) -> NDArray[np.floating]:

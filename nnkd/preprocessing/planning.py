@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnkd.data.dataset import DatasetSpec, RawDataset
+from nnkd.data.dataset import RawDataset
 from nnkd.data.plans import KEY, read_plans
 from nnkd.errors import DatasetError, RecipeError, UnknownNameError, in_one_line
 from nnkd.preprocessing import fingerprints
@@ -104,32 +104,6 @@ class Planning:
             stop_if_full(error)
             _check_cases(dataset, cases)
             raise DatasetError(f"nnU-Net could not plan {dataset.name} ({in_one_line(error)}).") from error
-
-
-def check_labels(spec: DatasetSpec) -> None:
-    """Whether nnU-Net can train on the labels: its network's outputs are 0, 1, 2 ..., whatever dataset.json says, and
-    an ignore label comes last.
-
-    Raises:
-        DatasetError: If it cannot, or would predict other integers.
-    """
-    json, ignore = spec.json["labels"], spec.ignore_label
-    last = max(value for values in spec.labels.values() for value in values)
-    integers = sorted(value for values in spec.labels.values() for value in values)
-    if json.get("background") != 0:
-        problem = 'lacks "background": 0'
-    elif integers[0] < 1:
-        problem = f"gives a label the integer {integers[0]}"
-    elif not spec.has_regions and integers != list(range(1, len(integers) + 1)):
-        problem = f"has labels {', '.join(map(str, integers))}, but nnU-Net's networks count 1 to {len(integers)}"
-    elif ignore is not None and ignore != last + 1:
-        problem = f"has the ignore label {ignore}, but nnU-Net wants it to follow the last label: {last + 1}"
-    else:
-        return
-    raise DatasetError(
-        f"dataset.json of {spec.name} {problem}. Number the labels one after another, in dataset.json and in the label "
-        f"maps."
-    )
 
 
 def _check_cases(dataset: RawDataset, cases: Sequence[str]) -> None:

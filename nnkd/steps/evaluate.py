@@ -19,7 +19,9 @@ from nnkd.evaluation.inputs import (
     image_folders,
     label_maps,
     read_folders,
+    reference_labels,
     shared_cases,
+    with_ignored,
 )
 from nnkd.evaluation.part import Part, Plain
 from nnkd.evaluation.ranking import check_ranking, modalities_of_cases, ranking_part
@@ -52,19 +54,20 @@ def evaluate(request: Request) -> StepReport:
     check_values(request)
     check_ranking(request.rank, len(request.predictions), request.modality)
     json_file = find_dataset_json(request)
-    spec = DatasetSpec.read(json_file)
+    spec = with_ignored(DatasetSpec.read(json_file), request.reference)
     settings = _settings(request, spec)
     references = label_maps(request.reference, spec, "-ref")
     other = request.second_reference
     second = None if other is None else (other, label_maps(other, spec, "-ref"))
+    own = [reference_labels(folder, spec, list(settings.labels)) for folder in (request.reference, other) if folder]
     output = _output(request)
-    folders, found = read_folders(request, spec)
+    folders, found, matched = read_folders(request, spec)
     cases = shared_cases(references, found, request.common_cases)
     if second and not second[1].keys() & set(cases):
         raise PredictionError("The two folders of -ref have no case in common. Check that both are of the same cases.")
     people = _people(request, json_file.parent, cases)
     modality_of = {} if request.rank is None else modalities_of_cases(spec, people.by_case, request.modality)
-    files = Files(cases, references, found, output / CACHE)
+    files = Files(cases, references, found, output / CACHE, own[0], matched)
     how = (request.workers, request.overwrite)
     compared = compare_cases(settings, files, folders, *how)
     if not any(folder.results for folder in folders):
@@ -79,12 +82,15 @@ def evaluate(request: Request) -> StepReport:
     parts: list[Part] = [
         uncertainty_part(evaluated, settings, files, scores),
         ranking_part(scores, request.rank, modality_of),
-        raters_part(scores, str(facts["unit"]), request.reference, second, settings, files, *how),
+        raters_part(scores, str(facts["unit"]), request.reference, second, own[-1], settings, files, *how),
         fairness_part(scores, people, request.groups, facts),
         Plain("auxiliaries", content=section_of_folders(evaluated)),
     ]
     failures = [Failure(f"{f.name}/{case}", reason) for f in folders for case, reason in sorted(f.failures.items())]
     report = StepReport(compared.now, compared.earlier, failures, score_lines(scores, facts, output))
+    given = request.dataset is not None or request.dataset_json is not None  # else it lies beside the references
+    said = [labels.line() for labels in (*own, *matched.values()) if labels.source or given]
+    report.lines += [line for line in said if line]
     for part in parts:
         part.write(output)
         for name in found:
@@ -93,7 +99,7 @@ def evaluate(request: Request) -> StepReport:
         report.lines += part.lines()
         report.failures += part.failures()
     images = image_folders(request, json_file)
-    write_report(Evaluation(scores, spec, facts, references, found, images, parts), output / "report.html")
+    write_report(Evaluation(scores, spec, facts, references, found, images, parts, files), output / "report.html")
     report.data = {"scores": scores, **{part.key: part for part in parts}}
     return report
 

@@ -10,13 +10,14 @@ from nnkd.auxiliary import preprocessing as auxiliaries
 from nnkd.auxiliary.tasks import MOST_CASES, Target, parse
 from nnkd.data import case_names
 from nnkd.data.dataset import RawDataset
+from nnkd.data.labels.numbering import check_label_numbers
 from nnkd.data.plans import configuration_of
 from nnkd.data.predictions import count_predictions, prediction_folders
 from nnkd.errors import DatasetError, NnkdError, SettingError
 from nnkd.files import read_json
 from nnkd.paths import room
 from nnkd.preprocessing import configurations, folders
-from nnkd.preprocessing.planning import Planning, check_labels
+from nnkd.preprocessing.planning import Planning
 from nnkd.types import FolderCount, StepReport
 from nnkd.votes import consensus
 from nnkd.votes.panel import Panel
@@ -51,7 +52,8 @@ def plan_and_preprocess(request: Request) -> StepReport:
     """Extract the fingerprint, plan, preprocess images and votes.
 
     Raises:
-        DatasetError: If a training case has neither a manual label nor a consensus, or an image is missing.
+        DatasetError: If a network cannot say the labels, a training case has neither a manual label nor a consensus, or
+            an image is missing.
         RecipeError: If the existing plans are missing, or are a recipe.
         SettingError: If auxiliaries are named but nothing is to be preprocessed.
         UnknownNameError: If one of the teachers does not exist.
@@ -91,14 +93,6 @@ def _counts(dataset: RawDataset) -> list[FolderCount]:
     return counts + (count_predictions(teachers, dataset.images().cases()) if teachers.is_dir() else [])
 
 
-def _check(dataset: RawDataset) -> list[str]:
-    if "dataset" in dataset.spec.json:
-        raise DatasetError(
-            f"dataset.json of {dataset.name} lists the files of its cases (dataset), but nnkd takes those in imagesTr "
-            f"and labelsTr. Link them there, and take the list out of dataset.json."
-        )
-
-
 def _panel(dataset: RawDataset, chosen: Sequence[str]) -> Panel | None:
     """The teachers, checked; None if there are none at all."""
     folder = dataset.teachers_folder()
@@ -107,7 +101,15 @@ def _panel(dataset: RawDataset, chosen: Sequence[str]) -> Panel | None:
         named = consensus.read(dataset).chosen
         chosen = there if named is None else [teacher for teacher in there if teacher in named]
     return Panel.open(folder, dataset, chosen) if chosen else None
-    check_labels(dataset.spec)
+
+
+def _check(dataset: RawDataset) -> list[str]:
+    if "dataset" in dataset.spec.json:
+        raise DatasetError(
+            f"dataset.json of {dataset.name} lists the files of its cases (dataset), but nnkd takes those in imagesTr "
+            f"and labelsTr. Link them there, and take the list out of dataset.json."
+        )
+    check_label_numbers(dataset.spec)
     images = dataset.images()
     cases = images.cases()
     for sentence in case_names.problems(cases).values():
@@ -121,11 +123,12 @@ def _panel(dataset: RawDataset, chosen: Sequence[str]) -> Panel | None:
             f"consensus in labelsTr (such as {without[0]}). Run nnKD_predict_teachers and nnKD_aggregate, or move "
             f"those images out of imagesTr."
         )
-    behind = [case for case in consensus.stale_cases(dataset) if case in cases]  # others are gone, images and all
+    stale = consensus.stale_cases(dataset)
+    behind = [case for case in stale if case in cases]  # others are gone, images and all
     if behind:
         raise DatasetError(
-            f"The consensus of {len(behind)} case(s) in labelsTr (such as {behind[0]}) is older than the teachers' "
-            f"label maps. Run nnKD_aggregate -d {dataset.name} again."
+            f"The consensus of {len(behind)} case(s) in labelsTr (such as {behind[0]}) no longer holds "
+            f"({stale[behind[0]]}). Run nnKD_aggregate -d {dataset.name} again."
         )
     for case in cases:
         for file in images.files(case):

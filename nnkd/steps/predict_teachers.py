@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,6 +11,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from nnkd.data.labels.numbering import numbering_problem
 from nnkd.errors import SettingError
 from nnkd.teachers import previews
 from nnkd.teachers.dry_run import foresee, measure
@@ -20,6 +22,7 @@ from nnkd.teachers.sharing import do_here
 from nnkd.types import Failure, StepReport
 from nnkd.weights.licences import announcement
 
+log = logging.getLogger("nnkd")
 Started = TypeVar("Started", RunningTeacher, RayTeacher)
 
 
@@ -37,6 +40,7 @@ def predict_teachers(request: TeacherRequest) -> StepReport:
         NnkdError: If a teacher cannot be started, or its folder was made otherwise; nothing has been computed then.
     """
     dry_run, preview = request.dry_run, request.preview
+    _warn_of_labels(request)
     if preview and dry_run:
         raise SettingError("--preview and --dry_run are two things; ask for one of them.")
     chosen = list(request.images.cases() if request.cases is None else request.cases)
@@ -62,6 +66,14 @@ def predict_teachers(request: TeacherRequest) -> StepReport:
         del one
     report.data = figures
     return report
+
+
+def _warn_of_labels(request: TeacherRequest) -> None:
+    """Say before hours are spent that nothing can be trained on what these teachers write. It can be compared all the
+    same, so it is no error here."""
+    problem = numbering_problem(request.dataset.spec)
+    if problem and any(job.folder.parent == request.dataset.teachers_folder() for job in request.jobs):
+        log.warning("No student can be trained on this: dataset.json of %s %s", request.dataset.name, problem)
 
 
 def _started_here(request: TeacherRequest, work: Work) -> list[RunningTeacher]:

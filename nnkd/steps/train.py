@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nnkd import paths
+from nnkd.data.dataset import DatasetSpec
+from nnkd.data.labels.numbering import check_label_numbers
 from nnkd.data.recipes import write_recipe
 from nnkd.devices import check_device, cores
 from nnkd.errors import NnkdError, WeightsError
@@ -28,6 +30,7 @@ def train(request: Request) -> StepReport:
         NnkdError: If anything is amiss that can be seen before the training starts.
     """
     plan = TrainingPlan.of(request)
+    check_label_numbers(DatasetSpec.read(plan.folder / "dataset.json"))
     if request.per_label is not None and isinstance(plan, StudentPlan):
         return _train_per_label(plan)
     check(plan)

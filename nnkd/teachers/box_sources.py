@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Container, Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 
 from nnkd.data.boxes import FORM, GivenBoxes, check_form, fingerprint
 from nnkd.data.dataset import DatasetSpec, ImageFolder, RawDataset, Split
+from nnkd.data.labels.by_name import FolderLabels
 from nnkd.data.predictions import Lineage, PredictionFolder, prediction_folders
 from nnkd.data.reading.geometry import Box3D, Orientation
 from nnkd.errors import DatasetError, PredictionError, SettingError, UnknownNameError
@@ -21,6 +23,7 @@ from nnkd.teachers.prompts import AROUND, BoxDrawing, boxes_of
 from nnkd.types import SliceBoxes, Volume
 from nnkd.votes import consensus
 
+log = logging.getLogger("nnkd")
 LABELS = "labels"
 RE_ORIENT = "re-orient the image and draw the boxes anew: teachers work on axial slices"
 
@@ -123,13 +126,8 @@ class BoxesOfPredictions(BoxSource):
         self.options = {"boxes_from": self.folder.name, **_portable(self.drawing)}
         if self.folder.exists():
             manifest = self.folder.manifest()
-            integers = {name: list(values) for name, values in self.spec.labels.items()}
-            if manifest.labels != integers:
-                raise PredictionError(
-                    f"The boxes are to come from '{self.folder.name}', whose labels are "
-                    f"{', '.join(manifest.labels)}, but {self.spec.name} has {', '.join(integers)} (with integers as "
-                    f"in dataset.json). Let that teacher predict again."
-                )
+            if line := FolderLabels.of(self.folder.folder, self.spec).line():
+                log.info("boxes from %s", line)
             self.ground_truth, self.lineage = manifest.ground_truth, tuple(manifest.lineage)
 
     def fingerprint(self, case: str) -> str:
@@ -144,7 +142,8 @@ class BoxesOfPredictions(BoxSource):
         return sha256_text(" ".join((record.output, *sorted(record.answers))))
 
     def prompts(self, volume: Volume, orientation: Orientation) -> dict[str, SliceBoxes]:
-        label_map = orientation.to_lps(self.folder.read(self.spec, volume.case))
+        labels = FolderLabels.of(self.folder.folder, self.spec)
+        label_map = orientation.to_lps(labels.read(self.folder.file(volume.case, self.spec.file_ending))[0])
         _check_size(label_map, volume, self.folder.name)
         answered = self.folder.manifest().cases[volume.case].answers
         return _drawn(label_map, volume, self.spec, answered, self.drawing, self.ground_truth)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import SimpleITK as sitk
 
+from nnkd.data.dataset import DatasetSpec
+from nnkd.data.labels.by_name import FolderLabels
 from nnkd.data.reading import formats
 from nnkd.data.reading.geometry import Grid, Orientation
 from nnkd.data.reading.image import KNOWN, WITHOUT_WORLD, ending_of
@@ -22,6 +25,7 @@ from nnkd.types import TeacherContext, Volume
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+log = logging.getLogger("nnkd")
 ENDINGS = KNOWN
 TOUCHING = 1e-3  # voxels: boxes that share no more than this only touch
 
@@ -79,6 +83,21 @@ def read_parts(given: Map | Path | None, context: TeacherContext, owner: str) ->
     if {type(part) for values in parts.values() for part in values} == {int, str}:
         raise SettingError(f"The {owner} teacher's map mixes values and names of files; use one kind throughout.")
     return parts
+
+
+def labels_of_folder(folder: Path, context: TeacherContext) -> FolderLabels | None:
+    """What the integers in a folder of masks mean, and a line about it in the log; None where there is no dataset.
+
+    Raises:
+        NnkdError: If the folder's own manifest or dataset.json has no label of the dataset's.
+    """
+    spec = None if context.dataset is None else context.dataset.spec
+    if not isinstance(spec, DatasetSpec):
+        return None
+    found = FolderLabels.of(folder, spec)
+    if line := found.line():
+        log.info("%s", line)
+    return found
 
 
 def ignore_label(context: TeacherContext) -> int | None:

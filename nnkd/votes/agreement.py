@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("nnkd")
 AGREEMENT = "agreement.json"
+NO_VOXEL = "no voxel tells"
+ALONE = "one teacher answers alone, and its mask is the consensus"
 SAVE_EVERY = 30.0  # seconds between two saves of the figures, which a killed run would have to count again
 
 
@@ -109,6 +112,7 @@ def figures_of_case(
     labels: Iterable[str],
     voxel_volume: float,
     estimates: Mapping[str, NDArray[np.floating]] = MappingProxyType({}),
+    estimates_from: int = 3,
 ) -> dict[str, dict[str, Any]]:
     """What is worth knowing of one case, as plain numbers for JSON.
 
@@ -120,32 +124,39 @@ def figures_of_case(
         labels: In the order of L.
         voxel_volume: Of one voxel, in the unit of the report (ml, or 1 to count pixels).
         estimates: What the aggregator found out about the teachers, by name: (K, L) float, NaN where nothing is known.
+        estimates_from: How many teachers have to answer before anything can be.
 
     Returns:
         By label: "volume" and "dsc" (with the consensus) by teacher, "pairs" ([teacher, teacher, DSC]), "ties" and
         "voted" (voxels in a tie; voxels any answering teacher gave the label to). Abstaining teachers are left out;
-        a DSC is None where both found nothing. With `estimates` also "estimates", by name and teacher.
+        a DSC is None where both found nothing, and that of a teacher that answers alone, whose mask is the consensus.
+        With `estimates` also "estimates", by name and teacher, and "not_estimated": why there are none, by name.
     """
     yes, _ = vote_sums(answers)
     sizes = pattern_bits(len(teachers)) @ counts.T
     pairs, dsc = pairwise_dsc(counts, answers), dsc_with_consensus(counts, answers, chosen)
     ties = (counts * tied_patterns(answers)).sum(axis=1)
     voted = (counts * (yes > 0)).sum(axis=1)
-    figures = {}
+    figures: dict[str, dict[str, Any]] = {}
     for index, label in enumerate(labels):
         who = [k for k in range(len(teachers)) if answers[k, index]]
         figures[label] = {
             "volume": {teachers[k]: float(sizes[k, index] * voxel_volume) for k in who},
-            "dsc": {teachers[k]: _plain(dsc[k, index]) for k in who},
+            "dsc": {teachers[k]: _plain(dsc[k, index]) if len(who) > 1 else None for k in who},
             "pairs": [[teachers[i], teachers[j], _plain(pairs[index, i, j])] for i, j in combinations(who, 2)],
             "ties": int(ties[index]),
             "voted": int(voted[index]),
         }
         if estimates:
-            figures[label]["estimates"] = {
-                name: {teachers[k]: _plain(values[k, index]) for k in who} for name, values in estimates.items()
-            }
+            found = {name: {teachers[k]: _plain(values[k, index]) for k in who} for name, values in estimates.items()}
+            why = NO_VOXEL if len(who) >= estimates_from else f"{_answer(len(who))}, and {estimates_from} are needed"
+            absent = [name for name, by_teacher in found.items() if set(by_teacher.values()) <= {None}]
+            figures[label] |= {"estimates": found, "not_estimated": dict.fromkeys(absent, why)}
     return figures
+
+
+def _answer(number: int) -> str:
+    return "no teacher answers" if not number else f"{number} teacher{'s answer' if number > 1 else ' answers'}"
 
 
 def disagreement(figures: Mapping[str, Mapping[str, Any]]) -> float:
@@ -172,7 +183,7 @@ def summarise(
         By label: "teachers" (by name: "cases" answered, "mean_volume", "mean_dsc" with the consensus), "pairs"
         ([teacher, teacher, mean DSC]) and "tie_share" (ties among the voxels that any teacher gave the label to).
         Where the aggregator estimates the teachers' quality, "estimates" too: means by name and teacher. Means are None
-        where no case counts.
+        where no case counts. "absent" says what is missing in how many cases, and why: [name, reason, cases].
     """
     cases = list(cases)
     summary = {}
@@ -187,7 +198,15 @@ def summarise(
         names = dict.fromkeys(name for figure in mine for name in figure.get("estimates", {}))
         if names:
             summary[label]["estimates"] = {name: _of_estimate(mine, name, teachers) for name in names}
+        summary[label]["absent"] = _absent(mine)
     return summary
+
+
+def _absent(figures: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """[name, reason, cases] of figures that a label's cases lack."""
+    alone = [("DSC with consensus", ALONE) for figure in figures if len(figure["volume"]) == 1]
+    unknown = [pair for figure in figures for pair in figure.get("not_estimated", {}).items()]
+    return [[name, why, cases] for (name, why), cases in Counter([*alone, *unknown]).items()]
 
 
 def _of_teacher(figures: Sequence[Mapping[str, Any]], teacher: str) -> dict[str, Any]:
@@ -243,6 +262,7 @@ def lines(summary: Mapping[str, Mapping[str, Any]], unit: str) -> list[str]:
             text.append(f"  {mine}  |           {between}")
         if "estimates" in figures:
             text += _lines_of_estimates(figures["estimates"], names, width)
+        text += [f"  no {name} in {cases} case(s): {why}" for name, why, cases in figures["absent"]]
     return text
 
 

@@ -275,7 +275,7 @@ def found_out(
         estimate: Its `estimates` or `joint_estimates`, called with the case.
 
     Returns:
-        By name: (K, L) float64, NaN where nothing is known.
+        By name: (K, L) float64, NaN where nothing is known, or too few teachers answer to know it.
 
     Raises:
         BrokenPluginError: If it fails or returns something else.
@@ -288,7 +288,8 @@ def found_out(
                 f"{values.shape}, but numbers of shape {answers.shape} (teachers, labels) are expected. Correct the "
                 f"plugin."
             )
-    return {name: np.where(answers, values, np.nan) for name, values in found.items()}
+    told = answers & (answers.sum(axis=0) >= aggregator.estimates_from)
+    return {name: np.where(told, values, np.nan) for name, values in found.items()}
 
 
 def to_label_map(probabilities: NDArray[np.floating], spec: DatasetSpec) -> NDArray[np.unsignedinteger]:

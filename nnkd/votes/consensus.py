@@ -6,6 +6,7 @@ consensus by hand has made it manual, without telling anybody, and manual label 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +16,19 @@ import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nnkd.data.dataset import RawDataset
+from nnkd.data.dataset import DatasetSpec, RawDataset
+from nnkd.data.labels.numbering import meaning_of_labels
+from nnkd.data.origins import difference
 from nnkd.data.predictions import Lineage, Manifest, PredictionFolder, label_map_files, prediction_folders
 from nnkd.errors import DatasetError, FolderError
 from nnkd.files import read_json, remove_leftovers, sha256, sha256_text, write_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+log = logging.getLogger("nnkd")
+LABELS = "meaning of the labels"  # among a consensus's inputs
 
 
 class CaseConsensus(BaseModel):
@@ -92,20 +99,21 @@ def _is_manual(dataset: RawDataset, case: str, index: ConsensusIndex) -> bool:
     return record is None or sha256(file) not in (record.sha256, record.previous_sha256)
 
 
-def inputs_of(manifests: Mapping[str, Manifest], case: str, labels: Iterable[str]) -> dict[str, str]:
-    """Hashes of what a consensus of a case is made from.
+def inputs_of(manifests: Mapping[str, Manifest], case: str, spec: DatasetSpec) -> dict[str, str]:
+    """Digests of what a consensus of a case is made from.
 
     Args:
         manifests: By teacher.
         case: Its identifier.
-        labels: The dataset's labels.
+        spec: The dataset.
 
     Returns:
         "TEACHER/CASE" -> sha256 of its label map. Where the teacher abstains from a label, "TEACHER/CASE answers" too:
-        the same label map says something else if a label that is not in it was not looked for.
+        the same label map says something else if a label that is not in it was not looked for. LABELS -> what the
+        integers mean.
     """
-    names = list(labels)
-    inputs = {}
+    names = list(spec.labels)
+    inputs = {LABELS: meaning_of_labels(spec)}
     for teacher, manifest in manifests.items():
         record = manifest.cases.get(case)
         if record is None:
@@ -126,12 +134,16 @@ def is_stale(dataset: RawDataset, case: str, inputs: Mapping[str, str], index: C
         inputs: What `inputs_of` says now.
         index: consensus.json, if it was read already.
     """
-    return not _is_current(dataset, case, inputs, read(dataset) if index is None else index)
+    return bool(_why_stale(dataset, case, inputs, read(dataset) if index is None else index))
 
 
-def stale_cases(dataset: RawDataset) -> list[str]:
-    """Cases whose consensus is older than the teachers' files in teachersTr, or was made by other teachers than those
-    that are there now; sorted. None if there is no teacher folder at all: then there is nothing to compare with.
+def stale_cases(dataset: RawDataset) -> dict[str, str]:
+    """Cases whose consensus no longer holds, sorted, and why: teachers' files in teachersTr have changed, other
+    teachers are there now, or its integers mean other labels. Where no teacher's folder is left, only the last can be
+    told.
+
+    A consensus of an older version does not say what its integers mean. It holds as long as its teachers' files do:
+    these have the same integers, and their manifests, which are checked, say what they mean.
     """
     index = read(dataset)
     manifests = {
@@ -139,19 +151,34 @@ def stale_cases(dataset: RawDataset) -> list[str]:
         for folder in prediction_folders(dataset.teachers_folder())
         if index.chosen is None or folder.name in index.chosen
     }
-    if not manifests:
-        return []
-    now = {case: inputs_of(manifests, case, dataset.spec.labels) for case in sorted(index.cases)}
-    return [case for case in now if not _is_current(dataset, case, now[case], index)]
+    found, silent = {}, 0
+    for case in sorted(index.cases):
+        made, now = index.cases[case].inputs, inputs_of(manifests, case, dataset.spec)
+        if not manifests:
+            silent += LABELS not in made
+            now = {**made, LABELS: now[LABELS]}
+        if LABELS not in made:
+            del now[LABELS]
+        if why := _why_stale(dataset, case, now, index):
+            found[case] = why
+    if silent:
+        log.warning(
+            "consensus.json of %s does not say what the integers of %d label map(s) meant when they were made, and no "
+            "teacher is left in teachersTr to compare with: they are taken for what dataset.json says.",
+            dataset.name, silent,
+        )  # fmt: skip
+    return found
 
 
-def _is_current(dataset: RawDataset, case: str, inputs: Mapping[str, str], index: ConsensusIndex) -> bool:
+def _why_stale(dataset: RawDataset, case: str, inputs: Mapping[str, str], index: ConsensusIndex) -> str:
     file, record = dataset.label_file(case), index.cases.get(case)
     if not file.is_file():
-        return False
+        return "it has no label map"
     if _is_manual(dataset, case, index):
-        return True
-    return record is not None and record.inputs == dict(inputs) and record.sha256 == sha256(file)
+        return ""
+    if record is None or record.sha256 != sha256(file):
+        return "its label map is an older one"
+    return difference(record.inputs, inputs)
 
 
 def inherited(dataset: RawDataset) -> tuple[list[Lineage], bool]:

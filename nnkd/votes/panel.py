@@ -84,7 +84,7 @@ class Panel:
         bits.bit_dtype(len(folders))
         manifests = {teacher: folder.manifest() for teacher, folder in folders.items()}
         for teacher, manifest in manifests.items():
-            _check_labels(teacher, manifest, dataset.spec)
+            check_labels(teacher, manifest, dataset.spec)
         return cls(dataset.spec, folders, manifests)
 
     @property
@@ -94,7 +94,7 @@ class Panel:
 
     def inputs(self, case: str) -> dict[str, str]:
         """Hashes of what the case's votes are made from."""
-        return consensus.inputs_of(self.manifests, case, self.spec.labels)
+        return consensus.inputs_of(self.manifests, case, self.spec)
 
     def answers(self, case: str) -> NDArray[np.bool_]:
         """(K, L) bool."""
@@ -193,7 +193,7 @@ class Panel:
         else:
             integers, chosen, estimates = self._decide_by_label(aggregator, ballots, counts, answers)
         figures = agreement.figures_of_case(
-            counts, answers, chosen, self.names, self.spec.labels, voxel_volume, estimates
+            counts, answers, chosen, self.names, self.spec.labels, voxel_volume, estimates, aggregator.estimates_from
         )
         return ballots.paint(integers), figures
 
@@ -223,8 +223,11 @@ class Panel:
         return f"No teacher answered for it{why}. Run nnKD_predict_teachers again{or_else if in_training else ''}."
 
     def note_abstentions(self, cases: Sequence[str]) -> None:
-        """Say in the log which teachers have nothing for some of the cases."""
+        """Say in the log which teachers have nothing for some of the cases, or do not know some of the labels."""
         for teacher, manifest in self.manifests.items():
+            new = [label for label in self.spec.labels if label not in manifest.labels]
+            if new:
+                log.info("%s ran before dataset.json named %s: it abstains from that.", teacher, ", ".join(new))
             absent = [case for case in cases if case not in manifest.cases]
             if absent:
                 some = ", ".join(absent[:3]) + (" ..." if len(absent) > 3 else "")
@@ -293,17 +296,34 @@ class Panel:
         )
 
 
-def _check_labels(teacher: str, manifest: Manifest, spec: DatasetSpec) -> None:
-    for label, integers in spec.labels.items():
-        if label in manifest.labels and list(integers) != list(manifest.labels[label]):
+def check_labels(teacher: str, manifest: Manifest, spec: DatasetSpec) -> None:
+    """Refuse a teacher whose label maps mean something else than the dataset's: integers were exchanged, labels
+    renamed or taken away, or regions made of others, after it ran. From labels that came since, it abstains.
+
+    Args:
+        teacher: Its name.
+        manifest: What it wrote.
+        spec: The dataset, as it is now.
+
+    Raises:
+        PredictionError: With what it wrote, and what is expected.
+    """
+    todo = f"Run that teacher again with --overwrite, or take its folder '{teacher}' away."
+    for label, integers in manifest.labels.items():
+        if label not in spec.labels:
             raise PredictionError(
-                f"Teacher '{teacher}' wrote {label} as {manifest.labels[label]}, but dataset.json of {spec.name} has "
-                f"{list(integers)}. Run that teacher again with --overwrite."
+                f"Teacher '{teacher}' wrote {label} as {integers}, but dataset.json of {spec.name} has no such label "
+                f"(any more); it has {', '.join(spec.labels)}. {todo}"
+            )
+        if list(spec.labels[label]) != list(integers):
+            raise PredictionError(
+                f"Teacher '{teacher}' wrote {label} as {integers}, but dataset.json of {spec.name} has "
+                f"{list(spec.labels[label])}. {todo}"
             )
     if manifest.file_ending != spec.file_ending:
         raise PredictionError(
             f"Teacher '{teacher}' wrote {manifest.file_ending} files, but dataset.json of {spec.name} has "
-            f"{spec.file_ending}. Run that teacher again with --overwrite."
+            f"{spec.file_ending}. {todo}"
         )
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nnkd import paths
+from nnkd.data.dataset import DatasetSpec
+from nnkd.data.labels.numbering import numbering_problem
 from nnkd.errors import FolderError, WeightsError
 from nnkd.files import read_json, sha256
 from nnkd.weights import torch_files
@@ -125,6 +127,18 @@ class TrainedModel:
         content: dict[str, Any] = read_json(self.folder / "dataset.json")
         return content
 
+    def check_labels(self) -> None:
+        """Refuse a model whose outputs nnU-Net would write as other labels than its dataset.json has.
+
+        Raises:
+            WeightsError: With what is wrong with its labels.
+        """
+        problem = numbering_problem(DatasetSpec(self.dataset_json(), self.folder.name))
+        if problem:
+            raise WeightsError(
+                f"'{self.folder.name}' cannot be used, because its dataset.json {problem} Then train it again."
+            )
+
     def configuration(self, checkpoint: Mapping[str, Any]) -> str:
         """The configuration that a checkpoint was trained with.
 
@@ -157,8 +171,10 @@ class TrainedModel:
         are found too: nnUNet_extTrainer is set.
 
         Raises:
-            WeightsError: If a checkpoint cannot be loaded, does not fit its network, or needs what is not installed.
+            WeightsError: If a checkpoint cannot be loaded, does not fit its network, or needs what is not installed;
+                or if the network's outputs cannot be written as its labels.
         """
+        self.check_labels()
         os.environ["nnUNet_extTrainer"] = paths.trainer_path()
         from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
         from nnunetv2.utilities.plans_handling.plans_handler import PlansManager

@@ -15,7 +15,7 @@ from nnkd.data.reading.image import ending_of, images_among
 from nnkd.errors import DatasetError, SettingError
 from nnkd.files import is_visible
 from nnkd.plugin.teachers import Teacher
-from nnkd.teachers.foreign import ENDINGS, Map, MaskFile, Others, by_values, ignore_label, read_parts
+from nnkd.teachers.foreign import ENDINGS, Map, MaskFile, Others, by_values, ignore_label, labels_of_folder, read_parts
 from nnkd.types import Prompt, TeacherContext, Volume
 
 TO_RESAMPLE = ", or, if its header says where it lies, set resample=true"
@@ -46,8 +46,9 @@ class ImportedTeacher(Teacher):
             context: The labels.
             folder: Where the masks are; required.
             map: For one file with all labels: label -> value or list of values. For one file for each label: label ->
-                name or list of names, which are joined. JSON text, or the path of a JSON file. None: the dataset's
-                own integers and names.
+                name or list of names, which are joined. JSON text, or the path of a JSON file. None: labels of equal
+                names in the folder's manifest.json or dataset.json, where it has one (it abstains from the others);
+                else the dataset's own integers and names.
             pattern: Names of the files without ending, if other than {case}, {case}/{label} or {case}_{label}.
             resample: Bring masks of another grid onto the image's, by nearest neighbour in world space.
             others: What becomes of values in one file with all labels that no label is made of. refuse: the case
@@ -72,6 +73,11 @@ class ImportedTeacher(Teacher):
         self.others: Others = others or ("refuse" if map is None else "some")
         self.map_file = map if isinstance(map, Path) else None
         self.parts = read_parts(map, context, "imported")
+        self._known, self._labels_file = [ignore_label(context)], None
+        if map is None and (labels := labels_of_folder(folder, context)) is not None and labels.source:
+            self.parts = {name: list(labels.own.labels[name]) for name in self.parts if name in labels.own.labels}
+            self._known = [*labels.own.values]
+            self._labels_file = labels.dataset_json
         self._notes: dict[str, Any] = {}
 
     @cached_property
@@ -120,9 +126,10 @@ class ImportedTeacher(Teacher):
         return files
 
     def inputs(self, case: str) -> Mapping[str, Path]:
-        """The masks, and the map."""
+        """The masks, and what says what their integers mean: the map, or the folder's dataset.json."""
         files = {f"imported {file.relative_to(self.folder).as_posix()}": file for file in self._files(case)}
-        return files if self.map_file is None else {**files, "map": self.map_file}
+        says = {"map": self.map_file, "dataset.json": self._labels_file}
+        return {**files, **{name: file for name, file in says.items() if file is not None}}
 
     def predict(self, volume: Volume, prompts: Mapping[str, Prompt]) -> dict[str, NDArray[np.bool_]]:
         """Read a case's masks. A label without a file of its own is left out; one without voxels is empty."""
@@ -131,7 +138,7 @@ class ImportedTeacher(Teacher):
         if one is not None:
             mask = MaskFile.read(one)
             values = self._onto(mask, volume)
-            masks, ignored = by_values(mask, values, self.parts, self.others, [ignore_label(self.context)])
+            masks, ignored = by_values(mask, values, self.parts, self.others, self._known)
             if ignored:
                 self._notes["ignored_voxels_by_value"] = ignored
             return masks

@@ -44,7 +44,8 @@ class Staple(Aggregator):
 
     Source: Warfield, Zou, Wells, IEEE TMI 2004; start, prior and end as in ITK's STAPLEImageFilter: the first weights
     are the mean vote, the prior is its mean over voxels, and it ends when nothing moved by more than 1e-7.
-    Departs: teachers that do not answer are left out; where ITK returns NaN (nobody says yes, or everybody does
+    Departs: sensitivity and specificity are reported from three answering teachers on, as two that differ do not tell
+    which is right; teachers that do not answer are left out; where ITK returns NaN (nobody says yes, or everybody does
     everywhere) this gives 0 or 1.
 
     Args:

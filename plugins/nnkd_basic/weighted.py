@@ -25,7 +25,8 @@ class Weighted(Aggregator):
     Args:
         weights: By teacher a weight of 0 or more, or one by label; 1 for teachers and labels that are not named. JSON,
             such as {"atlas": 0.5, "sat": {"liver": 2}}. None: estimated anew for each case and label, as the teacher's
-            DSC with the majority (1 where both found nothing), to the power of `sharpness`.
+            DSC with the majority (1 where both found nothing), to the power of `sharpness`; from three answering
+            teachers on. Two weigh the same: the majority of two is what both say, and would favour the smaller mask.
         sharpness: 0: all weigh the same (the mean); 1: the DSC itself; higher: the best agreeing teachers decide. Only
             for estimated weights.
 
@@ -41,6 +42,7 @@ class Weighted(Aggregator):
                 if not (math.isfinite(weight) and weight >= 0):
                     raise SettingError(f"'weighted.weights' gives {teacher} {weight}, but 0 or more is expected.")
         self.weights, self.sharpness = weights, sharpness
+        self.estimates_from = 3 if weights is None else 1  # weights that the user gives need no estimate
         self._given: np.ndarray | None = None
 
     def for_teachers(self, teachers: Sequence[str], labels: Sequence[str]) -> Weighted:
@@ -85,7 +87,8 @@ class Weighted(Aggregator):
         dsc = dsc_with_consensus(counts, answers, counts * (Majority().table(counts, answers) > 0.5))
         weights = np.nan_to_num(dsc, nan=1.0) ** self.sharpness * answers
         nobody = weights.sum(axis=0) == 0  # each found something else: all weigh the same
-        return np.where(nobody, answers, weights)
+        too_few = answers.sum(axis=0) < self.estimates_from
+        return np.where(nobody | too_few, answers, weights)
 
 
 def _weight(value: float | Mapping[str, float], label: str) -> float:

@@ -99,3 +99,13 @@ def test_intervals_lie_within_the_values(values):
 def test_ranks_and_ties():
     assert ranks({"a": 0.9, "b": 0.8, "c": 0.90004}, True) == {"a": 1, "c": 1, "b": 3}
     assert ranks({"a": 5.0, "b": 3.0}, False) == {"b": 1, "a": 2}
+
+
+def test_one_participant_has_no_interval_but_a_reason():
+    values, bootstrap = {"a": 0.5, "b": 0.7}, Bootstrap(100)
+    one = mean([values], {"a": "p", "b": "p"}, bootstrap)
+    assert (one.low, one.high, one.n_cases) == (None, None, 2)
+    assert one.without_interval == "no interval: one participant"
+    two = mean([values], {"a": "p", "b": "q"}, bootstrap)
+    assert two.low is not None
+    assert two.without_interval == ""

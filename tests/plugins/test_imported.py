@@ -47,6 +47,29 @@ def test_one_file_with_a_map_given_as_text(dataset, masks):
     assert teacher.notes() == {"ignored_voxels_by_value": {"5": ignored}}
 
 
+@pytest.mark.parametrize("place", ["beside", "around labelsTr"])
+def test_masks_with_a_dataset_json_of_their_own_are_matched_by_name(dataset, masks, place):
+    """As nnU-Net leaves one beside its predictions, and as every dataset has one around labelsTr."""
+    folder = masks if place == "beside" else masks / "labelsTr"
+    folder.mkdir(exist_ok=True)
+    image = truth(dataset)
+    array = np.array([0, 7, 3], np.uint8)[sitk.GetArrayFromImage(image)]  # liver 7, spleen 3, and a kidney 1
+    array[0, 0, 0] = 1
+    mask = sitk.GetImageFromArray(array)
+    mask.CopyInformation(image)
+    sitk.WriteImage(mask, str(folder / "toy_000.nii.gz"))
+    content = {"labels": {"background": 0, "kidney": 1, "spleen": 3, "liver": 7}, "channel_names": {"0": "CT"}}
+    (masks / "dataset.json").write_text(json.dumps({**content, "file_ending": ".nii.gz"}))
+    answer, teacher = ask(dataset, folder=str(folder))
+    for label, integer in (("liver", 7), ("spleen", 3)):
+        np.testing.assert_array_equal(answer[label], array == integer)
+    assert teacher.inputs("toy_000")["dataset.json"] == masks / "dataset.json"
+    content["labels"] = {"background": 0, "Leber": 7}
+    (masks / "dataset.json").write_text(json.dumps({**content, "file_ending": ".nii.gz"}))
+    with pytest.raises(DatasetError, match=r"are of Leber .* which has liver, spleen"):
+        ask(dataset, folder=str(folder))
+
+
 def test_one_file_per_label_with_joined_names(dataset, masks):
     array = sitk.GetArrayFromImage(truth(dataset)) == 1
     (masks / "toy_000").mkdir()

@@ -17,7 +17,7 @@ from nnkd.data.dataset import RawDataset
 from nnkd.errors import DatasetError
 from nnkd.files import write_json
 from nnkd.preprocessing import fingerprints
-from nnkd.preprocessing.planning import Planning, check_labels
+from nnkd.preprocessing.planning import Planning
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
 
@@ -128,20 +128,3 @@ def test_label_maps_without_any_label_are_one_sentence(raw, target, value):
     raw = RawDataset(raw.folder)
     with pytest.raises(DatasetError, match=r"None of the 3 label map\(s\) .* holds a voxel of liver, spleen"):
         Planning(fingerprint_processes=1).plan(raw, target, raw.images().cases())
-
-
-@pytest.mark.parametrize(
-    ("labels", "more", "sentence"),
-    [
-        ({**LABELS, "ignore": 255}, {}, "has the ignore label 255, but nnU-Net wants .*: 3"),
-        ({"background": 0, "liver": 1, "spleen": 5}, {}, "has labels 1, 5, but nnU-Net's networks count 1 to 2"),
-        ({"background": 0, "liver": 1, "spleen": 1}, {}, "has labels 1, 1"),
-        ({"liver": 1}, {}, 'lacks "background": 0'),
-        ({"background": 0, "all": [1, 2], "spleen": 2, "ignore": 9}, {"regions_class_order": [1, 2]}, "ignore label 9"),
-    ],
-)
-def test_labels_that_nnunet_would_call_otherwise_are_refused(raw, labels, more, sentence):
-    check_labels(raw.spec)
-    write_json(raw.folder / "dataset.json", {**raw.spec.json, "labels": labels, **more})
-    with pytest.raises(DatasetError, match=sentence):
-        check_labels(RawDataset(raw.folder).spec)

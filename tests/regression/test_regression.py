@@ -185,7 +185,7 @@ def test_a_consensus_is_settled_as_it_was(dataset, version):
         pass
     assert dataset.consensus_file().read_bytes() == before
     assert len(consensus.manual_cases(dataset)) == 2
-    assert consensus.stale_cases(dataset) == []
+    assert list(consensus.stale_cases(dataset)) == []
 
 
 def test_votes_json_is_written_as_it_was_read(preprocessed, dataset):

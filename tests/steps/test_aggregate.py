@@ -47,7 +47,7 @@ def test_the_majority_of_all_becomes_labels_and_manual_ones_stay(dataset):
     for integer in (1, 2):
         np.testing.assert_array_equal(label(dataset, "toy_002") == integer, (maps == integer).sum(0) >= 2)
     assert consensus.manual_cases(dataset) == ["toy_000", "toy_001"]
-    assert consensus.stale_cases(dataset) == []
+    assert list(consensus.stale_cases(dataset)) == []
     record = consensus.read(dataset).cases["toy_002"]
     assert record.teachers == ["one", "three", "two"]
     assert record.inputs["one/toy_002"] == teachers[0].manifest().cases["toy_002"].output

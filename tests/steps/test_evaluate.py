@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import SimpleITK as sitk
 from processes import begin
 from toy import needs_real_data, toy_dataset, toy_teacher, two_balls, write_image
 
@@ -23,7 +24,7 @@ from nnkd.auxiliary import record as auxiliary_record
 from nnkd.cli.evaluate import main
 from nnkd.data.dataset import RawDataset
 from nnkd.data.predictions import PredictionFolder
-from nnkd.errors import FolderError, NnkdError, PredictionError, SettingError, UnknownNameError
+from nnkd.errors import DatasetError, FolderError, NnkdError, PredictionError, SettingError, UnknownNameError
 from nnkd.evaluation import comparisons
 from nnkd.evaluation.inputs import Request
 from nnkd.evaluation.intervals import Bootstrap
@@ -216,7 +217,7 @@ def test_a_wrong_grid_fails_that_case_and_the_rest_go_on(cohort, capsys, unrepor
     ):
         assert words in said.err
     row = pd.read_csv(cohort.folder / "e" / "means.csv").query("label == 'Overall' and metric == 'DSC'").iloc[0]
-    assert (row.cases, row.note) == (1, "failed in 4 of 5 cases")
+    assert (row.cases, row.note) == (1, "failed in 4 of 5 cases; no interval: one participant")
 
 
 def test_all_outputs_name_the_definition_and_no_path(cohort):
@@ -471,6 +472,81 @@ def test_a_folder_without_manifest_is_taken_as_it_is(cohort):
     assert report.data["scores"].labels == ["liver"]
 
 
+def exchanged(folder: Path) -> None:
+    """Write a folder's label maps anew with integers 1 and 2 exchanged."""
+    for file in folder.glob("*.nii.gz"):
+        image = sitk.ReadImage(str(file))
+        array = np.array([0, 2, 1], np.uint8)[sitk.GetArrayFromImage(image)]
+        new = sitk.GetImageFromArray(array)
+        new.CopyInformation(image)
+        sitk.WriteImage(new, str(file))
+
+
+@pytest.mark.parametrize("says", ["manifest.json", "dataset.json", "nothing"])
+def test_labels_are_matched_by_name(cohort, unreported, says):
+    """Through the manifest, else the folder's own dataset.json as nnU-Net leaves one; else by integers, and that is
+    said. The reference is right by construction: it is the prediction with its integers exchanged."""
+    folder = toy_teacher(cohort, "one", split="Ts").folder
+    exchanged(folder)
+    labels = {"background": 0, "spleen": 1, "liver": 2, "kidney": 3}
+    manifest = read_json(folder / "manifest.json")
+    (folder / "manifest.json").unlink()
+    if says == "manifest.json":
+        given = {label: [integer] for label, integer in labels.items() if integer}
+        (folder / "manifest.json").write_text(json.dumps({**manifest, "labels": given}))
+    elif says == "dataset.json":
+        content = {"labels": labels, "channel_names": {"0": "CT"}, "file_ending": ".nii.gz"}
+        (folder / "dataset.json").write_text(json.dumps(content))
+    report = evaluate(ask(cohort, "one", dataset_json=cohort.folder / "dataset.json"))
+    text = "\n".join(report.lines)
+    if says == "nothing":
+        assert overall(report, "one").estimate.value < 0.5
+        assert "one: nothing there says what its integers mean; taken as in dataset.json" in text
+    else:
+        assert overall(report, "one").estimate.value == 1
+        assert (
+            f"one: labels as its {says} has them (by name, spleen 1 for 2, liver 2 for 1; kidney passed over)" in text
+        )
+
+
+def test_references_go_by_their_own_dataset_json(cohort, unreported):
+    """With another file of -djfile; their ignored voxels stay out though that file has no ignore label."""
+    toy_teacher(cohort, "one", split="Ts")
+    wanted = cohort.folder.parent / "wanted.json"
+    shutil.copy(cohort.folder / "dataset.json", wanted)
+    exchanged(cohort.folder / "labelsTs")
+    for file in (cohort.folder / "labelsTs").glob("*.nii.gz"):
+        image = sitk.ReadImage(str(file))
+        array = sitk.GetArrayFromImage(image)
+        array[:, :, :8] = 3
+        new = sitk.GetImageFromArray(array)
+        new.CopyInformation(image)
+        sitk.WriteImage(new, str(file))
+    content = read_json(wanted)
+    labels = {"background": 0, "spleen": 1, "liver": 2, "ignore": 3}
+    (cohort.folder / "dataset.json").write_text(json.dumps({**content, "labels": labels}))
+    report = evaluate(ask(cohort, "one", dataset_json=wanted))
+    assert overall(report, "one").estimate.value == 1
+    del labels["liver"]
+    labels["hepar"] = 2
+    (cohort.folder / "dataset.json").write_text(json.dumps({**content, "labels": labels}))
+    with pytest.raises(
+        DatasetError, match=r"references in 'labelsTs' know no liver: their dataset.json names spleen, hep"
+    ):
+        evaluate(ask(cohort, "one", dataset_json=wanted))
+
+
+def test_a_label_that_a_folder_does_not_know_is_not_answered(cohort, unreported):
+    folder = cohort.teachers_folder("Ts") / "plain"
+    shutil.copytree(cohort.folder / "labelsTs", folder)
+    content = read_json(cohort.folder / "dataset.json")
+    content["labels"] = {"background": 0, "liver": 1, "other": 2}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    report = evaluate(ask(cohort, "plain"))
+    assert report.data["scores"].table("DSC")["plain"]["spleen"].note == "not answered"
+    assert report.data["scores"].table("DSC")["plain"]["liver"].estimate.value == 1
+
+
 def test_where_dataset_json_is_found(cohort, tmp_path):
     toy_teacher(cohort, "one", split="Ts")
     elsewhere = tmp_path / "elsewhere" / "references"
@@ -498,7 +574,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(cohort, tmp_path):
         (["gone"], {}, FolderError, "There is no folder"),
         (["none"], {}, PredictionError, r"holds no label map with the ending .nii.gz .* it holds notes.txt"),
         (["others"], {}, PredictionError, r"None of the 1 label maps .*'somebody' here, 'toy_000' there"),
-        (["other"], {}, PredictionError, r"'liver' is \[2\] in the manifest of 'other', but \[1\]"),
+        (["other"], {}, DatasetError, r"manifest.json of 'other' gives two labels the same integer"),
         (["one"], {"labels": ["livre"]}, UnknownNameError, "has no label 'livre'; it has liver, spleen"),
         (["one"], {"tolerance": -1.0}, SettingError, "--tolerance is -1"),
         (["one"], {"tolerances": {"livre": 1.0}}, UnknownNameError, "has no label 'livre'; it has liver, spleen"),

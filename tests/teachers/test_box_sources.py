@@ -12,13 +12,13 @@ from toy import toy_dataset, toy_teacher
 
 from nnkd.cli.predict_teachers import main
 from nnkd.data.boxes import GivenBoxes
-from nnkd.data.dataset import DatasetSpec, RawDataset
+from nnkd.data.dataset import DatasetSpec, RawDataset, write_dataset_json
 from nnkd.data.predictions import PredictionFolder
 from nnkd.data.reading.geometry import Grid, Orientation
 from nnkd.errors import NnkdError
 from nnkd.files import sha256_text
 from nnkd.plugin.teachers import Teacher
-from nnkd.teachers.box_sources import BoxesOfFile
+from nnkd.teachers.box_sources import BoxesOfFile, BoxesOfPredictions
 from nnkd.teachers.jobs import TeacherJob
 from nnkd.teachers.prompts import BoxDrawing, boxes_of
 from nnkd.types import Entry, SliceBoxes, Volume
@@ -263,3 +263,17 @@ def test_a_folder_given_by_hand_has_no_labels(dataset, tmp_path):
         (copy / file.name).write_bytes(file.read_bytes())
     with pytest.raises(NnkdError, match="labelsTr and labelsTs only"):
         ask([job(Filled, dataset, "b")], dataset, ImageFolder(copy, dataset.spec), boxes_from="labels")
+
+
+def test_boxes_around_masks_go_by_the_labels_names(dataset):
+    """Of a folder that was written before integers were exchanged."""
+    folder = toy_teacher(dataset, "one")
+    written = folder.read(dataset.spec, "toy_000")
+    write_dataset_json(dataset.folder, ["CT"], {"background": 0, "liver": 2, "spleen": 1}, ".nii.gz", 4)
+    now = RawDataset(dataset.folder)
+    volume, orientation, _ = now.images().volume("toy_000")
+    prompts = BoxesOfPredictions(folder, now.spec, BoxDrawing()).prompts(volume, orientation)
+    for label, integer in (("liver", 1), ("spleen", 2)):
+        for z, y0, x0, y1, x1 in prompts[label].boxes:
+            rows, columns = np.nonzero(orientation.to_lps(written)[z] == integer)
+            assert (y0, x0, y1, x1) == (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy import toy_teacher
 
+from nnkd.data.dataset import RawDataset, write_dataset_json
 from nnkd.errors import DatasetError
 from nnkd.votes import consensus
 
@@ -97,28 +99,75 @@ def test_whatever_happens_an_edit_stays_until_it_is_deleted(dataset, actions):
 def test_inputs_tell_abstentions_from_empty_answers(dataset):
     one = toy_teacher(dataset, "one").manifest()
     two = toy_teacher(dataset, "two", answers=["liver"], cases=["toy_001"]).manifest()
-    labels = dataset.spec.labels
-    assert set(consensus.inputs_of({"one": one, "two": two}, "toy_000", labels)) == {"one/toy_000"}
-    before = consensus.inputs_of({"one": one, "two": two}, "toy_001", labels)
-    assert set(before) == {"one/toy_001", "two/toy_001", "two/toy_001 answers"}
+    spec = dataset.spec
+    assert set(consensus.inputs_of({"one": one, "two": two}, "toy_000", spec)) == {"one/toy_000", consensus.LABELS}
+    before = consensus.inputs_of({"one": one, "two": two}, "toy_001", spec)
+    assert set(before) == {"one/toy_001", "two/toy_001", "two/toy_001 answers", consensus.LABELS}
     two.cases["toy_001"].answers.append("spleen")
-    assert consensus.inputs_of({"one": one, "two": two}, "toy_001", labels) != before
+    assert consensus.inputs_of({"one": one, "two": two}, "toy_001", spec) != before
 
 
 def test_stale_cases_follow_the_teachers(dataset):
-    assert consensus.stale_cases(dataset) == []
+    assert list(consensus.stale_cases(dataset)) == []
     manifests = {name: toy_teacher(dataset, name).manifest() for name in ("one", "two")}
-    inputs = consensus.inputs_of(manifests, "toy_002", dataset.spec.labels)
+    inputs = consensus.inputs_of(manifests, "toy_002", dataset.spec)
     with consensus.writing(dataset):
         write(dataset, "toy_002", 1, inputs)
-    assert consensus.stale_cases(dataset) == []
+    assert list(consensus.stale_cases(dataset)) == []
     toy_teacher(dataset, "three")
-    assert consensus.stale_cases(dataset) == ["toy_002"]
+    assert list(consensus.stale_cases(dataset)) == ["toy_002"]
     with consensus.writing(dataset, chosen=["two", "one"]):
         pass
-    assert consensus.stale_cases(dataset) == []
+    assert list(consensus.stale_cases(dataset)) == []
     toy_teacher(dataset, "one", shift=2)
-    assert consensus.stale_cases(dataset) == ["toy_002"]
+    assert list(consensus.stale_cases(dataset)) == ["toy_002"]
+
+
+def relabelled(dataset, labels: dict, **more) -> RawDataset:
+    """The same dataset, after somebody edited dataset.json."""
+    write_dataset_json(dataset.folder, ["CT"], {"background": 0, **labels}, ".nii.gz", 4, **more)
+    return RawDataset(dataset.folder)
+
+
+OTHERS = [
+    {"liver": 2, "spleen": 1},
+    {"Liver": 1, "spleen": 2},
+    {"liver": 1, "spleen": 2, "kidney": 3},
+]
+
+
+@pytest.mark.parametrize("teachers_left", [True, False])
+@pytest.mark.parametrize("labels", OTHERS)
+def test_a_consensus_of_other_labels_does_not_hold(dataset, labels, teachers_left):
+    manifests = {"one": toy_teacher(dataset, "one").manifest()}
+    with consensus.writing(dataset):
+        write(dataset, "toy_002", 1, consensus.inputs_of(manifests, "toy_002", dataset.spec))
+    if not teachers_left:
+        shutil.rmtree(dataset.teachers_folder())
+    assert consensus.stale_cases(dataset) == {}
+    assert consensus.stale_cases(relabelled(dataset, {"liver": 1, "spleen": 2, "ignore": 3})) == {}
+    stale = consensus.stale_cases(relabelled(dataset, labels))
+    assert "changed meaning of the labels" in stale["toy_002"]
+
+
+def test_a_consensus_that_an_older_version_made_holds_as_long_as_its_teachers_files_do(dataset, caplog):
+    """Such as with integers exchanged after it was made: imported masks have the same integers as before, and so has
+    the consensus; what they mean stands in the teacher's new manifest."""
+    manifests = {"one": toy_teacher(dataset, "one").manifest()}
+    inputs = consensus.inputs_of(manifests, "toy_002", dataset.spec)
+    del inputs[consensus.LABELS]
+    with consensus.writing(dataset):
+        write(dataset, "toy_002", 1, inputs)
+    assert consensus.stale_cases(dataset) == {}
+    assert not caplog.text
+    exchanged = relabelled(dataset, OTHERS[0])
+    assert consensus.stale_cases(exchanged) == {}
+    shutil.rmtree(dataset.teachers_folder())
+    toy_teacher(exchanged, "one", shift=1)
+    assert "changed one/toy_002" in consensus.stale_cases(exchanged)["toy_002"]
+    shutil.rmtree(dataset.teachers_folder())
+    assert consensus.stale_cases(exchanged) == {}
+    assert "does not say what the integers of 1 label map(s) meant" in caplog.text
 
 
 def test_one_writer_at_a_time_and_no_leftovers(dataset):
