@@ -76,6 +76,15 @@ class Listing:
             return replace(self, cases=kept, aside={**self.aside, rule: (*self.aside.get(rule, ()), *names)})
         return replace(self, cases=kept, unknown={**self.unknown, **dict.fromkeys(names, why)})
 
+    def told(self, *places: Path | None) -> Listing:
+        """The same with files and folders that the command line names set aside; None is nowhere."""
+        named = {os.path.realpath(place) for place in places if place is not None}
+        there = tuple(name for name in self.unknown if os.path.realpath(self.folder / name) in named)
+        if not there:
+            return self
+        unknown = {name: why for name, why in self.unknown.items() if name not in there}
+        return replace(self, aside={**self.aside, "named on the command line": there}, unknown=unknown)
+
     def part(self, number: int, of: int) -> Listing:
         """What one of several calls that share the work takes; files that belong to no case are the first one's."""
         mine = replace(self, cases={case: self.cases[case] for case in sorted(self.cases)[number::of]})
@@ -146,6 +155,24 @@ def prediction_folders(folder: Path) -> Listing:
         else:
             unknown[name] = "a folder of each teacher was expected"
     return Listing(folder, cases, aside, unknown)
+
+
+def preprocessed(folder: Path) -> Listing:
+    """Cases as nnU-Net keeps them preprocessed: CASE.b2nd, CASE_seg.b2nd and CASE.pkl.
+
+    Raises:
+        DatasetError: If the folder cannot be read.
+    """
+    files = {path.name for path in _entries(folder, deep=False) if path.is_file()}
+
+    def case_of(name: str) -> str:
+        case = name.removesuffix(".pkl").removesuffix(".b2nd").removesuffix("_seg")
+        whole = {f"{case}.b2nd", f"{case}_seg.b2nd", f"{case}.pkl"}
+        return case if name in whole and whole <= files else ""
+
+    found = listing(folder, case_of, ".b2nd")
+    why = "CASE.b2nd, CASE_seg.b2nd and CASE.pkl were expected together"
+    return replace(found, unknown=dict.fromkeys(found.unknown, why))
 
 
 def listing(

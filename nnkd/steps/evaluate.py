@@ -15,6 +15,8 @@ from nnkd.evaluation.groups.report import fairness_part
 from nnkd.evaluation.inputs import (
     Request,
     check_values,
+    counts,
+    files_of,
     find_dataset_json,
     image_folders,
     label_maps,
@@ -54,11 +56,12 @@ def evaluate(request: Request) -> StepReport:
     json_file = find_dataset_json(request)
     spec = DatasetSpec.read(json_file)
     settings = _settings(request, spec)
-    references = label_maps(request.reference, spec, "-ref")
-    other = request.second_reference
-    second = None if other is None else (other, label_maps(other, spec, "-ref"))
+    raters = [label_maps(folder, spec, "-ref") for folder in (request.reference, request.second_reference) if folder]
+    references = files_of(raters[0])
+    second = None if request.second_reference is None else (request.second_reference, files_of(raters[1]))
     output = _output(request)
-    folders, found = read_folders(request, spec)
+    folders, predictions = read_folders(request, spec)
+    found = {name: files_of(listing) for name, listing in predictions.items()}
     cases = shared_cases(references, found, request.common_cases)
     if second and not second[1].keys() & set(cases):
         raise PredictionError("The two folders of -ref have no case in common. Check that both are of the same cases.")
@@ -85,6 +88,7 @@ def evaluate(request: Request) -> StepReport:
     ]
     failures = [Failure(f"{f.name}/{case}", reason) for f in folders for case, reason in sorted(f.failures.items())]
     report = StepReport(compared.now, compared.earlier, failures, score_lines(scores, facts, output))
+    report.folders = counts(predictions, raters, cases, output)
     for part in parts:
         part.write(output)
         for name in found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +18,7 @@ from nnkd.teachers.jobs import TeacherJob, TeacherRequest, Work
 from nnkd.teachers.ray_cluster import RayTeacher
 from nnkd.teachers.runs import Outcome, RunningTeacher, line, open_folder
 from nnkd.teachers.sharing import do_here
-from nnkd.types import Failure, StepReport
+from nnkd.types import Failure, FolderCount, StepReport
 from nnkd.weights.licences import announcement
 
 Started = TypeVar("Started", RunningTeacher, RayTeacher)
@@ -42,26 +43,38 @@ def predict_teachers(request: TeacherRequest) -> StepReport:
     chosen = list(request.images.cases() if request.cases is None else request.cases)
     work = Work.of(request, previews.spread(chosen, preview) if preview else chosen)
     if preview:
-        return _preview(
-            _started_here(request, work), request.preview_folder or request.dataset.folder / previews.FOLDER
-        )
+        tried = _started_here(request, work)
+        report = _preview(tried, request.preview_folder or request.dataset.folder / previews.FOLDER)
+        return replace(report, folders=_counts(request, tried))
     if dry_run:
         tried = _started_here(request, work)
         _check_folders(tried, request.overwrite)
-        return _foresee(tried, request.overwrite)
+        return replace(_foresee(tried, request.overwrite), folders=_counts(request, tried))
     ready: list[RunningTeacher] | list[RayTeacher]
     if request.executor == "ray":
         ready = _started(request, work, partial(RayTeacher.start, work=work, address=request.ray_address))
     else:
         ready = _started_here(request, work)
     _check_folders(ready, request.overwrite)
-    report, figures, several = StepReport(), {}, len(ready) > 1
+    figures, several = {}, len(ready) > 1
+    report = StepReport(folders=_counts(request, ready))
     while ready:
         one = ready.pop(0)  # so that a finished teacher's memory is free for the next one
         figures[one.job.alias] = _run(one, work, report, f"{one.job.alias}/" if several else "", request.overwrite)
         del one
     report.data = figures
     return report
+
+
+def _counts(request: TeacherRequest, ready: Sequence[RunningTeacher] | Sequence[RayTeacher]) -> list[FolderCount]:
+    """Which files are taken: of the images, and of folders that teachers read beside them."""
+    images = request.images.listing
+    mine = images if request.cases is None else images.only(request.cases, rule="of a case that is not asked for")
+    counts = [(request.listing or mine).count()]
+    for one in ready:
+        if isinstance(one, RunningTeacher):
+            counts += one.teacher.folders(request.images.cases())
+    return counts
 
 
 def _started_here(request: TeacherRequest, work: Work) -> list[RunningTeacher]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnkd.data.listing import Listing, listing
 from nnkd.data.reading import nifti
 from nnkd.data.reading.geometry import Grid
 from nnkd.errors import DatasetError
@@ -125,6 +127,23 @@ def images_among(files: Sequence[Path]) -> list[Path]:
             found = re.findall(DATA_FILES[ending], file.read_bytes()[:HEADER_BYTES], re.MULTILINE | re.IGNORECASE)
             parts.update(file.parent / os.fsdecode(name) for name in found)
     return [file for file in known if file not in parts]
+
+
+def image_files(folder: Path, pattern: str = "*", deep: bool = True) -> Listing:
+    """Image files of known kinds by name, those that only hold the voxels of another one set aside.
+
+    Args:
+        folder: Where they lie.
+        pattern: What their names are like.
+        deep: Whether those in folders below are looked for, too; they are named by their path below the folder.
+    """
+
+    def case_of(name: str) -> str:
+        return name if ending_of(Path(name)) in KNOWN and fnmatch.fnmatch(Path(name).name, pattern) else ""
+
+    found = listing(folder, case_of, deep=deep)
+    whole = set(images_among([file for (file,) in found.cases.values()]))
+    return found.only({name for name, (file,) in found.cases.items() if file in whole}, rule="voxels of another file")
 
 
 def not_finite(array: NDArray[Any]) -> int:
