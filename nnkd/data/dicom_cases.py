@@ -36,6 +36,7 @@ log = logging.getLogger("nnkd")
 NOT_READ = "Its series could not be read; the run said why."  # in manifests, which hold nobody's data
 NIFTI, SEG = "nifti", "dicomseg"
 SEG_ENDING = ".dcm"
+DICOM = "DICOM"  # what the folder is called in the count: its own name may be a patient's
 CODES = {"CT": "CT", "MR": "MR", "MRI": "MR", "PET": "PT", "PT": "PT"}  # DICOM's, by what a model calls its channel
 
 
@@ -221,7 +222,7 @@ def dicom_cases(
                 f"'{source.absolute().name}' holds no image and no DICOM series. Correct -i."
             )
         found = _chosen(found, wanted, channels[0])
-        yield _read(found, work / "images", wanted, ending, codes, part, shown(source.absolute().name))
+        yield _read(found, work / "images", wanted, ending, codes, part)
     finally:
         shutil.rmtree(work, ignore_errors=True)
         if not there and target.is_dir() and not any(target.iterdir()):
@@ -241,7 +242,7 @@ def _chosen(found: Found, wanted: DicomRequest, channel: str) -> Found:
 
 
 def _read(
-    found: Found, folder: Path, wanted: DicomRequest, ending: str, codes: CodeTable, part: tuple[int, int], name: str
+    found: Found, folder: Path, wanted: DicomRequest, ending: str, codes: CodeTable, part: tuple[int, int]
 ) -> DicomCases:
     first, step = part
     names = {f"case_{number:04d}": series for number, series in enumerate(found.series, start=1)}
@@ -266,7 +267,7 @@ def _read(
     # told by one part alone
     broken = {shown(one.file.name): f"It {one.reason}." for one in found.broken} if first == 0 else {}
     mine = [names[case] for case in list(names)[first::step]]
-    count = FolderCount(name, sum(len(series.files) for series in mine), _aside(found) if first == 0 else {}, broken)
+    count = FolderCount(DICOM, sum(len(series.files) for series in mine), _aside(found) if first == 0 else {}, broken)
     return DicomCases(folder, images, failed, broken, wanted.formats, codes, count)
 
 

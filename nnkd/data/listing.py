@@ -31,7 +31,8 @@ OF_RESULTS = (
 FOLDERS = ("uncertainty", "auxiliaries", "preview", "private", "postprocessed", "evaluation")  # nnkd's and nnU-Net's
 OWN_FILE, OWN_FOLDER, MANIFEST = "file of nnkd or nnU-Net", "folder of nnkd or nnU-Net", "manifest.json"
 PROBABILITIES = (".npz", ".pkl")
-SIDECARS = (".json", ".bval", ".bvec", ".txt", ".csv", ".tsv", ".xml")
+SIDECARS = (".json", ".bval", ".bvec", ".txt", ".xml")
+TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".svg", ".pdf")
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".hdr", ".b2nd")
 IMAGES = (*VOLUMES, ".img", ".tif", ".tiff", ".npz", ".dcm", ".png", ".jpg", ".jpeg", ".bmp", ".gif")
@@ -76,14 +77,19 @@ class Listing:
             return replace(self, cases=kept, aside={**self.aside, rule: (*self.aside.get(rule, ()), *names)})
         return replace(self, cases=kept, unknown={**self.unknown, **dict.fromkeys(names, why)})
 
-    def told(self, *places: Path | None) -> Listing:
-        """The same with files and folders that the command line names set aside; None is nowhere."""
+    def told(self, *places: Path | None, rule: str = "named on the command line") -> Listing:
+        """The same with files and folders that are known otherwise set aside.
+
+        Args:
+            places: They; None is nowhere.
+            rule: What sets them aside.
+        """
         named = {os.path.realpath(place) for place in places if place is not None}
         there = tuple(name for name in self.unknown if os.path.realpath(self.folder / name) in named)
         if not there:
             return self
         unknown = {name: why for name, why in self.unknown.items() if name not in there}
-        return replace(self, aside={**self.aside, "named on the command line": there}, unknown=unknown)
+        return replace(self, aside={**self.aside, rule: (*self.aside.get(rule, ()), *there)}, unknown=unknown)
 
     def part(self, number: int, of: int) -> Listing:
         """What one of several calls that share the work takes; files that belong to no case are the first one's."""
@@ -249,6 +255,8 @@ def _rule_beside(path: Path, used: Collection[Path], file_ending: str) -> str:
         return OWN_FILE
     if DOCUMENTS.fullmatch(path.name):
         return "document"
+    if small.endswith(TABLES):
+        return "table"
     if path.with_suffix("") in used:
         if small.endswith(SIDECARS):
             return "sidecar of an image"

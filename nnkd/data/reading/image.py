@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ KNOWN = (*PICTURES, *TIFFS, *VOLUMES)
 WITHOUT_WORLD = (*PICTURES, *TIFFS)
 LARGEST = 2**31 - 1
 HEADER_BYTES = 1 << 16
+VOXELS = "voxels of another file"
 # How a header that is a text names the file of its voxels
 DATA_FILES = {".mhd": rb"^ElementDataFile\s*=\s*(.+?)\s*$", ".nhdr": rb"^data ?file\s*:\s*(.+?)\s*$"}
 
@@ -118,32 +118,36 @@ def images_among(files: Sequence[Path]) -> list[Path]:
     """Files of known kinds, in their order, without those that only hold the voxels of another one (.img of .hdr, or
     whatever a .mhd or .nhdr names)."""
     known = [file for file in files if ending_of(file) in KNOWN]
-    parts: set[Path] = set()
-    for file in known:
-        ending = ending_of(file)
-        if ending == ".hdr":
-            parts.update(file.with_suffix(other) for other in (".img", ".IMG"))
-        elif ending in DATA_FILES:
-            found = re.findall(DATA_FILES[ending], file.read_bytes()[:HEADER_BYTES], re.MULTILINE | re.IGNORECASE)
-            parts.update(file.parent / os.fsdecode(name) for name in found)
+    parts = _voxel_files(known)
     return [file for file in known if file not in parts]
 
 
-def image_files(folder: Path, pattern: str = "*", deep: bool = True) -> Listing:
+def image_files(folder: Path, deep: bool = True, more: Sequence[str] = ()) -> Listing:
     """Image files of known kinds by name, those that only hold the voxels of another one set aside.
 
     Args:
         folder: Where they lie.
-        pattern: What their names are like.
         deep: Whether those in folders below are looked for, too; they are named by their path below the folder.
+        more: Endings of further kinds.
     """
+    kinds = (*KNOWN, *more)
+    found = listing(folder, lambda name: name if ending_of(Path(name)) in kinds else "", deep=deep)
+    parts = _voxel_files([file for (file,) in found.cases.values()])
+    alone = {name for name, (file,) in found.cases.items() if file not in parts}
+    return found.only(alone, rule=VOXELS).told(*parts, rule=VOXELS)
 
-    def case_of(name: str) -> str:
-        return name if ending_of(Path(name)) in KNOWN and fnmatch.fnmatch(Path(name).name, pattern) else ""
 
-    found = listing(folder, case_of, deep=deep)
-    whole = set(images_among([file for (file,) in found.cases.values()]))
-    return found.only({name for name, (file,) in found.cases.items() if file in whole}, rule="voxels of another file")
+def _voxel_files(headers: Sequence[Path]) -> set[Path]:
+    parts: set[Path] = set()
+    for file in headers:
+        ending = ending_of(file)
+        if ending == ".hdr":
+            parts.update(file.with_suffix(other) for other in (".img", ".IMG"))
+        elif ending in DATA_FILES:
+            with file.open("rb") as stream:
+                found = re.findall(DATA_FILES[ending], stream.read(HEADER_BYTES), re.MULTILINE | re.IGNORECASE)
+            parts.update(file.parent / os.fsdecode(name) for name in found)
+    return parts
 
 
 def not_finite(array: NDArray[Any]) -> int:
