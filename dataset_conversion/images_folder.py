@@ -231,7 +231,7 @@ class _Files:
         found = []
         for name, paths in grouped.items():
             why = _numbered(name, paths) if several else ""
-            images = [partial(_refused, why)] if why else [self._source(path, self.grey) for path in paths]
+            images = [partial(_refused, why, paths)] if why else [self._source(path, self.grey) for path in paths]
             found.append(Listed(name, images, (name,)))
         return found
 
@@ -269,7 +269,7 @@ def _numbered(name: str, files: Sequence[Path]) -> str:
     )
 
 
-def _refused(why: str) -> Image:
+def _refused(why: str, _: Sequence[Path]) -> Image:
     raise DatasetError(why)
 
 
