@@ -31,7 +31,7 @@ from nnkd.evaluation.scores import Scores, write_scores
 from nnkd.evaluation.summary import add_to_summary, facts_of, score_lines, write_summaries
 from nnkd.evaluation.uncertainty import uncertainty_part
 from nnkd.files import remove_leftovers
-from nnkd.types import Failure, StepReport
+from nnkd.types import Failure, StepReport, some
 
 CACHE = ".cache"
 
@@ -88,6 +88,9 @@ def evaluate(request: Request) -> StepReport:
     ]
     failures = [Failure(f"{f.name}/{case}", reason) for f in folders for case, reason in sorted(f.failures.items())]
     report = StepReport(compared.now, compared.earlier, failures, score_lines(scores, facts, output))
+    for name, files in found.items():
+        if missing := sorted(set(cases) - files.keys()):
+            report.lines.append(f"{name} has no label map of {len(missing)} case(s), counted as empty: {some(missing)}")
     report.folders = counts(predictions, raters, cases, output)
     for part in parts:
         part.write(output)

@@ -624,3 +624,4 @@ def test_label_maps_without_partner_are_named(cohort):
         "labelsTs: 6 files came in: 5 used, 1 set aside (shadow file of macOS: ._toy_000.nii.gz)",
     ]
     assert "toy_001" not in report.data["scores"].folders[0].files  # so it counts as missing
+    assert "good has no label map of 1 case(s), counted as empty: toy_001" in report.lines
