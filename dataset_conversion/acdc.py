@@ -71,7 +71,7 @@ def convert(source: Path, target: Target | str) -> StepReport:
                     maps[frame] = there[f"{frame}_gt"]
         parts.append((images, maps, split))
     cases, alone = folders.pairs(parts)
-    report = writer.write(cases, failures + alone)
+    report = writer.write(cases, failures + alone, [root])
     write_people(target, people, facts)
     return report
 

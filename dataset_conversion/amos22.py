@@ -53,7 +53,8 @@ def convert(source: Path, target: Target | str, *, modality: str = "CT", validat
     )
     found, alone = folders.cases(root, folders.in_three("Va", validation))
     cases = [case for case in found if modality in ("both", _modality(case.name))]
-    report = writer.write(cases, [failure for failure in alone if modality in ("both", _modality(failure.case))])
+    alone = [failure for failure in alone if modality in ("both", _modality(failure.case))]
+    report = writer.write(cases, alone, [root])
     if len(cases) < len(found):
         report.lines.insert(0, f"{len(found) - len(cases)} cases are no {modality} and were left out (--modality).")
     return report

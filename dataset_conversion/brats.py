@@ -105,7 +105,7 @@ def convert(
             cases.append(_case(visit, split))
         except DatasetError as error:
             failures.append(Failure(visit.name, str(error)))
-    report = writer.write(cases, failures)
+    report = writer.write(cases, failures, [source, test])
     write_people(target, {visit.name: visit.person for visit, _ in found})
     report.lines = lines + report.lines
     return report

@@ -44,7 +44,7 @@ def convert(source: Path, target: Target | str) -> StepReport:
         more_json={"reference": "Landman et al. 2015, Multi-Atlas Labeling Beyond the Cranial Vault"},
     )
     places: list[folders.Place] = [("Training/img", "Training/label", "Tr"), ("Testing/img", "Testing/label", "Ts")]
-    return writer.write(*folders.cases(root, places, _case))
+    return writer.write(*folders.cases(root, places, _case), [root])
 
 
 def _case(file: Path) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from nnkd_dataset_conversion import reading
@@ -26,7 +27,7 @@ from nnkd.data.reading.geometry import Grid
 from nnkd.data.reading.image import KNOWN, Image, ending_of
 from nnkd.data.reading.itk import with_grid
 from nnkd.errors import DatasetError, SettingError
-from nnkd.types import Failure
+from nnkd.types import Failure, FolderCount
 
 MODALITIES = {"MR": "MRI", "PT": "PET"}  # DICOM's codes where nnU-Net's users write something else
 
@@ -104,6 +105,7 @@ class DicomStudies:
         self.failures: list[Failure] = []
         self.lines: list[str] = []
         self._firsts: dict[str, Series] = {}
+        self._counts: dict[Path, FolderCount] = {}
         self._segmentations: dict[Path, dict[str, list[Path]]] = {}
         self.found = {folder: self._chosen(folder, found)}
         codes = {series.modality for series in self.found[folder].series}
@@ -150,6 +152,10 @@ class DicomStudies:
             if file not in serving and (file.parent != masks or ending_of(file) not in KNOWN)
         ]  # fmt: skip
         self.lines += _told(aside)
+        used = [file for members in groups.values() for series in members for file in series.files]
+        broken_names = {shown(one.file.name): f"it {one.reason}" for one in found.broken}
+        by_rule = {rule: [shown(f.name) for other, f in aside if other == rule] for rule, _ in aside}
+        self._counts[folder] = FolderCount("DICOM", len({*used, *serving}), by_rule, broken_names)
         self.failures += [
             Failure(shown(one.file.name), f"It {one.reason}; {WHERE} says where it lies.") for one in found.broken
         ]
@@ -198,6 +204,10 @@ class DicomStudies:
             labels: Integers by name; None: the segments' own numbers.
         """
         return partial(_read_segmentation, path, self._firsts[case], labels)
+
+    def counts(self, *_: Any) -> list[FolderCount]:
+        """Which files are taken of the folders that were listed."""
+        return list(self._counts.values())
 
     def _chosen(self, folder: Path, found: Found) -> Found:
         chosen = found.choose(self.wishes.series, self.wishes.modality)

@@ -68,7 +68,7 @@ def convert(
                 label = None
             name = reading.case_name(image)
             cases.append(SourceCase(name, [image], partial(_vessels, label, mask) if label else None, split, more))
-    return writer.write(cases)
+    return writer.write(cases, read=[source])
 
 
 def _only(folder: Path, number: str) -> Path | None:

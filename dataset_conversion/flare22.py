@@ -72,7 +72,7 @@ def convert(source: Path, target: Target | str) -> StepReport:
             lines.append(
                 f"{len(pseudo)} label maps of unlabelled cases were left out: they are nobody's manual labels."
             )
-    report = writer.write(*folders.pairs(parts))
+    report = writer.write(*folders.pairs(parts), [root])
     report.lines = lines + report.lines
     return report
 

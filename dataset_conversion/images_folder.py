@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from nnkd_dataset_conversion import arguments, reading
+from nnkd_dataset_conversion import arguments, reading, sources
 from nnkd_dataset_conversion.dicom_studies import DicomStudies, Wishes
 from nnkd_dataset_conversion.numbering import Numbering
 from nnkd_dataset_conversion.reading import Listed
@@ -31,7 +31,7 @@ from nnkd.data.reading.formats import read
 from nnkd.data.reading.image import VOLUMES, WITHOUT_WORLD, Image, ending_of, images_among
 from nnkd.errors import DatasetError, FolderError, SettingError
 from nnkd.files import is_visible
-from nnkd.types import Failure, StepReport
+from nnkd.types import Failure, FolderCount, StepReport
 
 ANY = "*"
 
@@ -109,6 +109,9 @@ def convert(
         cases, alone = cases + more, alone + more_alone
     numbering.save()
     report = writer.write(cases, [*form.failures, *alone])
+    meant = [source for case in cases for source in (*case.images, case.label)]
+    others = [masks, test, test_masks, writer.target.participants, writer.target.cases_table]
+    report.folders = form.counts([folder, test, masks, test_masks], meant, others)
     report.lines[:0] = form.lines
     return report
 
@@ -228,9 +231,19 @@ class _Files:
         found = []
         for name, paths in grouped.items():
             why = _numbered(name, paths) if several else ""
-            images = [partial(_refused, why)] if why else [self._source(path, self.grey) for path in paths]
+            images = [partial(_refused, why, paths)] if why else [self._source(path, self.grey) for path in paths]
             found.append(Listed(name, images, (name,)))
         return found
+
+    def counts(
+        self, read: Sequence[Path | None], meant: Sequence[Source | None], named: Sequence[Path | None]
+    ) -> list[FolderCount]:
+        """Which files are taken of the folders of images and masks."""
+        there = list(dict.fromkeys(folder for folder in read if folder is not None))
+        patterns = [self.pattern if folder in read[:2] else ANY for folder in there]
+        return [
+            sources.count_own(f, meant, p, [o for o in named if o != f]) for f, p in zip(there, patterns, strict=True)
+        ]
 
     def mask(self, path: Path) -> Source:
         """Where a label map comes from."""
@@ -256,7 +269,7 @@ def _numbered(name: str, files: Sequence[Path]) -> str:
     )
 
 
-def _refused(why: str) -> Image:
+def _refused(why: str, _: Sequence[Path]) -> Image:
     raise DatasetError(why)
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from nnkd_dataset_conversion import arguments
+from nnkd_dataset_conversion import arguments, sources
 from nnkd_dataset_conversion.reading import case_name
 from nnkd_dataset_conversion.target import Target
 from nnkd_dataset_conversion.writer import DatasetWriter, SourceCase
@@ -59,9 +59,12 @@ def convert(
         relabel=(lambda array: np.where(array > 0, integer, 0)) if merge else None,
         options={"merge": merge},
     )
-    return writer.write(
+    cases = [
         SourceCase(case_name(f), [partial(_image, f)], partial(_label, f) if _has_labels(f) else None) for f in files
-    )
+    ]
+    report = writer.write(cases)
+    report.folders.append(sources.count_own(source, files))
+    return report
 
 
 def _image(file: Path) -> Image:

@@ -47,7 +47,7 @@ def convert(
         more_json={key: said[key] for key in ("licence", "reference", "description") if said[key]},
     )
     places: list[folders.Place] = [("imagesTr", "labelsTr", "Tr"), ("imagesTs", "labelsTs", "Ts")]
-    return writer.write(*folders.cases(folder, places, complete=False))
+    return writer.write(*folders.cases(folder, places, complete=False), [folder])
 
 
 def _missing(option: str) -> Any:

@@ -87,7 +87,7 @@ def convert(
         label = partial(_join, folder, there[folder], parts, absent, overlaps) if there[folder] else None
         case = reading.clean(folder.name)
         cases.append(SourceCase(case, [folder / i for i in images], label, "Ts" if is_test else "Tr"))
-    report = writer.write(cases)
+    report = writer.write(cases, read=[source])
     names = {folder.name: reading.clean(folder.name) for folder in folders}
     facts = {name: _facts(meta.get(folder, {})) for folder, name in names.items()} if meta else None
     write_people(target, {name: name for name in names.values()}, facts)

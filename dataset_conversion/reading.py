@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,4 +34,5 @@ def case_name(path: Path) -> str:
 
 def clean(name: str) -> str:
     """A name with everything but letters, digits, "-", "_" and "." replaced by "_"."""
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+    one = unicodedata.normalize("NFC", name)  # macOS stores accents apart from their letters
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in one)

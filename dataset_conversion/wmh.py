@@ -73,7 +73,7 @@ def convert(source: Path, target: Target | str, *, other: str = "ignore") -> Ste
             sites[name] = reading.clean("_".join(path[:-1]))
     if not cases and not failures:
         raise FolderError(f"'{source.name}' has no training/SITE/ID/pre/FLAIR.nii.gz. Give the folder with training.")
-    report = writer.write(cases, failures)
+    report = writer.write(cases, failures, [root])
     write_people(target, {name: name for name in sites}, {name: {"site": site} for name, site in sites.items()})
     return report
 

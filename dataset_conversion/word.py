@@ -47,7 +47,7 @@ def convert(source: Path, target: Target | str, *, validation: str = "train") ->
         options={"validation": validation},
         more_json={"reference": "Luo et al. 2022, WORD"},
     )
-    return writer.write(*folders.cases(root, folders.in_three("Val", validation)))
+    return writer.write(*folders.cases(root, folders.in_three("Val", validation)), [root])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+from nnkd_dataset_conversion import sources
 from nnkd_dataset_conversion.target import Target, copy_table, dataset_folder
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from nnkd.data import case_names
 from nnkd.data.archives import ARCHIVE_ENDINGS
 from nnkd.data.dataset import DatasetSpec, Split, write_dataset_json
 from nnkd.data.participants import CASES_FILE, PARTICIPANTS_FILE, read_participants
@@ -100,12 +102,15 @@ class DatasetWriter:
         self._lock = threading.Lock()
         self._check_same()
 
-    def write(self, cases: Iterable[SourceCase], failures: Iterable[Failure] = ()) -> StepReport:
+    def write(
+        self, cases: Iterable[SourceCase], failures: Iterable[Failure] = (), read: Sequence[Path | None] = ()
+    ) -> StepReport:
         """Write what is missing.
 
         Args:
             cases: All cases.
             failures: Cases that the conversion could not even list; they are reported along.
+            read: Folders of a published data set that the conversion read, whose files are counted.
 
         Returns:
             What was done. A case that cannot be read, or does not fit, leaves nothing behind.
@@ -117,6 +122,12 @@ class DatasetWriter:
         todo = sorted(cases, key=lambda case: (case.split, case.name))
         report = StepReport(failures=list(failures))
         self._check_cases(todo, report.failures)
+        meant = [source for case in todo for source in (*case.images, case.label, *case.more.values())]
+        named = (self.target.participants, self.target.cases_table)
+        report.folders = [sources.count(folder, meant, named) for folder in read if folder is not None]
+        refused = case_names.problems(case.name for case in todo)
+        report.failures += [Failure(name, sentence) for name, sentence in refused.items()]
+        todo = [case for case in todo if case.name not in refused]
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.folder / ".conversion.lock", timeout=0):

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nnkd.boxes.cases import BoxCase, find_cases
+from nnkd.boxes.cases import BoxCase, count, find_cases
 from nnkd.boxes.images import BoxImage, read_image
 from nnkd.boxes.pictures import CtWindows, looks_of
 from nnkd.data.dataset import DatasetSpec
 from nnkd.data.intensities import windows_of
 from nnkd.errors import DatasetError, FolderError
+from nnkd.types import FolderCount
 
 MOST = 64  # pictures, at most one from each image, spread over all images
 SMALLEST = 20  # pixels of a mask that counts
@@ -36,12 +37,15 @@ class CalibrationPicture:
     masks: NDArray[np.bool_] | None
 
 
-def read_pictures(folder: Path) -> list[CalibrationPicture]:
+def read_pictures(folder: Path) -> tuple[list[CalibrationPicture], FolderCount]:
     """Read one slice of each image: the one with the largest reference, or the middle one.
 
     Args:
         folder: MedSAM's npz (imgs, gts); or a raw dataset with imagesTr and labelsTr; or images alone, whose boxes then
             are the middle halves of the slices.
+
+    Returns:
+        The pictures, and which files of the folder were taken; of many images, MOST are.
 
     Raises:
         FolderError: If there is no image.
@@ -54,13 +58,15 @@ def read_pictures(folder: Path) -> list[CalibrationPicture]:
         images, labels = folder / "imagesTr", folder / "labelsTr"
     spec = DatasetSpec.read(folder / "dataset.json") if (folder / "dataset.json").is_file() else None
     cases = find_cases(images)
+    counted = count(images, cases)
     if labels is not None:
         cases = [case for case in cases if (labels / f"{case.name}{case.ending}").is_file()]
+        counted = count(images, cases, others="without a label map, or a further channel")
     chosen = [cases[i] for i in sorted({int(i) for i in np.linspace(0, len(cases) - 1, min(MOST, len(cases)))})]
     found = [picture for case in chosen if (picture := _picture(case, labels, spec)) is not None]
     if not found:
         raise FolderError(f"'{folder.absolute().name}' has no image with a reference to calibrate on (--calibration).")
-    return found
+    return found, counted
 
 
 def _picture(case: BoxCase, labels: Path | None, spec: DatasetSpec | None) -> CalibrationPicture | None:

@@ -8,8 +8,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnkd.data.listing import Listing, listing, shown
 from nnkd.errors import DatasetError, FolderError
-from nnkd.files import is_visible, split_ending
+from nnkd.files import split_ending
+from nnkd.types import FolderCount
 
 NPZ = (".npz",)
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -61,14 +63,34 @@ def find_cases(source: Path, boxed: Collection[str] = ()) -> list[BoxCase]:
             raise FolderError(f"'{source.name}' is no image that this command reads: {', '.join(ENDINGS)}.")
         found = _cases([source], boxed)
     elif source.is_dir():
-        files = (file for file in sorted(source.iterdir()) if is_visible(file))
-        found = _cases([f for f in files if split_ending(f.name)[1].lower() in ENDINGS], boxed)
+        found = _cases([file for (file,) in _listing(source).cases.values()], boxed)
     else:
         raise FolderError(f"There is no file or folder '{source.name}' to segment. Correct -i.")
     if not found:
         raise FolderError(f"'{source.absolute().name}' holds no image; this command reads {', '.join(ENDINGS)}.")
     _check(found)
     return found
+
+
+def count(
+    source: Path, cases: Iterable[BoxCase], *named: Path | None, others: str = "further channel of an image"
+) -> FolderCount:
+    """Which files are taken.
+
+    Args:
+        source: The folder or file.
+        cases: What `find_cases` found there, or some of it.
+        named: Files and folders that the command line names beside it.
+        others: What sets other images aside.
+    """
+    if source.is_file():
+        return FolderCount(shown(source.name), 1)
+    mine = {case.file.name for case in cases}
+    return _listing(source).only(mine, rule=others).told(*named).count()
+
+
+def _listing(folder: Path) -> Listing:
+    return listing(folder, lambda name: name if split_ending(name)[1].lower() in ENDINGS else "")
 
 
 def holds_images(source: Path) -> bool:
@@ -79,7 +101,7 @@ def holds_images(source: Path) -> bool:
     """
     if not source.is_dir():
         return source.suffix.lower() != ".zip"
-    endings = {split_ending(f.name)[1].lower() for f in source.iterdir() if is_visible(f)} & set(ENDINGS)
+    endings = {split_ending(name)[1].lower() for name in _listing(source).cases}
     if endings and endings <= set(PICTURES):
         from nnkd.data.reading.dicom.series import scan
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkd.boxes.cases import NPZ, BoxCase, find_cases
+from nnkd.boxes.cases import NPZ, BoxCase, count, find_cases
 from nnkd.boxes.images import BoxImage, Slices, read_image
 from nnkd.boxes.model import OpenedBoxModel
 from nnkd.boxes.pictures import CtWindows, Looks, looks_of, read_windows
@@ -22,6 +22,7 @@ from nnkd.data.predictions import CaseRecord, Lineage, Manifest, PredictionFolde
 from nnkd.data.reading.geometry import Box3D
 from nnkd.errors import DatasetError, PredictionError, SettingError, UnknownNameError
 from nnkd.files import atomic, remove_leftovers, sha256
+from nnkd.types import FolderCount
 
 COSTS_ONLY = ("boxes", "runtime")  # other ones change no label map, or only voxels on the edge of rounding
 OLD_S = 3600.0  # a file that has been in the writing for an hour belongs to a killed process
@@ -87,6 +88,7 @@ class BoxWork:
         labels: Integers by label; empty: objects are numbered.
         modality: Of volumes; empty: not known.
         windows: By label.
+        count: Which files of the source are taken.
     """
 
     job: BoxJob
@@ -94,6 +96,7 @@ class BoxWork:
     given: GivenBoxes | None
     labels: Mapping[str, int]
     modality: str
+    count: FolderCount
     windows: CtWindows = field(default_factory=CtWindows)
 
     @classmethod
@@ -124,7 +127,9 @@ class BoxWork:
         )
         labels = {} if given is None else _integers(given, spec)
         modality = job.modality or (spec.channel_names[0] if spec is not None else "")
-        return cls(job, cases, given, labels, modality, read_windows(job.window, labels))
+        window = Path(job.window) if job.window else None
+        counted = count(job.source, cases, job.target, job.boxes, window)
+        return cls(job, cases, given, labels, modality, counted, read_windows(job.window, labels))
 
     def open_folder(self, opened: OpenedBoxModel, overwrite: bool) -> PredictionFolder:
         """Begin or continue the prediction folder.

@@ -82,17 +82,23 @@ def show(report: StepReport) -> int:
         print(f"{len(report.failures)} case(s) failed:", file=sys.stderr)
         for failure in report.failures:
             print(f"  {failure.case}: {failure.reason}", file=sys.stderr)
-    unknown = [(name, count.folder, why) for count in report.folders for name, why in sorted(count.unknown.items())]
+    told = {failure.case for failure in report.failures}
+    unknown = [
+        f"{name} in {count.folder}: {why}"
+        for count in report.folders
+        for name, why in sorted(count.unknown.items())
+        if name not in told
+    ]
     if unknown:
         print(f"{len(unknown)} file(s) were not understood:", file=sys.stderr)
-        for name, folder, why in unknown[:MOST_SHOWN]:
-            print(f"  {name} in {folder}: {why}", file=sys.stderr)
+        for line in unknown[:MOST_SHOWN]:
+            print(f"  {line}", file=sys.stderr)
         if len(unknown) > MOST_SHOWN:
             print(f"  and {len(unknown) - MOST_SHOWN} more", file=sys.stderr)
     sys.stderr.flush()
     for count in report.folders:
         print(count.line)
-    return SOME_FAILED if report.failures or unknown else DONE
+    return SOME_FAILED if report.failures or any(count.unknown for count in report.folders) else DONE
 
 
 def add_device(to: argparse.ArgumentParser) -> None:

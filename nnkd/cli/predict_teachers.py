@@ -117,6 +117,7 @@ def _predict(arguments: argparse.Namespace) -> StepReport:
         dataset,
         images,
         cases=command.part_of(images.cases(), arguments),
+        listing=images.listing.part(arguments.part_id, arguments.num_parts).told(arguments.o),
         device=arguments.device,
         workers=arguments.np,
         boxes_from=arguments.boxes_from,

@@ -22,7 +22,7 @@ def problem(name: str) -> str:
         name: The case's identifier.
     """
     if name.lower().endswith(SEGMENTATION):
-        return f"ends with {SEGMENTATION}, as the file of a label map does that nnU-Net keeps for a preprocessed case"
+        return f"ends with {SEGMENTATION}, as nnU-Net's files of label maps do, so it would overwrite another case's"
     if name.lower().endswith(ENDINGS):
         return "ends as the files do that nnU-Net keeps for a preprocessed case"
     if name != name.strip() or name.endswith("."):
@@ -45,7 +45,7 @@ def problems(names: Iterable[str]) -> dict[str, str]:
     first: dict[str, str] = {}
     for name in sorted(names):
         if why := problem(name):
-            found[name] = f"The case's name '{shown(name)}' {why}. Rename its files."
+            found[name] = f"The case's name '{shown(name)}' {why}. Rename its files, or take out what is no image."
             continue
         other = first.setdefault(_folded(name), name)
         if other != name:

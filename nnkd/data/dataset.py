@@ -353,13 +353,14 @@ class RawDataset:
         """Which files of labelsTr or labelsTs are label maps of the images beside it; nothing, without such a folder.
 
         Raises:
-            DatasetError: If there are no images.
+            DatasetError: If a folder cannot be read.
         """
-        folder = self.folder / f"labels{split}"
+        folder, images = self.folder / f"labels{split}", self.images(split)
         if not folder.is_dir():
             return Listing(folder, {})
+        cases = images.listing.cases if images.folder.is_dir() else {}
         found = listing.label_maps(folder, self.spec.file_ending)
-        return found.only(self.images(split).cases(), why=f"images{split} has no image of its case")
+        return found.only(cases, why=f"images{split} has no image of its case")
 
     def teachers_folder(self, split: Split = "Tr") -> Path:
         """teachersTr or teachersTs; one prediction folder per teacher lies in it."""

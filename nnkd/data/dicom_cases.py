@@ -29,12 +29,14 @@ from nnkd.data.reading.dicom.volumes import DicomImage
 from nnkd.data.reading.image import VOLUMES
 from nnkd.errors import FolderError, GeometryError, NnkdError, SettingError
 from nnkd.files import TEMPORARY_PREFIX
+from nnkd.types import FolderCount
 
 log = logging.getLogger("nnkd")
 
 NOT_READ = "Its series could not be read; the run said why."  # in manifests, which hold nobody's data
 NIFTI, SEG = "nifti", "dicomseg"
 SEG_ENDING = ".dcm"
+DICOM = "DICOM"  # what the folder is called in the count: its own name may be a patient's
 CODES = {"CT": "CT", "MR": "MR", "MRI": "MR", "PET": "PT", "PT": "PT"}  # DICOM's, by what a model calls its channel
 
 
@@ -84,6 +86,7 @@ class DicomCases:
         failed: Why a case could not be read, in one sentence. It may hold names of files and folders, which may be
             the patient's: it is shown and not kept.
         broken: The same by the names of files that belong to no series.
+        count: Which files of the folder or zip were taken.
         formats: What to write.
         codes: What labels mean.
         algorithm: Who made the label maps.
@@ -95,6 +98,7 @@ class DicomCases:
     broken: Mapping[str, str]
     formats: tuple[str, ...]
     codes: CodeTable = field(repr=False)
+    count: FolderCount
     algorithm: Algorithm = field(default_factory=lambda: Algorithm("nnkd"))
 
     def made_by(self, manifest: Manifest) -> DicomCases:
@@ -217,7 +221,8 @@ def dicom_cases(
             raise otherwise or FolderError(
                 f"'{source.absolute().name}' holds no image and no DICOM series. Correct -i."
             )
-        yield _read(_chosen(found, wanted, channels[0]), work / "images", wanted, ending, codes, part)
+        found = _chosen(found, wanted, channels[0])
+        yield _read(found, work / "images", wanted, ending, codes, part)
     finally:
         shutil.rmtree(work, ignore_errors=True)
         if not there and target.is_dir() and not any(target.iterdir()):
@@ -243,31 +248,32 @@ def _read(
     names = {f"case_{number:04d}": series for number, series in enumerate(found.series, start=1)}
     images: dict[str, DicomImage] = {}
     failed: dict[str, str] = {}
-    for rule, count in _counted(found).items():
-        log.info("Set aside: %s (%d file(s)).", rule, count)
-    for name in list(names)[first::step]:
-        series = names[name]
+    for case in list(names)[first::step]:
+        series = names[case]
         try:
             if series.problem:
                 raise FolderError(series.problem)
             image = volumes.read(series.files)
             if SEG in wanted.formats:
                 segmentation_writer.check_source(image)  # now, not after hours of computing
-            formats.write(image, folder / f"{name}_0000{ending}")
+            formats.write(image, folder / f"{case}_0000{ending}")
         except NnkdError as error:
-            failed[name] = str(error)
+            failed[case] = str(error)
             continue
-        images[name] = replace(image, array=np.zeros((1, 0, 0, 0), np.uint8))
-        log.info("%s is series %s, %d slices.", name, series.title, len(image.slices))
+        images[case] = replace(image, array=np.zeros((1, 0, 0, 0), np.uint8))
+        log.info("%s is series %s, %d slices.", case, series.title, len(image.slices))
         for sentence in image.said:
-            log.warning("%s: %s.", name, sentence)
+            log.warning("%s: %s.", case, sentence)
     # told by one part alone
     broken = {shown(one.file.name): f"It {one.reason}." for one in found.broken} if first == 0 else {}
-    return DicomCases(folder, images, failed, broken, wanted.formats, codes)
+    mine = [names[case] for case in list(names)[first::step]]
+    count = FolderCount(DICOM, sum(len(series.files) for series in mine), _aside(found) if first == 0 else {}, broken)
+    return DicomCases(folder, images, failed, broken, wanted.formats, codes, count)
 
 
-def _counted(found: Found) -> dict[str, int]:
-    counts: dict[str, int] = {}
+def _aside(found: Found) -> dict[str, list[str]]:
+    """Files that a rule sets aside, by rule."""
+    names: dict[str, list[str]] = {}
     for aside in found.aside:
-        counts[aside.rule] = counts.get(aside.rule, 0) + len(aside.files)
-    return counts
+        names.setdefault(aside.rule, []).extend(shown(file.name) for file in aside.files)
+    return names

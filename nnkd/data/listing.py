@@ -31,7 +31,8 @@ OF_RESULTS = (
 FOLDERS = ("uncertainty", "auxiliaries", "preview", "private", "postprocessed", "evaluation")  # nnkd's and nnU-Net's
 OWN_FILE, OWN_FOLDER, MANIFEST = "file of nnkd or nnU-Net", "folder of nnkd or nnU-Net", "manifest.json"
 PROBABILITIES = (".npz", ".pkl")
-SIDECARS = (".json", ".bval", ".bvec", ".txt", ".csv", ".tsv", ".xml")
+SIDECARS = (".json", ".bval", ".bvec", ".txt", ".xml")
+TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".svg", ".pdf")
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".hdr", ".b2nd")
 IMAGES = (*VOLUMES, ".img", ".tif", ".tiff", ".npz", ".dcm", ".png", ".jpg", ".jpeg", ".bmp", ".gif")
@@ -75,6 +76,20 @@ class Listing:
         if rule:
             return replace(self, cases=kept, aside={**self.aside, rule: (*self.aside.get(rule, ()), *names)})
         return replace(self, cases=kept, unknown={**self.unknown, **dict.fromkeys(names, why)})
+
+    def told(self, *places: Path | None, rule: str = "named on the command line") -> Listing:
+        """The same with files and folders that are known otherwise set aside.
+
+        Args:
+            places: They; None is nowhere.
+            rule: What sets them aside.
+        """
+        named = {os.path.realpath(place) for place in places if place is not None}
+        there = tuple(name for name in self.unknown if os.path.realpath(self.folder / name) in named)
+        if not there:
+            return self
+        unknown = {name: why for name, why in self.unknown.items() if name not in there}
+        return replace(self, aside={**self.aside, rule: (*self.aside.get(rule, ()), *there)}, unknown=unknown)
 
     def part(self, number: int, of: int) -> Listing:
         """What one of several calls that share the work takes; files that belong to no case are the first one's."""
@@ -146,6 +161,24 @@ def prediction_folders(folder: Path) -> Listing:
         else:
             unknown[name] = "a folder of each teacher was expected"
     return Listing(folder, cases, aside, unknown)
+
+
+def preprocessed(folder: Path) -> Listing:
+    """Cases as nnU-Net keeps them preprocessed: CASE.b2nd, CASE_seg.b2nd and CASE.pkl.
+
+    Raises:
+        DatasetError: If the folder cannot be read.
+    """
+    files = {path.name for path in _entries(folder, deep=False) if path.is_file()}
+
+    def case_of(name: str) -> str:
+        case = name.removesuffix(".pkl").removesuffix(".b2nd").removesuffix("_seg")
+        whole = {f"{case}.b2nd", f"{case}_seg.b2nd", f"{case}.pkl"}
+        return case if name in whole and whole <= files else ""
+
+    found = listing(folder, case_of, ".b2nd")
+    why = "CASE.b2nd, CASE_seg.b2nd and CASE.pkl were expected together"
+    return replace(found, unknown=dict.fromkeys(found.unknown, why))
 
 
 def listing(
@@ -222,6 +255,8 @@ def _rule_beside(path: Path, used: Collection[Path], file_ending: str) -> str:
         return OWN_FILE
     if DOCUMENTS.fullmatch(path.name):
         return "document"
+    if small.endswith(TABLES):
+        return "table"
     if path.with_suffix("") in used:
         if small.endswith(SIDECARS):
             return "sidecar of an image"

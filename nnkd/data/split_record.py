@@ -6,7 +6,6 @@ every run first brings each file to where it wants it; so a killed run is finish
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +14,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nnkd import paths
-from nnkd.data import splits
+from nnkd.data import listing, splits
 from nnkd.data.dataset import RawDataset
 from nnkd.data.predictions import label_map_files, prediction_folders
 from nnkd.data.reading.raw_pictures import sidecars
 from nnkd.errors import DatasetError, FileError, ParticipantsError
-from nnkd.files import is_visible, read_json, write_json
+from nnkd.files import read_json, write_json
 from nnkd.types import Participant
 
 RECORD, HIDDEN = "split.json", "labelsHidden"
@@ -210,18 +209,13 @@ class Record(BaseModel):
 def image_files(dataset: RawDataset, which: str) -> dict[str, list[Path]]:
     """Image files by case, also of a case of which only some channels have moved yet."""
     folder = dataset.folder / f"images{which}"
-    pattern = re.compile(rf"(.+)_\d{{4}}{re.escape(dataset.spec.file_ending)}")
-    found: dict[str, list[Path]] = {}
-    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-        match = pattern.fullmatch(file.name)
-        if match and is_visible(file):
-            found.setdefault(match.group(1), []).append(file)
-    return found
+    cases = listing.images(folder, dataset.spec.file_ending).cases if folder.is_dir() else {}
+    return {case: [*files] for case, files in cases.items()}
 
 
 def label_files(folder: Path, dataset: RawDataset) -> dict[str, Path]:
     """Label maps by case; none if there is no folder."""
-    return label_map_files(folder, dataset.spec.file_ending) if folder.is_dir() else {}
+    return label_map_files(folder, dataset.spec.file_ending)
 
 
 def _check_unused(dataset: RawDataset, away: set[str], made: set[str]) -> None:

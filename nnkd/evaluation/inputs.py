@@ -10,14 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from nnkd import paths
+from nnkd.data import listing
 from nnkd.data.dataset import DatasetSpec
 from nnkd.data.labels.by_name import FolderLabels
-from nnkd.data.predictions import PredictionFolder, label_map_files
+from nnkd.data.listing import Listing
+from nnkd.data.predictions import PredictionFolder
 from nnkd.errors import DatasetError, FolderError, PredictionError, SettingError
 from nnkd.evaluation.groups.partitions import GroupOptions
 from nnkd.evaluation.intervals import Bootstrap
 from nnkd.evaluation.scores import FolderScores
 from nnkd.evaluation.surfaces import DEFINITIONS
+from nnkd.types import FolderCount, some
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,8 @@ def _existing(folder: Path, flag: str) -> Path:
     return folder
 
 
-def label_maps(folder: Path, spec: DatasetSpec, flag: str) -> dict[str, Path]:
-    """Files by case.
+def label_maps(folder: Path, spec: DatasetSpec, flag: str) -> Listing:
+    """Label maps of a folder, without those of cases that failed since they were written.
 
     Args:
         folder: Where they lie.
@@ -129,21 +132,52 @@ def label_maps(folder: Path, spec: DatasetSpec, flag: str) -> dict[str, Path]:
     Raises:
         NnkdError: If there is no such folder, or no label map in it.
     """
-    files = label_map_files(_existing(folder, flag), spec.file_ending)
-    if not files:
-        others = sorted({p.name for p in folder.iterdir() if not p.name.startswith(".")})[:3]
-        there = f"it holds {', '.join(others)}" if others else "it is empty"
+    found = listing.label_maps(_existing(folder, flag), spec.file_ending)
+    predictions = PredictionFolder(folder)
+    if predictions.exists():
+        failed = predictions.manifest().failures.keys()
+        found = found.only({*found.cases} - failed, rule="earlier label map of a case that failed")
+    if not found.cases:
+        others = sorted(found.unknown)
+        there = f"it holds {some(others)}" if others else "it is empty"
         raise PredictionError(
             f"'{folder.name}' ({flag}) holds no label map with the ending {spec.file_ending} that dataset.json of "
             f"{spec.name} names; {there}. Give a folder of files named CASE{spec.file_ending}."
         )
-    return files
+    return found
+
+
+def files_of(found: Listing) -> dict[str, Path]:
+    """The label map of each case."""
+    return {case: file for case, (file,) in found.cases.items()}
+
+
+def counts(
+    predictions: Mapping[str, Listing], references: Sequence[Listing], cases: Sequence[str], output: Path
+) -> list[FolderCount]:
+    """Which files are taken.
+
+    Args:
+        predictions: By name.
+        references: One or two.
+        cases: The cases to evaluate.
+        output: The folder to write to.
+    """
+    known = {case for reference in references for case in reference.cases}
+    named = []
+    for name, found in predictions.items():
+        found = found.only(known, rule="without reference").only(cases, rule="of a case that is not in every folder")
+        named.append(found.told(output).count(name))
+    others = [
+        found.only(cases, rule="of a case that is not in every folder").told(output).count() for found in references
+    ]
+    return named + others
 
 
 def read_folders(
     request: Request, spec: DatasetSpec
-) -> tuple[list[FolderScores], dict[str, dict[str, Path]], dict[str, FolderLabels]]:
-    """The folders to evaluate, their label maps by name and case, and what their integers mean by name.
+) -> tuple[list[FolderScores], dict[str, Listing], dict[str, FolderLabels]]:
+    """The folders to evaluate, their label maps by name, and what their integers mean by name.
 
     Raises:
         NnkdError: If there is no label map, a name cannot be used, or a folder has none of the labels.
@@ -158,7 +192,9 @@ def read_folders(
         raise SettingError(f"'{bad}' cannot name one folder (doubled, empty or with a slash). Give names with --names.")
     labels = {name: FolderLabels.of(path, spec) for name, path in zip(names, request.predictions, strict=True)}
     folders = [
-        FolderScores(name, manifest, {case: path.name for case, path in found.items()}, unknown=labels[name].missing)
+        FolderScores(
+            name, manifest, {case: path.name for case, path in files_of(found).items()}, unknown=labels[name].missing
+        )
         for name, manifest, found in zip(names, manifests, files, strict=True)
     ]
     return folders, dict(zip(names, files, strict=True)), labels

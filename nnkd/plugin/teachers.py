@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from nnkd.errors import NnkdError
-from nnkd.types import Prompt, TeacherContext, Volume
+from nnkd.types import FolderCount, Prompt, TeacherContext, Volume
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,6 +67,14 @@ class Teacher(ABC):
             NnkdError: If one is missing; the case fails before anything is computed.
         """
         return {}
+
+    def folders(self, cases: Sequence[str]) -> Sequence[FolderCount]:
+        """Which files of folders that it reads beside the images are taken.
+
+        Args:
+            cases: All cases of the images' folder.
+        """
+        return ()
 
     @classmethod
     def architectures(cls) -> Sequence[Architecture]:

@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nnkd.data.dataset import RawDataset
-from nnkd.data.predictions import portable_options
+from nnkd.data.predictions import count_predictions, portable_options
 from nnkd.errors import SettingError
 from nnkd.plugin.aggregators import Aggregator, JointAggregator
 from nnkd.types import Failure, StepReport
@@ -79,6 +79,8 @@ def aggregate(
                 files, lines = target.review(disagreement, review)
                 report.data = {**report.data, "review": files}
                 report.lines += ["", *lines]
+            report.folders = [dataset.images().listing.count(), dataset.label_maps().count()]
+            report.folders += count_predictions(source, dataset.images().cases(), teachers)
             return report
     if source.resolve() in (output.resolve(), *output.resolve().parents):
         raise SettingError(
@@ -86,7 +88,9 @@ def aggregate(
             f"time. Choose another folder with -o."
         )
     folder = Folder(dataset.spec, panel, output, name, options, overwrite)
-    return _run(folder, aggregator, name, options, overwrite, processes)[0]
+    report, _ = _run(folder, aggregator, name, options, overwrite, processes)
+    report.folders = count_predictions(source, None, teachers)
+    return report
 
 
 def _run(

@@ -15,6 +15,8 @@ from nnkd.evaluation.groups.report import fairness_part
 from nnkd.evaluation.inputs import (
     Request,
     check_values,
+    counts,
+    files_of,
     find_dataset_json,
     image_folders,
     label_maps,
@@ -31,7 +33,7 @@ from nnkd.evaluation.scores import Scores, write_scores
 from nnkd.evaluation.summary import add_to_summary, facts_of, score_lines, write_summaries
 from nnkd.evaluation.uncertainty import uncertainty_part
 from nnkd.files import remove_leftovers
-from nnkd.types import Failure, StepReport
+from nnkd.types import Failure, StepReport, some
 
 CACHE = ".cache"
 
@@ -56,12 +58,17 @@ def evaluate(request: Request) -> StepReport:
     json_file = find_dataset_json(request)
     spec = with_ignored(DatasetSpec.read(json_file), request.reference)
     settings = _settings(request, spec)
-    references = label_maps(request.reference, spec, "-ref")
-    other = request.second_reference
-    second = None if other is None else (other, label_maps(other, spec, "-ref"))
-    own = [reference_labels(folder, spec, list(settings.labels)) for folder in (request.reference, other) if folder]
+    raters = [label_maps(folder, spec, "-ref") for folder in (request.reference, request.second_reference) if folder]
+    references = files_of(raters[0])
+    second = None if request.second_reference is None else (request.second_reference, files_of(raters[1]))
+    own = [
+        reference_labels(folder, spec, list(settings.labels))
+        for folder in (request.reference, request.second_reference)
+        if folder
+    ]
     output = _output(request)
-    folders, found, matched = read_folders(request, spec)
+    folders, predictions, matched = read_folders(request, spec)
+    found = {name: files_of(listing) for name, listing in predictions.items()}
     cases = shared_cases(references, found, request.common_cases)
     if second and not second[1].keys() & set(cases):
         raise PredictionError("The two folders of -ref have no case in common. Check that both are of the same cases.")
@@ -91,6 +98,10 @@ def evaluate(request: Request) -> StepReport:
     given = request.dataset is not None or request.dataset_json is not None  # else it lies beside the references
     said = [labels.line() for labels in (*own, *matched.values()) if labels.source or given]
     report.lines += [line for line in said if line]
+    for name, files in found.items():
+        if missing := sorted(set(cases) - files.keys()):
+            report.lines.append(f"{name} has no label map of {len(missing)} case(s), counted as empty: {some(missing)}")
+    report.folders = counts(predictions, raters, cases, output)
     for part in parts:
         part.write(output)
         for name in found:

@@ -41,9 +41,11 @@ def export(
     if not isinstance(source, TrainedModel):
         if "nnunet" in formats:
             raise SettingError("nnU-Net has no models prompted by boxes. Leave the format nnunet out.")
-        pictures = None if calibration is None else read_pictures(calibration)
+        if calibration is not None:
+            pictures, counted = read_pictures(calibration)
+            report.folders.append(counted)
         report.lines += write_box_model(source().export_graphs(), target, openvino="openvino" in formats)
-        if pictures is not None:
+        if calibration is not None:
             report.lines += add_int8(target, pictures, tolerance)
         return report
     if calibration is not None:

@@ -12,13 +12,14 @@ from typing import Any
 from nnkd.auxiliary import record
 from nnkd.data.dataset import DatasetSpec, ImageFolder
 from nnkd.data.dicom_cases import NOT_READ, SEG_ENDING, dicom_cases, may_be_dicom
+from nnkd.data.listing import label_maps
 from nnkd.data.predictions import Lineage, Manifest, PredictionFolder, Weights, versions
 from nnkd.data.recipes import Recipe
 from nnkd.errors import DatasetError, FolderError, NnkdError, PredictionError
 from nnkd.files import TEMPORARY_PREFIX, sha256, write_json
 from nnkd.inference.runs import Request, Run, load_predictors
 from nnkd.inference.uncertainty import UncertaintyFolder
-from nnkd.types import Failure, StepReport
+from nnkd.types import Failure, FolderCount, StepReport
 
 
 def predict(request: Request) -> StepReport:
@@ -72,7 +73,7 @@ def _predict(request: Request, spec: DatasetSpec, cases: Sequence[str]) -> StepR
     write_json(request.target / "dataset.json", request.model.dataset_json())  # nnU-Net's ensemble reads both
     write_json(request.target / "plans.json", plans)
     record.carry(request.model.parts(), request.target)  # for nnKD_evaluate's report
-    report = StepReport()
+    report = StepReport(folders=_counts(request, images, cases))
     if request.dicom is not None:
         report.failures += [Failure(n, why) for n, why in {**request.dicom.failed, **request.dicom.broken}.items()]
         for case in request.dicom.failed:
@@ -91,6 +92,18 @@ def _predict(request: Request, spec: DatasetSpec, cases: Sequence[str]) -> StepR
     run.do(todo)
     report.lines.append(f"{len(report.done)} case(s) predicted, {len(report.skipped)} were there already")
     return report
+
+
+def _counts(request: Request, images: ImageFolder, cases: Sequence[str]) -> list[FolderCount]:
+    """Which files are taken, of those that are this call's."""
+    if request.dicom is not None:
+        counts = [request.dicom.count]
+    else:
+        counts = [images.listing.part(request.part_id, request.num_parts).told(request.target).count()]
+    if request.previous_stage is not None and request.previous_stage.is_dir():
+        before = label_maps(request.previous_stage, images.spec.file_ending)
+        counts.append(before.only(cases, rule="of a case that is not predicted").told(request.target).count())
+    return counts
 
 
 def _header(request: Request, plans: Mapping[str, Any], spec: DatasetSpec, predictor: Any) -> Manifest:

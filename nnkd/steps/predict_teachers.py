@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +20,7 @@ from nnkd.teachers.jobs import TeacherJob, TeacherRequest, Work
 from nnkd.teachers.ray_cluster import RayTeacher
 from nnkd.teachers.runs import Outcome, RunningTeacher, line, open_folder
 from nnkd.teachers.sharing import do_here
-from nnkd.types import Failure, StepReport
+from nnkd.types import Failure, FolderCount, StepReport
 from nnkd.weights.licences import announcement
 
 log = logging.getLogger("nnkd")
@@ -46,20 +47,21 @@ def predict_teachers(request: TeacherRequest) -> StepReport:
     chosen = list(request.images.cases() if request.cases is None else request.cases)
     work = Work.of(request, previews.spread(chosen, preview) if preview else chosen)
     if preview:
-        return _preview(
-            _started_here(request, work), request.preview_folder or request.dataset.folder / previews.FOLDER
-        )
+        tried = _started_here(request, work)
+        report = _preview(tried, request.preview_folder or request.dataset.folder / previews.FOLDER)
+        return replace(report, folders=_counts(request, tried))
     if dry_run:
         tried = _started_here(request, work)
         _check_folders(tried, request.overwrite)
-        return _foresee(tried, request.overwrite)
+        return replace(_foresee(tried, request.overwrite), folders=_counts(request, tried))
     ready: list[RunningTeacher] | list[RayTeacher]
     if request.executor == "ray":
         ready = _started(request, work, partial(RayTeacher.start, work=work, address=request.ray_address))
     else:
         ready = _started_here(request, work)
     _check_folders(ready, request.overwrite)
-    report, figures, several = StepReport(), {}, len(ready) > 1
+    figures, several = {}, len(ready) > 1
+    report = StepReport(folders=_counts(request, ready))
     while ready:
         one = ready.pop(0)  # so that a finished teacher's memory is free for the next one
         figures[one.job.alias] = _run(one, work, report, f"{one.job.alias}/" if several else "", request.overwrite)
@@ -74,6 +76,17 @@ def _warn_of_labels(request: TeacherRequest) -> None:
     problem = numbering_problem(request.dataset.spec)
     if problem and any(job.folder.parent == request.dataset.teachers_folder() for job in request.jobs):
         log.warning("No student can be trained on this: dataset.json of %s %s", request.dataset.name, problem)
+
+
+def _counts(request: TeacherRequest, ready: Sequence[RunningTeacher] | Sequence[RayTeacher]) -> list[FolderCount]:
+    """Which files are taken: of the images, and of folders that teachers read beside them."""
+    images = request.images.listing
+    mine = images if request.cases is None else images.only(request.cases, rule="of a case that is not asked for")
+    counts = [(request.listing or mine).count()]
+    for one in ready:
+        if isinstance(one, RunningTeacher):
+            counts += one.teacher.folders(request.images.cases())
+    return counts
 
 
 def _started_here(request: TeacherRequest, work: Work) -> list[RunningTeacher]:

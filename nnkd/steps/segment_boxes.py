@@ -52,7 +52,7 @@ def _segment(job: BoxJob, open_model: Callable[[], OpenedBoxModel], overwrite: b
     seen = folder.manifest()  # once: with thousands of cases it takes its time
     seconds = dict.fromkeys(PARTS, 0.0)
     seconds["start"] = time.perf_counter() - begun
-    report = StepReport()
+    report = StepReport(folders=[work.count if job.dicom is None else job.dicom.count])
     if job.dicom is not None:
         report.failures += [Failure(n, why) for n, why in {**job.dicom.failed, **job.dicom.broken}.items()]
         for name in job.dicom.failed:

@@ -11,13 +11,15 @@ from filelock import FileLock, Timeout
 
 from nnkd import paths
 from nnkd.data import splits
-from nnkd.data.dataset import RawDataset
+from nnkd.data.dataset import RawDataset, Split
 from nnkd.data.participants import PARTICIPANTS_FILE, participants_of_cases
 from nnkd.data.split_record import FOLD_DRAW, HIDDEN, Record, Wishes, image_files
 from nnkd.errors import DatasetError, ParticipantsError, SettingError
 from nnkd.files import read_json, write_json
-from nnkd.types import Participant, StepReport
+from nnkd.types import FolderCount, Participant, StepReport
 from nnkd.votes import consensus
+
+WHICH: tuple[Split, ...] = ("Tr", "Ts")
 
 
 def split(dataset: RawDataset, wishes: Wishes) -> StepReport:
@@ -139,7 +141,14 @@ def _report(
     subsets = {"all": sorted(people), **{f"fold {k}": fold["val"] for k, fold in enumerate(folds)}}
     lines += splits.share_lines(people, subsets | ({"test": test} if test else {}), wishes.stratify, wishes.bins)
     lines += _leak(dataset, people, training, test)
-    return StepReport(done=training, lines=lines, data={"folds": folds, "test": test, "hidden": hidden})
+    counts = [count for which in WHICH for count in _counts(dataset, which)]
+    return StepReport(done=training, lines=lines, folders=counts, data={"folds": folds, "test": test, "hidden": hidden})
+
+
+def _counts(dataset: RawDataset, which: Split) -> list[FolderCount]:
+    images, labels = dataset.images(which), dataset.label_maps(which)
+    there = [images.listing.count()] if images.folder.is_dir() else []
+    return [*there, *([labels.count()] if labels.folder.is_dir() else [])]
 
 
 def _leak(

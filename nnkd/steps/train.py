@@ -15,7 +15,7 @@ from nnkd.data.labels.numbering import check_label_numbers
 from nnkd.data.recipes import write_recipe
 from nnkd.devices import check_device, cores
 from nnkd.errors import NnkdError, WeightsError
-from nnkd.training.checks import check
+from nnkd.training.checks import check, preprocessed_cases
 from nnkd.training.recipe_flags import Request, StudentPlan, TrainingPlan
 from nnkd.types import StepReport
 from nnkd.weights import pretrained
@@ -34,11 +34,12 @@ def train(request: Request) -> StepReport:
     if request.per_label is not None and isinstance(plan, StudentPlan):
         return _train_per_label(plan)
     check(plan)
+    folders = [] if request.own_data is not None else [preprocessed_cases(plan).count()]
     plans_name = _written(plan)
     log.info("Plans: -p %s", plans_name)
     if not request.dry_run:
         _train(plan, plans_name)
-    return StepReport(data={"plans": plans_name})
+    return StepReport(folders=folders, data={"plans": plans_name})
 
 
 def _train_per_label(whole: StudentPlan) -> StepReport:
@@ -46,6 +47,7 @@ def _train_per_label(whole: StudentPlan) -> StepReport:
     request, plans = whole.request, whole.label_by_label()
     for plan in plans:
         check(plan)
+    folders = [preprocessed_cases(plans[0]).count()]
     for plan in plans:
         plans_name = _written(plan)
         log.info("Plans for %s: -p %s", plan.recipe.label, plans_name)
@@ -53,7 +55,7 @@ def _train_per_label(whole: StudentPlan) -> StepReport:
             continue
         _train(plan, plans_name)
     family = f"{request.plans}_{whole.family}"
-    report = StepReport(data={"plans": family})
+    report = StepReport(folders=folders, data={"plans": family})
     report.lines.append(f"Predict all labels with nnKD_predict -p {family} --per_label")
     return report
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from nnkd.data.boxes import FORM
 from nnkd.data.dataset import DatasetSpec, ImageFolder, RawDataset
+from nnkd.data.listing import Listing
 from nnkd.data.predictions import PredictionFolder, portable_error
 from nnkd.data.reading.nifti import check_whole
 from nnkd.errors import DatasetError, PredictionError, UnknownNameError
@@ -62,6 +63,7 @@ class TeacherRequest:
         dataset: Whose labels are asked for.
         images: The cases' images.
         cases: Which of them; None: all.
+        listing: Which files of the images' folder are this call's; None: those of `cases`.
         device: "cuda", "cpu" or "mps".
         workers: How many processes or threads a teacher may use.
         boxes_from: Where teachers that are prompted by boxes get them: another teacher's name, a file, or "labels".
@@ -80,6 +82,7 @@ class TeacherRequest:
     images: ImageFolder
     _: KW_ONLY
     cases: Sequence[str] | None = None
+    listing: Listing | None = None
     device: str = "cuda"
     workers: int = 1
     boxes_from: str | None = None

@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnkd import paths
+from nnkd.data import listing
 from nnkd.data.dataset import DatasetSpec
+from nnkd.data.listing import Listing
 from nnkd.data.participants import participants_of_cases
 from nnkd.data.splits import SPLITS, read_folds, training_cases
 from nnkd.errors import NnkdError, RecipeError, SettingError
@@ -18,6 +20,7 @@ from nnkd.preprocessing import freshness
 from nnkd.preprocessing.folders import listed_cases
 from nnkd.training.along import checks as auxiliary_checks
 from nnkd.training.recipe_flags import Request, StudentPlan, TrainingPlan
+from nnkd.types import some
 from nnkd.weights import pretrained
 
 log = logging.getLogger("nnkd")
@@ -41,6 +44,8 @@ def check(plan: TrainingPlan) -> None:
         weights = Path(request.pretrained_weights)
         pretrained.check(weights, request.trainer, plan.plans, request.configuration, plan.dataset_json)
     own = request.own_data
+    if own is None:
+        check_files(preprocessed_cases(plan))
     cases = listed_cases(folder / values["data_identifier"]) if own is None else own.cases_of(folder)
     check_fold(folder, request.fold, request.configuration, cases)
     if own is None:
@@ -59,6 +64,32 @@ def check(plan: TrainingPlan) -> None:
         check_draws(folder, request.fold, cases, values["batch_size"], sampler, request.dry_run)
     if isinstance(plan, StudentPlan):
         _check_recipe(plan)
+
+
+def preprocessed_cases(plan: TrainingPlan) -> Listing:
+    """Which files of a configuration's folder are whole cases of the dataset."""
+    found = listing.preprocessed(plan.folder / plan.values["data_identifier"])
+    labels = plan.folder / "gt_segmentations"
+    if not labels.is_dir():
+        return found
+    of_dataset = listing.label_maps(labels, plan.dataset_json["file_ending"]).cases
+    return found.only(of_dataset, why="gt_segmentations has no label map of its case")
+
+
+def check_files(found: Listing) -> None:
+    """nnU-Net takes any .b2nd there for a case, shadow files of macOS included, and stops at files of other endings.
+
+    Raises:
+        RecipeError: If the folder holds what is no whole case of the dataset.
+    """
+    strays = sorted(found.unknown) + sorted(name for names in found.aside.values() for name in names)
+    strays = [name for name in strays if not (found.folder / name).is_dir()]
+    if strays:
+        raise RecipeError(
+            f"{found.name} of {found.folder.parent.name} holds {some(strays)}, which nnU-Net would take for training "
+            f"cases or stumble over. Remove {'it' if len(strays) == 1 else 'them'}, or run nnKD_plan_and_preprocess "
+            f"again, which removes cases that are gone from the dataset."
+        )
 
 
 def _check_flags(request: Request) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnkd.data.listing import Listing
 from nnkd.data.reading.formats import say
-from nnkd.data.reading.image import ending_of, images_among
+from nnkd.data.reading.image import ending_of, image_files
 from nnkd.errors import DatasetError, SettingError
-from nnkd.files import is_visible
 from nnkd.plugin.teachers import Teacher
 from nnkd.teachers.foreign import ENDINGS, Map, MaskFile, Others, by_values, ignore_label, labels_of_folder, read_parts
-from nnkd.types import Prompt, TeacherContext, Volume
+from nnkd.types import FolderCount, Prompt, TeacherContext, Volume
 
 TO_RESAMPLE = ", or, if its header says where it lies, set resample=true"
 PATTERNS_ONE_FILE = ("{case}",)
@@ -81,12 +82,37 @@ class ImportedTeacher(Teacher):
         self._notes: dict[str, Any] = {}
 
     @cached_property
+    def _listing(self) -> Listing:
+        return image_files(self.folder)
+
+    def _stem(self, file: Path) -> str:
+        return file.relative_to(self.folder).as_posix()[: -len(ending_of(file))]
+
+    def folders(self, cases: Sequence[str]) -> Sequence[FolderCount]:
+        """Which files are masks of these cases, and of labels that are asked for."""
+        used: set[str] = set()
+        for case in cases:
+            one = self._one_file(case)
+            files = [one] if one else [file for files in self._label_files(case).values() for file in files]
+            used |= {self._stem(file) for file in files}
+        names = "|".join(re.escape(case) for case in cases)
+        patterns = PATTERNS_PER_LABEL if self.pattern is None else (self.pattern,)
+        own = [re.escape(p).replace(r"\{case\}", f"(?:{names})").replace(r"\{label\}", ".+") for p in patterns]
+        of_cases = re.compile("|".join(own))
+        stems = {name: self._stem(path) for name, (path,) in self._listing.cases.items()}
+        theirs = {name for name, stem in stems.items() if stem in used or of_cases.fullmatch(stem)}
+        found = self._listing.only(
+            theirs, why="no image's case is called so: CASE, CASE_LABEL or CASE/LABEL is looked for"
+        )
+        found = found.only({name for name in theirs if stems[name] in used}, rule="of a label that is not asked for")
+        map_file = () if self.map_file is None else (self.map_file,)
+        return [found.told(*map_file).count()]
+
+    @cached_property
     def _stems(self) -> dict[str, Path]:
         """Mask files by their path without ending, relative to the folder."""
         found: dict[str, Path] = {}
-        for path in images_among([path for path in sorted(self.folder.rglob("*")) if is_visible(path)]):
-            ending = ending_of(path)
-            stem = path.relative_to(self.folder).as_posix()[: -len(ending)]
+        for stem, path in ((self._stem(path), path) for (path,) in self._listing.cases.values()):
             if stem in found:
                 raise DatasetError(
                     f"'{found[stem].name}' and '{path.name}' could both be the masks of '{stem}'. Take one away."

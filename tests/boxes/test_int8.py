@@ -112,7 +112,7 @@ def test_npz_give_the_slice_with_the_largest_reference(tmp_path):
     gts[1, 4:20, 3:9], gts[1, 25:31, 10:20], gts[2, 4:8, 3:9], gts[1, 0, 0] = 1, 5, 1, 7
     np.savez(tmp_path / "a.npz", imgs=imgs, gts=gts)
     np.savez(tmp_path / "empty.npz", imgs=imgs, gts=np.zeros_like(gts))
-    (one,) = read_pictures(tmp_path)
+    (one,), _ = read_pictures(tmp_path)
     assert (one.case, one.image.shape, int(one.image.max())) == ("a", (32, 24, 3), 77)
     np.testing.assert_array_equal(one.boxes, [[4, 3, 20, 9], [25, 10, 31, 20]])  # label 7 is one pixel
     assert one.masks.sum() == 16 * 6 + 6 * 10
@@ -120,7 +120,8 @@ def test_npz_give_the_slice_with_the_largest_reference(tmp_path):
 
 def test_a_raw_dataset_gives_what_is_labelled(tmp_path):
     folder = toy_dataset(tmp_path / "Dataset701_Toy", training=3, labelled=2).folder
-    found = read_pictures(folder)
+    found, counted = read_pictures(folder)
+    assert counted.line.endswith("2 used, 1 set aside (without a label map, or a further channel: toy_002_0000.nii.gz)")
     assert [one.case for one in found] == ["toy_000", "toy_001"]
     assert all(one.masks is not None and one.image.dtype == np.uint8 for one in found)
     for one in found:
@@ -130,7 +131,7 @@ def test_a_raw_dataset_gives_what_is_labelled(tmp_path):
 
 def test_images_alone_have_boxes_in_their_middle(tmp_path):
     np.savez(tmp_path / "a.npz", imgs=np.ones((40, 20), np.uint8), boxes=np.zeros((0, 4)))
-    (one,) = read_pictures(tmp_path)
+    (one,), _ = read_pictures(tmp_path)
     assert one.masks is None
     np.testing.assert_array_equal(one.boxes, [[10, 5, 30, 15]])
 

@@ -83,6 +83,11 @@ def test_images_are_told_from_what_lies_beside_them(tmp_path):
     }
 
 
+def test_numbers_at_the_end_of_a_name_are_no_channels(tmp_path):
+    found = listing.images(put(tmp_path, "x_0000.png", "x_0000_0000.png", "x_0000_0001.png"), ".png")
+    assert {case: len(files) for case, files in found.cases.items()} == {"x": 1, "x_0000": 2}
+
+
 def test_what_nnunet_writes_beside_label_maps_is_set_aside(tmp_path):
     own = ("dataset.json", "plans.json", "predict_from_raw_data_args.json", "summary.json", "postprocessing.pkl")
     folder = put(tmp_path, "c1.nii.gz", "c1.npz", "c1.pkl", *own, "postprocessed/c1.nii.gz")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import made_up
@@ -248,3 +249,28 @@ def test_killed_and_run_again_gives_the_same_as_in_one_go(tmp_path, nnunet_folde
     dataset = RawDataset.open(710)
     for case, array in arrays.items():
         np.testing.assert_array_equal(dataset.images().read(case)[0][0], array)
+
+
+def test_cases_whose_names_other_files_have_fail_alone(source, nnunet_folders):
+    listed = [replace(case, name=name) for case, name in zip(cases(source), ("x", "x_seg", "X"), strict=True)]
+    report = writer(source).write(listed, read=[source])
+    assert [failure.case for failure in report.failures] == ["x", "x_seg"]
+    assert "ends with _seg" in report.failures[1].reason
+    assert report.done == ["X"]
+    (count,) = report.folders
+    assert count.line == "download: 6 files came in: 6 used"
+
+
+def test_what_a_download_holds_beside_its_images_is_named(source, nnunet_folders):
+    for name in ("c9.nii.gz", "survival.csv", "name_mapping.txt", "LICENSE", "labels/._c0.nii.gz", "c8.nii.gz.part"):
+        (source / name).write_bytes(b"x")
+    (count,) = writer(source).write(cases(source), read=[source]).folders
+    assert count.used == 6
+    assert {rule: list(names) for rule, names in count.aside.items()} == {
+        "not taken by this conversion": ["c9.nii.gz"],
+        "table": ["survival.csv"],
+        "text": ["name_mapping.txt"],
+        "document": ["LICENSE"],
+        "shadow file of macOS": ["labels/._c0.nii.gz"],
+    }
+    assert list(count.unknown) == ["c8.nii.gz.part"]

@@ -104,3 +104,14 @@ def test_hippocampus(nnunet_folders):
         REAL_DATA / "hippocampus", "Dataset704_H", channels=["MRI"], labels={"anterior": 1, "posterior": 2}
     )
     assert (len(report.done), report.failures, report.data["labelsTr"]) == (200, [], 200)
+
+
+def test_each_file_of_the_task_is_counted(task, nnunet_folders, capsys):
+    (task / "imagesTr" / "toy_1.nii.gz.part").write_bytes(b"x")
+    (task / "README.md").write_text("x")
+    assert main([str(task), "-d", "710", "-n", "D"]) == 3
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "Task99_Toy: 12 files came in: 5 used, 6 set aside (document: README.md; file of nnkd or nnU-Net: dataset.json"
+        "; shadow file of macOS: imagesTr/._toy_0.nii.gz, imagesTr/._toy_1.nii.gz, labelsTr/._toy_0.nii.gz and 1 more)"
+        ", 1 not understood (imagesTr/toy_1.nii.gz.part)"
+    )

@@ -442,3 +442,14 @@ def test_three_real_teachers_of_a_trunk_ct(nnunet_folders):
     assert 1000 < liver["teachers"]["v1_full"]["mean_volume"] < 2500  # ml
     assert min(dsc for _, _, dsc in liver["pairs"]) > 0.9
     assert min(teacher["mean_dsc"] for teacher in liver["teachers"].values()) > 0.93
+
+
+def test_folders_of_teachers_and_their_files_are_counted(dataset, tmp_path):
+    first, *_ = three_teachers(dataset)
+    (dataset.teachers_folder() / "masks").mkdir()
+    (first.folder / "toy_099.nii.gz").write_bytes(b"x")
+    counts = {count.folder: count for count in to_labels(dataset).folders}
+    assert list(counts["teachersTr"].unknown) == ["masks"]
+    assert counts["teachersTr"].used == 3
+    assert counts["imagesTr"].used == 4
+    assert list(counts[f"teachersTr/{first.name}"].unknown) == ["toy_099.nii.gz"]

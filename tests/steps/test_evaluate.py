@@ -683,3 +683,21 @@ def test_a_map_on_another_grid_is_a_failure(cohort, unreported):
     report = evaluate(ask(cohort, "near"))
     assert [failure.case for failure in report.failures] == [f"near/{cases[0]}"]
     assert "does not lie on its label map's grid" in report.failures[0].reason
+
+
+@pytest.mark.usefixtures("unreported")
+def test_label_maps_without_partner_are_named(cohort):
+    folder = toy_teacher(cohort, "good", split="Ts")
+    shutil.copy(folder.file("toy_000", ".nii.gz"), folder.file("toy_099", ".nii.gz"))
+    folder.fail("toy_001", "it broke")  # its earlier label map is still there
+    (folder.folder / "notes.txt").write_text("x")
+    (cohort.folder / "labelsTs" / "._toy_000.nii.gz").write_bytes(b"x")
+    report = evaluate(ask(cohort, "good"))
+    assert [count.line for count in report.folders] == [
+        "good: 9 files came in: 4 used, 4 set aside (earlier label map of a case that failed: toy_001.nii.gz; file of "
+        "nnkd or nnU-Net: .manifest.lock, manifest.json; without reference: toy_099.nii.gz), 1 not understood "
+        "(notes.txt)",
+        "labelsTs: 6 files came in: 5 used, 1 set aside (shadow file of macOS: ._toy_000.nii.gz)",
+    ]
+    assert "toy_001" not in report.data["scores"].folders[0].files  # so it counts as missing
+    assert "good has no label map of 1 case(s), counted as empty: toy_001" in report.lines

@@ -9,6 +9,7 @@ from nnkd.cli.export import main
 from nnkd.errors import SettingError
 from nnkd.steps import export as module
 from nnkd.steps.export import export
+from nnkd.types import FolderCount
 from nnkd.weights.checkpoints import TrainedModel
 
 
@@ -109,7 +110,7 @@ def test_folders_that_are_no_models_are_refused(tmp_path, capsys):
 
 def test_eight_bits_need_calibration_and_a_box_model(written, tmp_path, monkeypatch, capsys):
     noted = []
-    monkeypatch.setattr(module, "read_pictures", lambda folder: [folder.name])
+    monkeypatch.setattr(module, "read_pictures", lambda folder: ([folder.name], FolderCount("images", 1)))
     monkeypatch.setattr(module, "add_int8", lambda *words: noted.append(words) or ["8 bits done"])
     report = export(Teacher, tmp_path / "out", ["onnx"], tmp_path / "images", 0.02)
     assert noted == [(tmp_path / "out", ["images"], 0.02)]

@@ -211,3 +211,20 @@ def test_a_killed_run_continues(images, model, tmp_path):
     assert PredictionFolder(out).cases() == CASES
     assert all(UncertaintyFolder(out).is_complete(case) for case in CASES)
     assert not list(out.rglob(".writing-*"))
+
+
+def test_files_are_counted_by_the_part_that_takes_them(images, model, tmp_path, capsys):
+    for name in ("._toy_000_0000.nii.gz", "toy_000.nii.gz", "notes.txt"):
+        (images / name).write_bytes(b"x")
+    said = []
+    for part in ("0", "1"):
+        said.append(
+            (predict(images, images / "out", model, "-num_parts", 2, "-part_id", part), capsys.readouterr().out)
+        )
+    assert said[0][0] == 3
+    assert said[0][1].splitlines()[-1] == (
+        "imagesTr: 5 files came in: 1 used, 2 set aside (folder of nnkd or nnU-Net: out; shadow file of macOS: "
+        "._toy_000_0000.nii.gz), 2 not understood (notes.txt, toy_000.nii.gz)"
+    )
+    assert said[1][0] == 0
+    assert said[1][1].splitlines()[-1] == "imagesTr: 1 file came in: 1 used"

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from nnkd_basic.imported import ImportedTeacher
 from threshold_teacher import Threshold, ask, job
 from toy import LABELS, toy_dataset, write_image
 
@@ -467,3 +468,19 @@ def test_a_teacher_that_knows_colours_sees_them_together_unless_told_otherwise(t
     dataset = RawDataset(tmp_path / "Dataset701_Three")
     ask([job(Looks, dataset, channel="G")], dataset, overwrite=True)
     assert seen == [("R", "G", "B"), ("T1",), ("G",)]
+
+
+def test_files_of_the_images_and_of_a_teachers_own_folder_are_counted(dataset, tmp_path):
+    masks = tmp_path / "masks"
+    for name in ("toy_000/liver", "toy_000/heart", "toy_001_spleen", "toy_099"):
+        (masks / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(dataset.folder / "truth" / "toy_000.nii.gz", masks / f"{name}.nii.gz")
+    (masks / "notes.txt").write_text("x")
+    (dataset.folder / "imagesTr" / "toy_001.nii.gz").write_bytes(b"x")
+    imported = job(ImportedTeacher, dataset, options={"folder": masks})
+    report = ask([imported], dataset)
+    assert [count.line for count in report.folders] == [
+        "imagesTr: 5 files came in: 4 used, 1 not understood (toy_001.nii.gz)",
+        "masks: 5 files came in: 2 used, 1 set aside (of a label that is not asked for: toy_000/heart.nii.gz), 2 not "
+        "understood (notes.txt, toy_099.nii.gz)",
+    ]

@@ -400,3 +400,20 @@ def test_a_killed_run_continues(tmp_path):
     job = BoxJob(tmp_path / "in", tmp_path / "out")
     again = segment_boxes(job, lambda: OpenedBoxModel(Bright(), "toy", "torch"))
     assert (again.done, again.skipped) == (["b"], ["a"])
+
+
+def test_files_are_counted_and_frames_of_a_video_are_no_channels(tmp_path):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    picture = Image.fromarray(np.pad(np.full((20, 20), 200, np.uint8), 10))
+    for name in ("video_0001", "video_0002", "a_0000", "a_0001"):
+        picture.save(folder / f"{name}.png")
+    for name in ("notes.txt", "Thumbs.db"):
+        (folder / name).write_bytes(b"x")
+    boxes = {name: {"cell": [[10, 10, 30, 30]]} for name in ("video_0001", "video_0002", "a")}
+    report = run(folder, folder / "out", boxes)
+    assert report.done == ["a", "video_0001", "video_0002"]
+    assert [count.line for count in report.folders] == [
+        "frames: 7 files came in: 3 used, 3 set aside (further channel of an image: a_0001.png; named on the command "
+        "line: boxes.json; system file: Thumbs.db), 1 not understood (notes.txt)",
+    ]

@@ -309,3 +309,15 @@ def test_people_whose_label_maps_are_hidden_are_no_shots(cohort: RawDataset):
     split(cohort, Wishes(labelled=4, shots=2, folds=2))
     folds = json.loads(splits_file(cohort).read_text())
     assert {case for fold in folds for case in fold["train"]} == names(cohort.folder / "labelsTr")
+
+
+def test_files_are_counted_after_cases_have_moved(cohort: RawDataset):
+    (cohort.folder / "imagesTr" / ".DS_Store").write_bytes(b"x")
+    (cohort.folder / "labelsTr" / "toy_000.NII.GZ").write_bytes(b"x")
+    report = split(cohort, Wishes(folds=2, test=0.5))
+    assert [count.line for count in report.folders] == [
+        "imagesTr: 13 files came in: 12 used, 1 set aside (system file: .DS_Store)",
+        "labelsTr: 13 files came in: 12 used, 1 not understood (toy_000.NII.GZ)",
+        "imagesTs: 12 files came in: 12 used",
+        "labelsTs: 12 files came in: 12 used",
+    ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
+from nnkd.data import listing
 from nnkd.errors import DatasetError, RecipeError
 from nnkd.training import checks
 
@@ -46,3 +48,15 @@ def test_results_that_are_missing(tmp_path):
         checks.check_results(model, "0", "2d", None, {"--val": "checkpoint_final.pth"})
     with pytest.raises(RecipeError, match="starts from the predictions of 3d_lowres"):
         checks.check_results(model, "0", "3d_cascade_fullres", "3d_lowres", {})
+
+
+def test_files_that_nnunet_would_take_for_cases_are_refused(tmp_path):
+    for name in ("a.b2nd", "a_seg.b2nd", "a.pkl"):
+        (tmp_path / name).write_bytes(b"x")
+    checks.check_files(listing.preprocessed(tmp_path))
+    assert listing.preprocessed(tmp_path).count("2d").line == "2d: 3 files came in: 3 used"
+    for name in ("._a.b2nd", ".DS_Store", "b.b2nd", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+        with pytest.raises(RecipeError, match=f"holds {re.escape(name)}, which nnU-Net would take for training"):
+            checks.check_files(listing.preprocessed(tmp_path))
+        (tmp_path / name).unlink()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnkd.data.listing import Listing, listing
 from nnkd.data.reading import nifti
 from nnkd.data.reading.geometry import Grid
 from nnkd.errors import DatasetError
@@ -27,6 +28,7 @@ KNOWN = (*PICTURES, *TIFFS, *VOLUMES)
 WITHOUT_WORLD = (*PICTURES, *TIFFS)
 LARGEST = 2**31 - 1
 HEADER_BYTES = 1 << 16
+VOXELS = "voxels of another file"
 # How a header that is a text names the file of its voxels
 DATA_FILES = {".mhd": rb"^ElementDataFile\s*=\s*(.+?)\s*$", ".nhdr": rb"^data ?file\s*:\s*(.+?)\s*$"}
 
@@ -116,15 +118,36 @@ def images_among(files: Sequence[Path]) -> list[Path]:
     """Files of known kinds, in their order, without those that only hold the voxels of another one (.img of .hdr, or
     whatever a .mhd or .nhdr names)."""
     known = [file for file in files if ending_of(file) in KNOWN]
+    parts = _voxel_files(known)
+    return [file for file in known if file not in parts]
+
+
+def image_files(folder: Path, deep: bool = True, more: Sequence[str] = ()) -> Listing:
+    """Image files of known kinds by name, those that only hold the voxels of another one set aside.
+
+    Args:
+        folder: Where they lie.
+        deep: Whether those in folders below are looked for, too; they are named by their path below the folder.
+        more: Endings of further kinds.
+    """
+    kinds = (*KNOWN, *more)
+    found = listing(folder, lambda name: name if ending_of(Path(name)) in kinds else "", deep=deep)
+    parts = _voxel_files([file for (file,) in found.cases.values()])
+    alone = {name for name, (file,) in found.cases.items() if file not in parts}
+    return found.only(alone, rule=VOXELS).told(*parts, rule=VOXELS)
+
+
+def _voxel_files(headers: Sequence[Path]) -> set[Path]:
     parts: set[Path] = set()
-    for file in known:
+    for file in headers:
         ending = ending_of(file)
         if ending == ".hdr":
             parts.update(file.with_suffix(other) for other in (".img", ".IMG"))
         elif ending in DATA_FILES:
-            found = re.findall(DATA_FILES[ending], file.read_bytes()[:HEADER_BYTES], re.MULTILINE | re.IGNORECASE)
+            with file.open("rb") as stream:
+                found = re.findall(DATA_FILES[ending], stream.read(HEADER_BYTES), re.MULTILINE | re.IGNORECASE)
             parts.update(file.parent / os.fsdecode(name) for name in found)
-    return [file for file in known if file not in parts]
+    return parts
 
 
 def not_finite(array: NDArray[Any]) -> int:
