@@ -135,6 +135,7 @@ class Run:
         first = predictors[0]  # all of them have the same plans
         self._plans, self._configuration = first.plans_manager.plans, first.configuration_manager.configuration
         self._started: dict[str, float] = {}
+        self._notes: dict[str, dict[str, Any]] = {}
 
     def do(self, todo: Mapping[str, dict[str, str]]) -> None:
         """Predict cases; one that cannot be does not stop the others.
@@ -179,6 +180,7 @@ class Run:
             self._started[case] = time.monotonic()
             try:
                 data, properties = prepared.result()
+                self._notes[case] = readers.noted(properties)
                 answer = self._answer(data)
             except BrokenProcessPool:  # a RuntimeError too
                 raise
@@ -222,7 +224,10 @@ class Run:
         output = sha256(self.folder.file(case, manifest.file_ending))
         seconds = round(time.monotonic() - self._started[case], 2)
         answers = list(manifest.labels)
-        self.folder.record(case, CaseRecord(inputs=inputs, output=output, answers=answers, seconds=seconds))
+        notes = self._notes.pop(case)
+        self.folder.record(
+            case, CaseRecord(inputs=inputs, output=output, answers=answers, seconds=seconds, notes=notes)
+        )
         self.report.done.append(case)
 
 

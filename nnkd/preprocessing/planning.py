@@ -10,6 +10,8 @@ from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from nnkd.data.dataset import RawDataset
 from nnkd.data.plans import KEY, read_plans
 from nnkd.errors import DatasetError, RecipeError, UnknownNameError, in_one_line
@@ -85,6 +87,7 @@ class Planning:
                 api.extract_fingerprints(
                     [number], self.fingerprint_extractor, self.fingerprint_processes, self.verify, clean, False
                 )
+                _check_statistics(dataset, target, cases)
                 return api.plan_experiments(
                     [number],
                     self.planner,
@@ -98,6 +101,18 @@ class Planning:
             for case in cases:
                 check_files(dataset.images(), dataset.label_file(case), case)
             raise DatasetError(f"nnU-Net could not plan {dataset.name} ({in_one_line(error)}).") from error
+
+
+def _check_statistics(dataset: RawDataset, target: Path, cases: Sequence[str]) -> None:
+    """nnU-Net counts infinite voxels into its fingerprint: it goes, and whose they are is said."""
+    file = target / "dataset_fingerprint.json"
+    channels = read_json(file)["foreground_intensity_properties_per_channel"].values()
+    if all(np.isfinite(list(values.values())).all() for values in channels):
+        return
+    file.unlink()
+    for case in cases:
+        check_files(dataset.images(), dataset.label_file(case), case)
+    raise DatasetError(f"The intensities of {dataset.name} are too large to be averaged. Scale the images.")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 
 from nnkd.data.reading import itk, nifti, pictures
 from nnkd.data.reading.geometry import TOLERANCE, Grid
-from nnkd.data.reading.image import FREESURFER, WITHOUT_WORLD, Image, ending_of, not_finite, nowhere
+from nnkd.data.reading.image import FREESURFER, WITHOUT_WORLD, Image, check_finite, ending_of, nowhere, without_nan
 from nnkd.errors import DatasetError, GeometryError, in_one_line
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def read(file: Path, label_map: bool = False) -> Image:
         if ending in FREESURFER:
             return _freesurfer(file)
         if ending in NIFTI:
-            return _nifti(file)
+            return _nifti(file, label_map)
         return _itk(file)
     except DatasetError:
         raise
@@ -110,15 +110,15 @@ def look(file: Path) -> nifti.Header | None:
     return None if seen is None else _header(file, seen)
 
 
-def _nifti(file: Path) -> Image:
+def _nifti(file: Path, label_map: bool) -> Image:
     header = nifti.read_header(file)
     array = _checked(nifti.read_voxels(file), file)
-    count = not_finite(array)
-    if count:
-        array = np.where(np.isfinite(array), array, np.zeros((), array.dtype))
-        it = "voxel without a number (NaN or infinite) became 0, as nnU-Net reads it"
-        it = it if count == 1 else "voxels without a number (NaN or infinite) became 0, as nnU-Net reads them"
-        header = replace(header, said=(*header.said, f"{count} {it}"))
+    what = f"'{file.name}' in {file.parent.name}"
+    if label_map:
+        check_finite(array, what)
+    else:
+        array, said = without_nan(array, what)
+        header = replace(header, said=(*header.said, *said))
     return _placed(_channels_first(array, file), header, flat=array.ndim == 2)
 
 

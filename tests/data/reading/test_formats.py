@@ -353,5 +353,5 @@ def test_a_mask_with_a_voxel_without_a_number_is_no_colour_picture(tmp_path):
     values = np.zeros((3, 4, 5), np.float32)
     values[0, 0, 0] = np.nan
     sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / "a.mha"))
-    with pytest.raises(DatasetError, match=r"^The mask holds fractions"):
+    with pytest.raises(DatasetError, match=r"^The mask holds 1 voxel without a number"):
         read(tmp_path / "a.mha").integers("The mask")
