@@ -16,6 +16,7 @@ import numpy as np
 from nnkd import paths
 from nnkd.data.reading import readers
 from nnkd.data.reading.geometry import Grid, Orientation
+from nnkd.data.scan_values import oddities
 from nnkd.errors import DatasetError, UnknownNameError
 from nnkd.files import atomic, is_visible
 from nnkd.types import Volume
@@ -288,6 +289,7 @@ class ImageFolder:
         if array.shape[0] != len(self.spec.channel_names):
             channels = "1 channel" if array.shape[0] == 1 else f"{array.shape[0]} channels"
             raise DatasetError(self._wrong_channels(case, channels, files))
+        readers.note(properties, [f"'{case}': {odd}" for odd in oddities(array, self.spec.channel_names)])
         return array, grid, properties
 
     def volume(self, case: str) -> tuple[Volume, Orientation, dict[str, Any]]:

@@ -20,6 +20,7 @@ from nnkd.data.dicom_cases import DicomCases, DicomRequest
 from nnkd.data.predictions import CaseRecord, PredictionFolder
 from nnkd.data.reading import readers
 from nnkd.data.reading.geometry import Grid
+from nnkd.data.scan_values import unlike_training
 from nnkd.devices import check_device, cores
 from nnkd.errors import DatasetError, NnkdError, PredictionError, in_one_line
 from nnkd.files import TEMPORARY_PREFIX, sha256
@@ -243,6 +244,8 @@ def _prepare(
     plans_manager, configuration_manager = PlansManager(plans), ConfigurationManager(configuration)
     reader = readers.Reader(plans_manager.image_reader_writer_class())
     array, _, properties = ImageFolder(request.source, spec).read(case, reader)
+    odd = unlike_training(array, plans, configuration_manager.normalization_schemes)
+    readers.note(properties, [f"'{case}': {sentence}" for sentence in odd])
     previous = None
     if request.previous_stage is not None:
         previous = request.previous_stage / f"{case}{spec.file_ending}"

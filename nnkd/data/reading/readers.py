@@ -116,8 +116,8 @@ class Reader:
             if headers and len(headers[0].shape) > 2:
                 self._check_place(files[0], headers[0].grid, Grid.from_properties(array.shape[1:], properties))
         _check_values(array, files, is_label_map, properties)
-        for note in properties.get(NOTES, ()):
-            log.warning("%s", note)
+        for sentence in properties.get(NOTES, ()):
+            log.warning("%s", sentence)
         if headers and headers[0].needed:
             properties[HEADER] = headers[0].stored
         if raw_pictures.reader_name(self.own, files[0], is_label_map) == raw_pictures.STACKS:
@@ -178,6 +178,14 @@ def with_header(file: Path, properties: Mapping[str, Any]) -> None:
     """
     if HEADER in properties and file.name.lower().endswith(nifti.NIFTI_ENDINGS):
         nifti.copy_header(file, properties[HEADER])
+
+
+def note(properties: dict[str, Any], sentences: Sequence[str]) -> None:
+    """Say what is odd about a case's images, and keep it for the manifest."""
+    for sentence in sentences:
+        log.warning("%s", sentence)
+    if sentences:
+        properties[NOTES] = [*properties.get(NOTES, ()), *sentences]
 
 
 def noted(properties: Mapping[str, Any]) -> dict[str, Any]:
