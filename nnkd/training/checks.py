@@ -15,6 +15,7 @@ from nnkd.errors import NnkdError, RecipeError, SettingError
 from nnkd.files import read_json
 from nnkd.plugin.samplers import Sampler
 from nnkd.preprocessing.folders import listed_cases
+from nnkd.training import trial
 from nnkd.training.along import checks as auxiliary_checks
 from nnkd.training.recipe_flags import Request, StudentPlan, TrainingPlan
 from nnkd.weights import pretrained
@@ -40,6 +41,8 @@ def check(plan: TrainingPlan) -> None:
         weights = Path(request.pretrained_weights)
         pretrained.check(weights, request.trainer, plan.plans, request.configuration, plan.dataset_json)
     own = request.own_data
+    if own is None and not request.only_validate:
+        trial.check_network(request.trainer, plan.plans, request.configuration, plan.dataset_json)
     cases = listed_cases(folder / values["data_identifier"]) if own is None else own.cases_of(folder)
     check_fold(folder, request.fold, request.configuration, cases)
     needed = {"--val": "checkpoint_final.pth"} if request.only_validate else {}

@@ -56,7 +56,30 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or "network_weights" not in content:
         raise WeightsError(f"'{file.name}' in {folder} is no nnU-Net checkpoint: it has no 'network_weights'.")
+    check_numbers(content["network_weights"], f"'{file.name}' in {folder}")
     return content
+
+
+def check_numbers(weights: Mapping[str, Any], what: str) -> None:
+    """Refuse weights of a training that went astray: all that such a network answers is NaN.
+
+    Args:
+        weights: Tensors by name; anything else is passed over.
+        what: Whose, for messages.
+
+    Raises:
+        WeightsError: If a number is none.
+    """
+    import torch
+
+    tensors = {k: v for k, v in weights.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise WeightsError(
+            f"{what} has {len(broken)} of {len(tensors)} tensors with values that are no numbers (NaN or infinite, "
+            f"such as {broken[0]}): its training went astray. Take another checkpoint, or train again with a lower "
+            f"learning rate."
+        )
 
 
 @dataclass(frozen=True)
