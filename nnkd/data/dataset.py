@@ -15,6 +15,7 @@ import numpy as np
 
 from nnkd import paths
 from nnkd.data.reading import readers
+from nnkd.data.reading.formats import cut_short
 from nnkd.data.reading.geometry import Grid, Orientation
 from nnkd.data.scan_values import oddities
 from nnkd.errors import DatasetError, UnknownNameError
@@ -203,7 +204,7 @@ class DatasetSpec:
             except RuntimeError as error:  # what SimpleITK raises, also on a full disk
                 raise OSError(str(error).strip().splitlines()[-1]) from error
             except DatasetError as error:  # on a full disk ITK's NIfTI writer cuts the file short and says nothing
-                raise OSError("the disk is full") from error
+                raise OSError(cut_short(temporary)) from error
             if not np.array_equal(written[0], label_map):
                 raise OSError("the labels do not fit the file format")
             if before_move is not None:

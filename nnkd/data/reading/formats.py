@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 log = logging.getLogger("nnkd")
+FULL = 1 << 20  # bytes: where fewer are free, a file that was cut short was so for want of room
 NIFTI = (*nifti.NIFTI_ENDINGS, *nifti.PAIRS)
 
 
@@ -86,9 +88,17 @@ def write(image: Image, file: Path) -> None:
     except RuntimeError as error:  # what SimpleITK raises, also on a full disk
         raise OSError(str(error).strip().splitlines()[-1]) from error
     except DatasetError as error:  # ITK's NIfTI writer cuts the file short and says nothing (ITK 5.4)
-        raise OSError("the disk is full") from error
+        raise OSError(cut_short(file)) from error
     if not np.array_equal(written.array, image.array, equal_nan=image.array.dtype.kind == "f"):
-        raise OSError("the disk is full, or the format does not hold the values")
+        raise OSError("the format does not hold the values")
+
+
+def cut_short(file: Path) -> str:
+    """Why a file just written is not whole: the disk is full, if it is."""
+    free = shutil.disk_usage(file.parent).free
+    if free < FULL:
+        return "the disk is full"
+    return f"it was cut short, though {free / 2**30:.3g} GiB are free: a quota, or the file system, may be the reason"
 
 
 def say(file: Path, said: tuple[str, ...]) -> None:
