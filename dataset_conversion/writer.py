@@ -27,6 +27,7 @@ from nnkd.data.predictions import label_map_files
 from nnkd.data.reading.formats import read, write
 from nnkd.data.reading.image import Image, check_finite, ending_of
 from nnkd.data.reading.pictures import form_of
+from nnkd.data.reading.scan_values import oddities
 from nnkd.errors import DatasetError, NnkdError
 from nnkd.files import atomic, is_visible, read_json, remove_leftovers, split_ending, write_json
 from nnkd.types import Failure, StepReport
@@ -248,6 +249,10 @@ class DatasetWriter:
             if difference:
                 raise DatasetError(f"The channels of '{case.name}' differ: {difference}. Resample them to one grid.")
         self._check_format(case.name, first)
+        channels = [part.array for image, _ in found for part in image.channels]
+        with self._lock:
+            for sentence in oddities(channels, names):
+                self._said.setdefault(sentence.rstrip("."), []).append(case.name)
         return found
 
     def _read(self, source: Source, case: str, label_map: bool = False) -> Image:

@@ -53,6 +53,10 @@ class RecipeError(NnkdError):
     """A recipe names what is gone, or contradicts another one."""
 
 
+class TrainingError(NnkdError):
+    """A training cannot go on: its loss or its weights are no numbers any more."""
+
+
 class WeightsError(NnkdError):
     """A weights file is missing, is not the one that was expected, or holds what must not be loaded."""
 

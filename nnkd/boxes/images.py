@@ -84,15 +84,16 @@ def read_image(case: BoxCase, slices: Slices = "axial", label_map: bool = False)
         label_map: Whether its values are labels.
 
     Raises:
-        DatasetError: If the file is broken, or not what its kind must be.
+        DatasetError: If the file is broken, or not what its kind must be, or a value is infinite or no number.
     """
+    from nnkd.data.reading.image import check_finite
+
     if case.file.stat().st_size == 0:
         raise DatasetError(f"'{case.file.name}' is empty (0 bytes). Copy it again.")
     if case.ending in NPZ:
         return _read_npz(case.file)
     image = _read_volume(case.file, slices) if case.ending in VOLUMES else _read_picture(case.file, label_map)
-    if image.data.dtype.kind == "f" and not any(np.isfinite(z).any() for z in image.data):
-        raise DatasetError(f"'{case.file.name}' holds no finite number. Convert it again.")
+    check_finite(image.data, f"'{case.file.name}'")
     return image
 
 

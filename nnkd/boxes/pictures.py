@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nnkd.boxes.images import BoxImage
 from nnkd.data.intensities import UNCHANGED, WINDOWS, GreyScale, Window, grey_scale, to_uint8, windows_of
+from nnkd.data.reading.scan_values import oddities
 from nnkd.errors import SettingError
 
 AIR = (-1100.0, -900.0)  # HU
@@ -43,12 +44,14 @@ class Looks:
         scales: The grey scales that are needed.
         by_label: Which of them shows a label.
         assumed: What was assumed about the intensities, for the user; empty: nothing.
+        odd: What cannot be about them, as sentences (see `nnkd.data.reading.scan_values`).
     """
 
     image: BoxImage
     scales: tuple[GreyScale, ...]
     by_label: dict[str, int]
     assumed: str = ""
+    odd: tuple[str, ...] = ()
 
     def picture(self, look: int, z: int) -> NDArray[np.uint8]:
         """A slice (Y, X, 3) uint8 in one of the grey scales; grey is a view of one channel."""
@@ -81,7 +84,8 @@ def looks_of(image: BoxImage, labels: Iterable[str], modality: str, windows: CtW
     by_window = {w: grey_scale(image.data, taken.upper(), w) for w in {windows.of(name) for name in names}}
     found: dict[GreyScale, int] = {}
     by_label = {name: found.setdefault(by_window[windows.of(name)], len(found)) for name in names}
-    return Looks(image, tuple(found), by_label, assumed)
+    odd = tuple(oddities([image.data], [taken]))
+    return Looks(image, tuple(found), by_label, assumed, odd)
 
 
 def _guess(data: np.ndarray) -> str:

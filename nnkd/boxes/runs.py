@@ -206,9 +206,11 @@ class BoxWork:
         )
         if looks.assumed:
             record.notes["assumed"] = looks.assumed
+        if looks.odd:
+            record.notes["images"] = list(looks.odd)
         folder.record(case.name, record)
         seconds = {**found.seconds, "read": read - begun, "write": time.perf_counter() - computed}
-        return Done(found.encoded, found.decoded, looks.assumed, seconds, said)
+        return Done(found.encoded, found.decoded, looks.assumed, seconds, (*looks.odd, *said))
 
     def _is_filed(self, case: BoxCase, folder: PredictionFolder) -> bool:
         """Whether a case's DICOM-SEG is there, if one is wanted."""

@@ -16,7 +16,9 @@ from nnkd import paths
 from nnkd.data import listing
 from nnkd.data.listing import Listing
 from nnkd.data.reading import readers
+from nnkd.data.reading.formats import cut_short
 from nnkd.data.reading.geometry import Grid, Orientation
+from nnkd.data.reading.scan_values import oddities
 from nnkd.errors import DatasetError, UnknownNameError
 from nnkd.files import atomic, load_json
 from nnkd.types import Volume, some
@@ -206,7 +208,7 @@ class DatasetSpec:
             except RuntimeError as error:  # what SimpleITK raises, also on a full disk
                 raise OSError(str(error).strip().splitlines()[-1]) from error
             except DatasetError as error:  # on a full disk ITK's NIfTI writer cuts the file short and says nothing
-                raise OSError("the disk is full") from error
+                raise OSError(cut_short(temporary)) from error
             if not np.array_equal(written[0], label_map):
                 raise OSError("the labels do not fit the file format")
             if before_move is not None:
@@ -292,6 +294,7 @@ class ImageFolder:
         if array.shape[0] != len(self.spec.channel_names):
             channels = "1 channel" if array.shape[0] == 1 else f"{array.shape[0]} channels"
             raise DatasetError(self._wrong_channels(case, channels, files))
+        readers.note(properties, [f"'{case}': {odd}" for odd in oddities(array, self.spec.channel_names)])
         return array, grid, properties
 
     def volume(self, case: str) -> tuple[Volume, Orientation, dict[str, Any]]:

@@ -21,6 +21,7 @@ from nnkd.data.predictions import CaseRecord, PredictionFolder
 from nnkd.data.reading import readers
 from nnkd.data.reading.geometry import Grid
 from nnkd.data.reading.memory import check_resampled
+from nnkd.data.reading.scan_values import unlike_training
 from nnkd.devices import check_device, cores
 from nnkd.errors import DatasetError, NnkdError, PredictionError, in_one_line
 from nnkd.files import TEMPORARY_PREFIX, sha256
@@ -136,6 +137,7 @@ class Run:
         first = predictors[0]  # all of them have the same plans
         self._plans, self._configuration = first.plans_manager.plans, first.configuration_manager.configuration
         self._started: dict[str, float] = {}
+        self._notes: dict[str, dict[str, Any]] = {}
 
     def do(self, todo: Mapping[str, dict[str, str]]) -> None:
         """Predict cases; one that cannot be does not stop the others.
@@ -180,6 +182,7 @@ class Run:
             self._started[case] = time.monotonic()
             try:
                 data, properties = prepared.result()
+                self._notes[case] = readers.noted(properties)
                 answer = self._answer(data)
             except BrokenProcessPool:  # a RuntimeError too
                 raise
@@ -223,7 +226,10 @@ class Run:
         output = sha256(self.folder.file(case, manifest.file_ending))
         seconds = round(time.monotonic() - self._started[case], 2)
         answers = list(manifest.labels)
-        self.folder.record(case, CaseRecord(inputs=inputs, output=output, answers=answers, seconds=seconds))
+        notes = self._notes.pop(case)
+        self.folder.record(
+            case, CaseRecord(inputs=inputs, output=output, answers=answers, seconds=seconds, notes=notes)
+        )
         self.report.done.append(case)
 
 
@@ -239,6 +245,8 @@ def _prepare(
     plans_manager, configuration_manager = PlansManager(plans), ConfigurationManager(configuration)
     reader = readers.Reader(plans_manager.image_reader_writer_class())
     array, _, properties = ImageFolder(request.source, spec).read(case, reader)
+    odd = unlike_training(array, plans, configuration_manager.normalization_schemes)
+    readers.note(properties, [f"'{case}': {sentence}" for sentence in odd])
     previous = None
     if request.previous_stage is not None:
         previous = request.previous_stage / f"{case}{spec.file_ending}"

@@ -10,9 +10,12 @@ from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from nnkd.data.dataset import RawDataset
 from nnkd.data.plans import KEY, read_plans
-from nnkd.errors import DatasetError, RecipeError, UnknownNameError, in_one_line
+from nnkd.errors import DatasetError, FileError, RecipeError, UnknownNameError, in_one_line
+from nnkd.files import read_json
 from nnkd.preprocessing import fingerprints
 from nnkd.preprocessing.cases import check_files, stop_if_full
 
@@ -91,6 +94,7 @@ class Planning:
                 api.extract_fingerprints(
                     [number], self.fingerprint_extractor, self.fingerprint_processes, self.verify, clean, False
                 )
+                _check_statistics(dataset, target, cases)
                 made_from.write()
                 return api.plan_experiments(
                     [number],
@@ -144,6 +148,21 @@ def _listed(dataset: RawDataset, cases: Sequence[str]) -> Iterator[None]:
     finally:
         for module, function in zip(modules, theirs, strict=True):
             setattr(module, name, function)
+
+
+def _check_statistics(dataset: RawDataset, target: Path, cases: Sequence[str]) -> None:
+    """nnU-Net counts infinite voxels into its fingerprint: it goes, and whose they are is said."""
+    file = target / "dataset_fingerprint.json"
+    try:
+        channels = read_json(file)["foreground_intensity_properties_per_channel"].values()
+        if all(np.isfinite(list(values.values())).all() for values in channels):
+            return
+    except FileError:  # Infinity, which nnU-Net writes, is none of JSON's numbers
+        pass
+    file.unlink()
+    for case in cases:
+        check_files(dataset.images(), dataset.label_file(case), case)
+    raise DatasetError(f"The intensities of {dataset.name} are too large to be averaged. Scale the images.")
 
 
 @contextmanager

@@ -98,8 +98,8 @@ def evaluate(request: Request) -> StepReport:
     given = request.dataset is not None or request.dataset_json is not None  # else it lies beside the references
     said = [labels.line() for labels in (*own, *matched.values()) if labels.source or given]
     report.lines += [line for line in said if line]
-    for name, files in found.items():
-        if missing := sorted(set(cases) - files.keys()):
+    for name, predicted in found.items():
+        if missing := sorted(set(cases) - predicted.keys()):
             report.lines.append(f"{name} has no label map of {len(missing)} case(s), counted as empty: {some(missing)}")
     report.folders = counts(predictions, raters, cases, output)
     for part in parts:

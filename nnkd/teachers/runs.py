@@ -21,6 +21,7 @@ from nnkd.data.predictions import (
     portable_options,
     versions,
 )
+from nnkd.data.reading import readers
 from nnkd.data.reading.geometry import Orientation
 from nnkd.devices import check_device, limit_memory
 from nnkd.errors import BrokenPluginError, NnkdError, PredictionError, UnknownNameError
@@ -166,7 +167,7 @@ class RunningTeacher:
             answers=answer.answers,
             overlaps=answer.overlaps,
             seconds=time.monotonic() - begun,
-            notes=self.teacher.notes(),
+            notes=readers.noted(properties) | dict(self.teacher.notes()),
         )
 
     def prompts(self, volume: Volume, orientation: Orientation) -> Mapping[str, Prompt]:

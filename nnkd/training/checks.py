@@ -18,6 +18,7 @@ from nnkd.errors import NnkdError, RecipeError, SettingError
 from nnkd.plugin.samplers import Sampler
 from nnkd.preprocessing import freshness
 from nnkd.preprocessing.folders import listed_cases
+from nnkd.training import trial
 from nnkd.training.along import checks as auxiliary_checks
 from nnkd.training.recipe_flags import Request, StudentPlan, TrainingPlan
 from nnkd.types import some
@@ -46,6 +47,8 @@ def check(plan: TrainingPlan) -> None:
     own = request.own_data
     if own is None:
         check_files(preprocessed_cases(plan))
+    if own is None and not request.only_validate:
+        trial.check_network(request.trainer, plan.plans, request.configuration, plan.dataset_json)
     cases = listed_cases(folder / values["data_identifier"]) if own is None else own.cases_of(folder)
     check_fold(folder, request.fold, request.configuration, cases)
     if own is None:

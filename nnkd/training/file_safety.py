@@ -14,6 +14,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnkd import paths
 from nnkd.errors import WeightsError, in_one_line
 from nnkd.files import atomic, read_json, write_json
+from nnkd.training import divergence
 from nnkd.weights.checkpoints import load_checkpoint
 
 
@@ -29,6 +30,7 @@ class FileSafeTrainer(nnUNetTrainer):
 
     def run_training(self) -> None:
         """nnU-Net's; what stops it is the last that is said, and not complaints of processes that loaded for it."""
+        divergence.watch(self)
         try:
             super().run_training()
         except BaseException:

@@ -27,6 +27,7 @@ from nnkd.preprocessing.folders import listed_cases
 from nnkd.training import one_label
 from nnkd.training.bfloat16 import bfloat16_on_cpu
 from nnkd.training.case_losses import weighing
+from nnkd.training.divergence import mend
 from nnkd.training.file_safety import FileSafeTrainer
 from nnkd.training.loader import Draw, DrawnDataLoader, in_background
 from nnkd.training.options import TrainingOptions
@@ -97,6 +98,11 @@ class RecipeTrainer(FileSafeTrainer, Student):
         """nnU-Net's; networks of one output have nothing to switch."""
         if self.supervises_deeply:
             super().set_deep_supervision_enabled(enabled)
+
+    def _build_loss(self) -> nn.Module:
+        """nnU-Net's, which works for networks of two stages too."""
+        with np.errstate(invalid="ignore"):
+            return mend(super()._build_loss())
 
     # --- data ---------------------------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     if problem:
         raise WeightsError(f"'{file.name}' in {folder} is no nnU-Net checkpoint: {problem}.")
     found: dict[str, Any] = content
+    check_numbers(found["network_weights"], f"'{file.name}' in {folder}")
     return found
 
 
@@ -60,6 +61,28 @@ def _problem(content: Any) -> str:
     if axes is not None and not (isinstance(axes, tuple | list) and all(type(n) is int and 0 <= n < 3 for n in axes)):
         return "its 'inference_allowed_mirroring_axes' are no axes"
     return ""
+
+
+def check_numbers(weights: Mapping[str, Any], what: str) -> None:
+    """Refuse weights of a training that went astray: all that such a network answers is NaN.
+
+    Args:
+        weights: Tensors by name; anything else is passed over.
+        what: Whose, for messages.
+
+    Raises:
+        WeightsError: If a number is none.
+    """
+    import torch
+
+    tensors = {k: v for k, v in weights.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise WeightsError(
+            f"{what} has {len(broken)} of {len(tensors)} tensors with values that are no numbers (NaN or infinite, "
+            f"such as {broken[0]}): its training went astray. Take another checkpoint, or train again with a lower "
+            f"learning rate."
+        )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnkd.data.intensities import kind_of_image
+from nnkd.data.reading.scan_values import not_hounsfield
 from nnkd.errors import DatasetError, GeometryError, ProgramError, SettingError
 from nnkd.teachers.external import ExternalTeacher, Program, write_nifti
 from nnkd.teachers.foreign import Map, MaskFile, read_map
@@ -148,6 +149,8 @@ class TotalSegmentatorTeacher(ExternalTeacher):
                 f"'{volume.case}' has voxels without a number (NaN or infinite), which TotalSegmentator cannot take. "
                 f"Convert it again."
             )
+        if not (self.kind or self.task.name.endswith("_mr")) and (odd := not_hounsfield(data)):
+            log.warning("'%s': The image %s", volume.case, odd)  # by a channel's name it was looked at before
         if float(np.ptp(data)) < FEWEST_STEPS:
             raise DatasetError(
                 f"'{volume.case}' has intensities from {data.min():g} to {data.max():g}, and TotalSegmentator cuts "

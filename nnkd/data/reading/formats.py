@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +12,14 @@ import numpy as np
 
 from nnkd.data.reading import itk, memory, nifti, pictures
 from nnkd.data.reading.geometry import TOLERANCE, Grid
-from nnkd.data.reading.image import FREESURFER, WITHOUT_WORLD, Image, ending_of, not_finite, nowhere
+from nnkd.data.reading.image import FREESURFER, WITHOUT_WORLD, Image, check_finite, ending_of, nowhere, without_nan
 from nnkd.errors import DatasetError, GeometryError, in_one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 log = logging.getLogger("nnkd")
+FULL = 1 << 20  # bytes: where fewer are free, a file that was cut short was so for want of room
 NIFTI = (*nifti.NIFTI_ENDINGS, *nifti.PAIRS)
 
 
@@ -45,7 +47,7 @@ def read(file: Path, label_map: bool = False) -> Image:
         if ending in FREESURFER:
             return _freesurfer(file)
         if ending in NIFTI:
-            return _nifti(file)
+            return _nifti(file, label_map)
         return _itk(file)
     except DatasetError:
         raise
@@ -87,9 +89,17 @@ def write(image: Image, file: Path) -> None:
     except RuntimeError as error:  # what SimpleITK raises, also on a full disk
         raise OSError(str(error).strip().splitlines()[-1]) from error
     except DatasetError as error:  # ITK's NIfTI writer cuts the file short and says nothing (ITK 5.4)
-        raise OSError("the disk is full") from error
+        raise OSError(cut_short(file)) from error
     if not np.array_equal(written.array, image.array, equal_nan=image.array.dtype.kind == "f"):
-        raise OSError("the disk is full, or the format does not hold the values")
+        raise OSError("the format does not hold the values")
+
+
+def cut_short(file: Path) -> str:
+    """Why a file just written is not whole: the disk is full, if it is."""
+    free = shutil.disk_usage(file.parent).free
+    if free < FULL:
+        return "the disk is full"
+    return f"it was cut short, though {free / 2**30:.3g} GiB are free: a quota, or the file system, may be the reason"
 
 
 def say(file: Path, said: tuple[str, ...]) -> None:
@@ -111,15 +121,15 @@ def look(file: Path) -> nifti.Header | None:
     return None if seen is None else _header(file, seen)
 
 
-def _nifti(file: Path) -> Image:
+def _nifti(file: Path, label_map: bool) -> Image:
     header = nifti.read_header(file)
     array = _checked(nifti.read_voxels(file), file)
-    count = not_finite(array)
-    if count:
-        array = np.where(np.isfinite(array), array, np.zeros((), array.dtype))
-        it = "voxel without a number (NaN or infinite) became 0, as nnU-Net reads it"
-        it = it if count == 1 else "voxels without a number (NaN or infinite) became 0, as nnU-Net reads them"
-        header = replace(header, said=(*header.said, f"{count} {it}"))
+    what = f"'{file.name}' in {file.parent.name}"
+    if label_map:
+        check_finite(array, what)
+    else:
+        array, said = without_nan(array, what)
+        header = replace(header, said=(*header.said, *said))
     return _placed(_channels_first(array, file), header, flat=array.ndim == 2)
 
 

@@ -27,6 +27,7 @@ VOLUMES = (*nifti.NIFTI_ENDINGS[::-1], ".img", ".hdr", ".nrrd", ".nhdr", ".mha",
 KNOWN = (*PICTURES, *TIFFS, *VOLUMES)
 WITHOUT_WORLD = (*PICTURES, *TIFFS)
 LARGEST = 2**31 - 1
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
 HEADER_BYTES = 1 << 16
 VOXELS = "voxels of another file"
 # How a header that is a text names the file of its voxels
@@ -81,12 +82,12 @@ class Image:
             todo = "Export it as grey." if self.colour else "Give one file with one value a voxel."
             raise DatasetError(f"{what} is {kind}, but a label map has one value a voxel. {todo}")
         array = self.array[0]
-        if array.size and (np.nanmax(array) > LARGEST or np.nanmin(array) < -LARGEST):
-            raise DatasetError(f"{what} holds {np.nanmax(np.abs(array)):.6g}, which is no label. Re-export it.")
-        with np.errstate(invalid="ignore"):
-            rounded: NDArray[np.int32] = np.rint(array).astype(np.int32)
+        check_finite(array, what)
+        if array.size and (array.max() > LARGEST or array.min() < -LARGEST):
+            raise DatasetError(f"{what} holds {np.abs(array).max():.6g}, which is no label. Re-export it.")
+        rounded: NDArray[np.int32] = np.rint(array).astype(np.int32)
         off = np.abs(rounded.astype(np.float64) - array)
-        if not (off <= 1e-3).all():  # not a number fails, too
+        if not (off <= 1e-3).all():
             raise DatasetError(
                 f"{what} holds fractions, but a label map holds integers. Re-export it, or threshold probabilities."
             )
@@ -151,28 +152,67 @@ def _voxel_files(headers: Sequence[Path]) -> set[Path]:
 
 
 def not_finite(array: NDArray[Any]) -> int:
-    """How many values are infinite or not a number."""
-    if array.dtype.kind != "f" or np.isfinite(array.sum(dtype=np.float64)):  # fast, and right where it says none
+    """How many values are no number, or beyond what float32 holds, with which everything is computed."""
+    if array.dtype.kind != "f":
         return 0
-    return int(array.size - np.count_nonzero(np.isfinite(array)))
+    if array.dtype.itemsize <= 4 and np.isfinite(array.sum(dtype=np.float64)):  # fast, and right where it says none
+        return 0
+    return int(array.size - np.count_nonzero(_is_finite(array)))
 
 
 def check_finite(array: NDArray[Any], what: str) -> None:
     """Refuse an image with voxels that are no number: one of them makes a case, and then a network, nothing but NaN.
 
     Args:
-        array: Of any shape and numeric type.
+        array: (..., Z, Y, X) of any numeric type.
         what: What it is, for messages.
 
     Raises:
-        DatasetError: If a value is infinite or not a number.
+        DatasetError: If a value is infinite (or beyond float32) or not a number.
     """
     count = not_finite(array)
-    if count:
-        raise DatasetError(
-            f"{what} holds {count} voxel{'s' if count > 1 else ''} without a number (NaN or infinite), with which "
-            f"nothing can be computed. Replace them, such as by the value of the air around."
-        )
+    if not count:
+        return
+    nans, are = int(np.count_nonzero(np.isnan(array))), "are" if count > 1 else "is"
+    kind = "without a number (NaN)" if nans == count else f"that {are} infinite, or beyond what float32 holds"
+    kind = "without a number (NaN or infinite)" if 0 < nans < count else kind
+    raise DatasetError(
+        f"{what} holds {count} voxel{'s' if count > 1 else ''} {kind}, the first at {_first(~_is_finite(array))}, "
+        f"with which nothing can be computed. Replace {'them' if count > 1 else 'it'}, such as by the value of the air "
+        f"around."
+    )
+
+
+def without_nan(array: NDArray[Any], what: str) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """An image whose NaN are 0, as nnU-Net reads those of NIfTI files, where programs of brain imaging write NaN for
+    "outside"; and what is to be said of it.
+
+    Args:
+        array: (..., Z, Y, X) of any numeric type.
+        what: What it is, for messages.
+
+    Raises:
+        DatasetError: If a value is infinite, or beyond float32.
+    """
+    count = not_finite(array)
+    if not count:
+        return array, ()
+    missing = np.isnan(array)
+    filled: NDArray[Any] = np.where(missing, np.zeros((), array.dtype), array)
+    check_finite(filled, what)
+    share = f"{count} of its {array.size} voxels are" if count > 1 else "1 of its voxels is"
+    became = "they" if count > 1 else "it"
+    return filled, (f"{share} without a number (NaN), the first at {_first(missing)}: {became} became 0",)
+
+
+def _is_finite(array: NDArray[Any]) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = np.abs(array) <= LARGEST_FLOAT  # NaN answers no
+    return found
+
+
+def _first(where: NDArray[np.bool_]) -> str:
+    index = np.unravel_index(int(where.argmax()), where.shape)
+    return ", ".join(f"{axis} {int(i)}" for axis, i in zip("xyz", index[::-1], strict=False)) + " (from 0)"
 
 
 def nowhere(shape: tuple[int, ...]) -> Grid:

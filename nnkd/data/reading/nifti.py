@@ -50,6 +50,7 @@ class Header:
         exact: Whether ITK would read the same voxels on the same grid.
         stored: qform, sform (4, 4 nested lists), their codes, pixdim's sign and units: what is copied into the header
             of whatever lies on the same grid. None: no NIfTI file.
+        real: Whether voxels of a NIfTI file may be no whole numbers, and so NaN or infinite, which ITK reads as 0.
     """
 
     shape: tuple[int, ...]
@@ -59,6 +60,7 @@ class Header:
     misread: str
     exact: bool
     stored: dict[str, Any] | None
+    real: bool = False
 
     @property
     def needed(self) -> bool:
@@ -139,7 +141,8 @@ def read_header(file: Path) -> Header:
         "units": int(header["xyzt_units"]) & 7,
     }
     known = qform is not None or sform is not None
-    return Header(shape, grid, tuple(said), known, misread, exact, stored)
+    real = header.get_data_dtype().kind == "f" or not np.isfinite([header["scl_slope"], header["scl_inter"]]).all()
+    return Header(shape, grid, tuple(said), known, misread, exact, stored, real)
 
 
 def read_voxels(file: Path) -> NDArray[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,16 +15,18 @@ from nnkd.data.reading import itk, memory, nifti, raw_pictures
 from nnkd.data.reading.formats import look, say
 from nnkd.data.reading.formats import read as read_image
 from nnkd.data.reading.geometry import Grid, Orientation
-from nnkd.data.reading.image import VOLUMES, check_finite, ending_of
+from nnkd.data.reading.image import VOLUMES, check_finite, ending_of, without_nan
 from nnkd.errors import DatasetError, GeometryError, in_one_line
 from nnkd.files import is_visible
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+log = logging.getLogger("nnkd")
 PLAIN = "SimpleITKIO"  # nnU-Net's reader of most files, which keeps the order of the axes
 NO_THIRD_AXIS = 999  # nnU-Net's: how much larger than the others the third spacing of a flat image is
 HEADER = "nnkd_header"  # among nnU-Net's properties: what of the image's header is copied
+NOTES = "nnkd_notes"  # and what was changed in its values, as sentences for the manifest
 
 
 class Reader:
@@ -105,17 +108,16 @@ class Reader:
         _check_together(files, headers)
         for file, header in zip(files, headers, strict=False):
             say(file, header.said)
-        if self.name == PLAIN and headers and not all(header.exact for header in headers):
-            array, properties = _assembled(files, headers[0])
+        if self.name == PLAIN and headers and not all(header.exact and not header.real for header in headers):
+            array, properties = _assembled(files, headers, is_label_map)
         else:
             array, properties = self._own(files, is_label_map)
             _only_space(properties)
             if headers and len(headers[0].shape) > 2:
                 self._check_place(files[0], headers[0].grid, Grid.from_properties(array.shape[1:], properties))
-        if not is_label_map:
-            for k, channel in enumerate(array):
-                file = files[k if len(files) == len(array) else 0]
-                check_finite(channel, f"'{file.name}' in {file.parent.name}")
+        _check_values(array, files, is_label_map, properties)
+        for sentence in properties.get(NOTES, ()):
+            log.warning("%s", sentence)
         if headers and headers[0].needed:
             properties[HEADER] = headers[0].stored
         if raw_pictures.reader_name(self.own, files[0], is_label_map) == raw_pictures.STACKS:
@@ -136,7 +138,7 @@ class Reader:
     def _own(self, files: list[Path], is_label_map: bool) -> tuple[NDArray[np.float32], dict[str, Any]]:
         said = io.StringIO()
         try:
-            with contextlib.redirect_stdout(said):
+            with contextlib.redirect_stdout(said), np.errstate(over="ignore"):  # what float32 does not hold: looked for
                 found = (
                     self.own.read_seg(str(files[0])) if is_label_map else self.own.read_images(list(map(str, files)))
                 )
@@ -179,6 +181,19 @@ def with_header(file: Path, properties: Mapping[str, Any]) -> None:
         nifti.copy_header(file, properties[HEADER])
 
 
+def note(properties: dict[str, Any], sentences: Sequence[str]) -> None:
+    """Say what is odd about a case's images, and keep it for the manifest."""
+    for sentence in sentences:
+        log.warning("%s", sentence)
+    if sentences:
+        properties[NOTES] = [*properties.get(NOTES, ()), *sentences]
+
+
+def noted(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest says of a case's images: what was changed in them, or is odd; nothing, if nothing is."""
+    return {"images": list(properties[NOTES])} if NOTES in properties else {}
+
+
 def _check_together(files: Sequence[Path], headers: Sequence[nifti.Header]) -> None:
     for file, header in zip(files[1:], headers[1:], strict=False):
         difference = headers[0].grid.difference(header.grid)
@@ -189,17 +204,42 @@ def _check_together(files: Sequence[Path], headers: Sequence[nifti.Header]) -> N
             )
 
 
-def _assembled(files: Sequence[Path], header: nifti.Header) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """What SimpleITKIO would have returned, had it read the file as it is meant."""
-    images = [read_image(file) for file in files]
+def _check_values(
+    array: NDArray[np.float32], files: Sequence[Path], is_label_map: bool, properties: dict[str, Any]
+) -> None:
+    """Refuse voxels that are no number; NaN of NIfTI images become 0, in place, and the properties' notes say so."""
+    for k, channel in enumerate(array):
+        file = files[k if len(files) == len(array) else 0]
+        what = f"'{file.name}' in {file.parent.name}"
+        if is_label_map or not file.name.lower().endswith(nifti.NIFTI_ENDINGS):
+            check_finite(channel, what)
+            continue
+        channel[...], said = without_nan(channel, what)
+        if said:
+            properties.setdefault(NOTES, []).extend(f"{what}: {sentence}." for sentence in said)
+
+
+def _assembled(
+    files: Sequence[Path], headers: Sequence[nifti.Header], is_label_map: bool
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """What SimpleITKIO would have returned, had it read the file as it is meant: of NIfTI it reads NaN and infinite
+    values as 0 without a word."""
+    images = [read_image(file, is_label_map) for file in files]
     array = np.concatenate([image.array.astype(np.float32, copy=False) for image in images])
-    grid = header.grid
+    notes = [
+        f"'{file.name}' in {file.parent.name}: {sentence}."
+        for file, image, header in zip(files, images, headers, strict=True)
+        for sentence in image.said
+        if sentence not in header.said
+    ]
+    noted = {NOTES: notes} if notes else {}
+    grid = headers[0].grid
     z, y, x = grid.spacing
     if images[0].flat:
         stuff = {"spacing": (x, y), "origin": grid.origin[:2], "direction": (1.0, 0.0, 0.0, 1.0)}
-        return array, {"sitk_stuff": stuff, "spacing": [max(y, x) * NO_THIRD_AXIS, y, x]}
+        return array, {"sitk_stuff": stuff, "spacing": [max(y, x) * NO_THIRD_AXIS, y, x], **noted}
     stuff = {"spacing": (x, y, z), "origin": grid.origin, "direction": tuple(np.ravel(grid.direction).tolist())}
-    return array, {"sitk_stuff": stuff, "spacing": [z, y, x]}
+    return array, {"sitk_stuff": stuff, "spacing": [z, y, x], **noted}
 
 
 def _only_space(properties: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from copy import copy
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -20,6 +21,7 @@ from nnkd.plugin.options import parse_options
 from nnkd.training.along.gradients import SecondPass, binary_heads
 from nnkd.training.along.loader import FOREGROUND, IGNORED, AuxiliaryBatches, AuxiliaryCases, AuxiliaryLoader
 from nnkd.training.along.turns import Turns
+from nnkd.training.divergence import mend
 from nnkd.training.recipe_trainer import RecipeTrainer
 
 STATE = "nnkd_auxiliaries"  # in a checkpoint's log: the one part of nnU-Net's checkpoint that takes more
@@ -44,7 +46,8 @@ class TrainsAlong(RecipeTrainer):
         """
         of_the_task = copy(self)  # nnU-Net builds its loss for the labels that it finds in a trainer
         of_the_task.label_manager = label_manager
-        return nnUNetTrainer._build_loss(of_the_task)
+        with np.errstate(invalid="ignore"):
+            return mend(nnUNetTrainer._build_loss(of_the_task))
 
     # --- nnU-Net's training ---------------------------------------------------------------------------------------
 

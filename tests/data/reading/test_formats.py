@@ -7,6 +7,7 @@ import logging
 import os
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -409,5 +410,34 @@ def test_a_mask_with_a_voxel_without_a_number_is_no_colour_picture(tmp_path):
     values = np.zeros((3, 4, 5), np.float32)
     values[0, 0, 0] = np.nan
     sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / "a.mha"))
-    with pytest.raises(DatasetError, match=r"^The mask holds fractions"):
+    with pytest.raises(DatasetError, match=r"^The mask holds 1 voxel without a number"):
         read(tmp_path / "a.mha").integers("The mask")
+
+
+@pytest.mark.parametrize(
+    ("free", "says"), [(1000, "^the disk is full$"), (2**31, "^it was cut short, though 2 GiB are")]
+)
+def test_a_full_disk_is_said_of_a_full_disk_alone(tmp_path, monkeypatch, free, says):
+    image = formats.read(volume_of(tmp_path / "a.nrrd"))
+    write = sitk.WriteImage
+
+    def cut(image, name, **options):  # what ITK's NIfTI writer does on a full disk: no error
+        write(image, name, **options)
+        Path(name).write_bytes(Path(name).read_bytes()[:150])
+
+    monkeypatch.setattr(sitk, "WriteImage", cut)
+    monkeypatch.setattr(formats.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(OSError, match=says):
+        formats.write(image, tmp_path / "b.nii.gz")
+
+
+def volume_of(file):
+    sitk.WriteImage(sitk.GetImageFromArray(np.arange(24, dtype=np.float32).reshape(2, 3, 4)), str(file))
+    return file
+
+
+def test_nan_is_written_and_is_no_full_disk(tmp_path):
+    image = formats.read(volume_of(tmp_path / "a.nrrd"))
+    image.array[0, 0, 0, 0] = np.nan
+    formats.write(image, tmp_path / "b.nrrd")
+    assert np.isnan(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "b.nrrd")))[0, 0, 0])

@@ -6,6 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from toy import toy_dataset
 
@@ -148,18 +149,53 @@ def test_a_dataset_keeps_a_header_through_a_prediction(tmp_path):
     np.testing.assert_array_equal(nibabel.load(target).affine, moved)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_voxels_without_a_number(tmp_path, bad):
-    """In NIfTI ITK makes them 0; elsewhere it leaves them, and a network would be nothing but NaN."""
-    voxels = np.ones(SHAPE, np.float32)
-    voxels[1, 2, 3] = bad
-    nibabel.save(nibabel.Nifti1Image(voxels, AFFINE), tmp_path / "a.nii.gz")
-    array, _ = readers.Reader(SimpleITKIO()).read_images([tmp_path / "a.nii.gz"])
-    image = formats.read(tmp_path / "a.nii.gz")
+def with_value(file, value, dtype=np.float32):
+    voxels = np.ones(SHAPE, dtype)
+    voxels[1, 2, 3] = value
+    if file.name.endswith((".nii", ".nii.gz")):
+        nibabel.save(nibabel.Nifti1Image(voxels, AFFINE), file)
+    else:
+        sitk.WriteImage(sitk.GetImageFromArray(voxels.T), str(file))
+    return file
+
+
+@pytest.mark.parametrize("own", [SimpleITKIO, NibabelIO])
+def test_nan_of_nifti_becomes_0_and_it_is_said(tmp_path, caplog, own):
+    """As nnU-Net's reader has it, without its silence: ITK makes infinite values 0 too."""
+    file = with_value(tmp_path / "a.nii.gz", np.nan)
+    array, properties = readers.Reader(own()).read_images([file])
+    wanted = np.ones(SHAPE, np.float32)
+    wanted[1, 2, 3] = 0
+    assert np.array_equal(array[0], wanted.T)
+    said = "1 of its voxels is without a number (NaN), the first at x 1, y 2, z 3 (from 0): it became 0"
+    assert properties[readers.NOTES] == [f"'a.nii.gz' in {tmp_path.name}: {said}."]
+    assert said in caplog.text
+    image = formats.read(file)
     assert np.array_equal(image.array, array)
-    assert image.array[0, 3, 2, 1] == 0
-    assert image.said == ("1 voxel without a number (NaN or infinite) became 0, as nnU-Net reads it",)
+    assert image.said == (said,)
     assert not image.as_is
-    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(tmp_path / "a.mha"))
-    with pytest.raises(DatasetError, match=r"'a.mha' in .* holds 1 voxel without a number"):
-        readers.Reader(SimpleITKIO()).read_images([tmp_path / "a.mha"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "dtype", "why"),
+    [
+        ("a.nii.gz", np.inf, np.float32, "1 voxel that is infinite"),
+        ("a.nii", -np.inf, np.float64, "1 voxel that is infinite"),
+        ("a.nii.gz", 1e300, np.float64, "beyond what float32 holds"),
+        ("a.mha", np.nan, np.float32, r"without a number \(NaN\)"),
+        ("a.nrrd", np.inf, np.float32, "1 voxel that is infinite"),
+        ("a.mha", 1e300, np.float64, "beyond what float32 holds"),
+    ],
+)
+def test_what_is_no_number_is_refused_with_its_place(tmp_path, name, value, dtype, why):
+    file = with_value(tmp_path / name, value, dtype)
+    with pytest.raises(DatasetError, match=rf"'{name}' in .* holds .*{why}.* at x 1, y 2, z 3"):
+        readers.Reader(SimpleITKIO()).read_images([file])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_label_map_holds_numbers(tmp_path, value):
+    file = with_value(tmp_path / "a.nii.gz", value)
+    for read in (lambda: readers.Reader(SimpleITKIO()).read_seg(file), lambda: formats.read(file, label_map=True)):
+        with pytest.raises(DatasetError, match=r"'a.nii.gz' in .* holds 1 voxel"):
+            read()
