@@ -82,6 +82,16 @@ def show(report: StepReport) -> int:
     return DONE
 
 
+def add_replace(to: argparse.ArgumentParser) -> None:
+    """--replace."""
+    to.add_argument(
+        "--replace",
+        action="store_true",
+        help="also replace files that nnkd did not write or that were changed since; never images and manual label "
+        "maps of a dataset (default: refuse)",
+    )
+
+
 def add_device(to: argparse.ArgumentParser) -> None:
     """-device, as in nnU-Net."""
     to.add_argument(

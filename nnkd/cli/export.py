@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "npz with gts, a raw dataset with imagesTr and labelsTr, or images alone")  # fmt: skip
     add("--tolerance", type=float, default=0.01, metavar="DSC", help="refuse 8 bits if the mean DSC of the calibration "
         "images falls by more (default: 0.01)")  # fmt: skip
+    command.add_replace(parser)
     return parser
 
 
@@ -66,7 +67,8 @@ def _export(arguments: argparse.Namespace) -> StepReport:
 
     from nnkd.steps.export import export
 
-    report = export(source, arguments.o, arguments.format, arguments.calibration, arguments.tolerance)
+    how = (arguments.calibration, arguments.tolerance, arguments.replace)
+    report = export(source, arguments.o, arguments.format, *how)
     report.lines.append(f"written to {arguments.o.name or '.'}: {', '.join(arguments.format)}")
     return report
 

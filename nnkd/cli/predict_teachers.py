@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         "side, into the dataset's folder preview (with -o into OUT/preview)")  # fmt: skip
     _add_resources(parser)
     parser.add_argument("--overwrite", action="store_true", help="start anew, also with other options than before")
+    command.add_replace(parser)
     arguments = parser.parse_args(argv)
     if (arguments.i is None) != (arguments.o is None) or (arguments.test and arguments.i is not None):
         parser.error("-i and -o belong together, and --test goes without them")
@@ -98,6 +99,8 @@ def _predict(arguments: argparse.Namespace) -> StepReport:
     classes = _classes(arguments.t)  # an unknown name is answered before anything heavy is imported
     given = _settings(arguments.settings, list(classes))
 
+    from dataclasses import replace
+
     from nnkd.data.dataset import ImageFolder, RawDataset
     from nnkd.steps.predict_teachers import predict_teachers
     from nnkd.teachers.jobs import TeacherRequest
@@ -111,7 +114,7 @@ def _predict(arguments: argparse.Namespace) -> StepReport:
         folder = dataset.teachers_folder(split) / alias
         if arguments.o is not None:
             folder = arguments.o if len(classes) == 1 else arguments.o / alias
-        jobs.append(_job(alias, registered, given.get(alias, {}), folder))
+        jobs.append(replace(_job(alias, registered, given.get(alias, {}), folder), replace=arguments.replace))
     request = TeacherRequest(
         jobs,
         dataset,
@@ -127,6 +130,7 @@ def _predict(arguments: argparse.Namespace) -> StepReport:
             each=arguments.box_each,
         ),
         overwrite=arguments.overwrite,
+        replace=arguments.replace,
         dry_run=arguments.dry_run,
         preview=arguments.preview,
         preview_folder=None if arguments.o is None else arguments.o / "preview",

@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_intensities(parser)
     command.add_dicom(parser)
     parser.add_argument("--overwrite", action="store_true", help="start anew, also with other options than before")
+    command.add_replace(parser)
     arguments = parser.parse_args(argv)
     if arguments.threads is not None and arguments.threads < 1:
         parser.error("--threads must be at least 1")
@@ -100,6 +101,7 @@ def _segment(arguments: argparse.Namespace) -> StepReport:
         slices=arguments.slices,
         memory=int(arguments.max_memory * GIB),
         wanted=command.dicom_of(arguments),
+        replace=arguments.replace,
     )
     return segment_boxes(job, partial(_open_model, arguments), arguments.overwrite)
 

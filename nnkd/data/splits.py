@@ -15,6 +15,7 @@ import numpy as np
 from nnkd.data.groups import groups
 from nnkd.errors import ParticipantsError, SettingError
 from nnkd.files import read_json
+from nnkd.replacing import Written
 from nnkd.types import Participant
 
 SPLITS = "splits_final.json"
@@ -119,6 +120,20 @@ def training_cases(preprocessed: Path, fold: str, there: Sequence[str]) -> Seque
     """
     file = preprocessed / SPLITS
     return there if fold == "all" or not file.is_file() else read_json(file)[int(fold)]["train"]
+
+
+def write(file: Path, folds: Sequence[Fold], replace: bool = False) -> None:
+    """Write splits_final.json.
+
+    Args:
+        file: Where to.
+        folds: What it holds.
+        replace: Whether one that nnkd did not write may be replaced.
+
+    Raises:
+        ReplacingError: If there is another one that nnkd did not write.
+    """
+    Written(file.parent, replace).write_json(file.name, folds)
 
 
 def default_folds(participants: Mapping[str, Participant]) -> list[Fold]:

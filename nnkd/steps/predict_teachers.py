@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
 
 from nnkd.errors import SettingError
+from nnkd.replacing import Written, check_results
 from nnkd.teachers import previews
 from nnkd.teachers.dry_run import foresee, measure
 from nnkd.teachers.jobs import TeacherJob, TeacherRequest, Work
@@ -20,6 +21,7 @@ from nnkd.teachers.sharing import do_here
 from nnkd.types import Failure, StepReport
 from nnkd.weights.licences import announcement
 
+log = logging.getLogger("nnkd")
 Started = TypeVar("Started", RunningTeacher, RayTeacher)
 
 
@@ -40,21 +42,25 @@ def predict_teachers(request: TeacherRequest) -> StepReport:
     if preview and dry_run:
         raise SettingError("--preview and --dry_run are two things; ask for one of them.")
     chosen = list(request.images.cases() if request.cases is None else request.cases)
-    work = Work.of(request, previews.spread(chosen, preview) if preview else chosen)
+    pictures = request.preview_folder or request.dataset.folder / previews.FOLDER
     if preview:
-        return _preview(
-            _started_here(request, work), request.preview_folder or request.dataset.folder / previews.FOLDER
-        )
+        chosen = previews.spread(chosen, preview)
+        Written(pictures, request.replace).check(f"{case}.png" for case in chosen)
+    else:
+        _check_replacing(request, chosen)
+    work = Work.of(request, chosen)
+    if preview:
+        return _preview(_started_here(request, work), Written(pictures, request.replace))
     if dry_run:
         tried = _started_here(request, work)
-        _check_folders(tried, request.overwrite)
+        _check_folders(tried, request)
         return _foresee(tried, request.overwrite)
     ready: list[RunningTeacher] | list[RayTeacher]
     if request.executor == "ray":
         ready = _started(request, work, partial(RayTeacher.start, work=work, address=request.ray_address))
     else:
         ready = _started_here(request, work)
-    _check_folders(ready, request.overwrite)
+    _check_folders(ready, request)
     report, figures, several = StepReport(), {}, len(ready) > 1
     while ready:
         one = ready.pop(0)  # so that a finished teacher's memory is free for the next one
@@ -78,10 +84,22 @@ def _started(request: TeacherRequest, work: Work, start: Callable[[TeacherJob], 
     return ready
 
 
-def _check_folders(ready: Sequence[RunningTeacher | RayTeacher], overwrite: bool) -> None:
+def _check_folders(ready: Sequence[RunningTeacher | RayTeacher], request: TeacherRequest) -> None:
     for one in ready:
-        if one.job.predictions.exists() and not overwrite:
-            one.job.predictions.check(one.header)
+        folder = one.job.predictions
+        if folder.exists() and not request.overwrite:
+            folder.check(one.header)
+
+
+def _check_replacing(request: TeacherRequest, cases: Sequence[str]) -> None:
+    """Refuse what would replace files that nnkd did not write, before any teacher is started."""
+    for job in request.jobs:
+        said = check_results(job.folder, request.images.folder)
+        folder = job.predictions
+        done = set(folder.cases()) if folder.is_readable() and not request.overwrite else set()
+        folder.check_replacing([case for case in cases if case not in done], request.images.spec.file_ending)
+        if said:
+            log.warning(said)
 
 
 def _run(
@@ -124,9 +142,9 @@ def _foresee(ready: Sequence[RunningTeacher], overwrite: bool) -> StepReport:
     return report
 
 
-def _preview(ready: Sequence[RunningTeacher], folder: Path) -> StepReport:
+def _preview(ready: Sequence[RunningTeacher], written: Written) -> StepReport:
     """Pictures of a few cases as all teachers see them."""
-    work, several = ready[0].work, len(ready) > 1
+    work, several, folder = ready[0].work, len(ready) > 1, written.folder
     report = StepReport(failures=list(work.broken))
     with previews.aside(ready) as moved:
         for one in moved:
@@ -135,7 +153,7 @@ def _preview(ready: Sequence[RunningTeacher], folder: Path) -> StepReport:
                 if outcome.kind == "failed":
                     report.failures.append(Failure(f"{one.job.alias}/{case}" if several else case, outcome.reason))
         for case in work.readable:
-            drawn = previews.draw(moved, case, folder / f"{case}.png")
+            drawn = previews.draw(moved, case, written)
             if drawn:
                 report.done.append(case)
                 report.lines.append(f"{folder.name}/{case}.png  {', '.join(drawn)}")

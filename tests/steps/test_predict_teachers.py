@@ -273,7 +273,7 @@ def test_preview_draws_and_writes_nothing_else(dataset):
     jobs = [job(Crashes, dataset), job(Boxed, dataset, "boxed")]
     report = ask(jobs, dataset, boxes_from="mine", preview=2)
     folder = dataset.folder / "preview"
-    assert set(dataset.folder.rglob("*")) - before == {folder, folder / "toy_000.png"}
+    assert set(dataset.folder.rglob("[!.]*")) - before == {folder, folder / "toy_000.png"}
     assert report.lines == ["preview/toy_000.png  mine, boxed"]
     assert [f.case for f in report.failures] == ["mine/toy_002", "boxed/toy_002"]
     assert (folder / "toy_000.png").read_bytes()[:4] == b"\x89PNG"
