@@ -28,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("name one model: -d DATASET -c CONFIGURATION (with -tr and -p), or -m FOLDER, or --model")
     if arguments.d is not None and arguments.c is None:
         parser.error("-d goes with -c CONFIGURATION")
+    if not 0 <= arguments.tolerance <= 1:
+        parser.error(f"--tolerance is {arguments.tolerance:g}, but a DSC from 0 to 1 is expected")
     return command.run(_export, arguments)
 
 

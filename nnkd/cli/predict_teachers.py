@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("-i and -o belong together, and --test goes without them")
     if arguments.np < 1:
         parser.error("-np must be at least 1")
-    if arguments.preview < 0 or (arguments.max_memory is not None and not arguments.max_memory > 0):
+    if arguments.preview < 0 or (arguments.max_memory is not None and not 0 < arguments.max_memory < float("inf")):
         parser.error("--preview and --max_memory must be above 0")
     if arguments.ray_address and arguments.executor != "ray":
         parser.error("--ray_address goes with --executor ray")

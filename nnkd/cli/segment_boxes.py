@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.threads is not None and arguments.threads < 1:
         parser.error("--threads must be at least 1")
-    if not arguments.max_memory > 0:
-        parser.error("--max_memory must be above 0")
+    if not 0 < arguments.max_memory < float("inf"):
+        parser.error("--max_memory must be a number above 0")
     return command.run(_segment, arguments)
 
 

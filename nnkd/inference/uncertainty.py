@@ -16,7 +16,7 @@ from nnkd.data.reading import formats
 from nnkd.data.reading.geometry import Grid
 from nnkd.data.reading.image import Image
 from nnkd.errors import DatasetError, PredictionError
-from nnkd.files import remove_leftovers
+from nnkd.files import for_spreadsheet, from_spreadsheet, remove_leftovers
 from nnkd.replacing import Written
 
 MAPS: Mapping[str, str] = {
@@ -28,6 +28,7 @@ FOLDER = "uncertainty"
 ENDING = ".nii.gz"  # whatever the dataset's: png and 8-bit tif hold no fractions
 VOLUMES = "volumes.csv"
 COLUMNS = ("case", "label", "members", "median", "low", "high", "unit")
+NAMES = frozenset({"case", "label"})
 PERCENTILES = (50.0, 2.5, 97.5)
 
 
@@ -113,6 +114,8 @@ class UncertaintyFolder:
             found = pd.read_csv(file, dtype={"case": str, "label": str}, keep_default_na=False)
         except (ValueError, UnicodeDecodeError) as error:
             raise PredictionError(f"{self._say(VOLUMES)} cannot be read ({error}). Predict again.") from error
+        for column in NAMES.intersection(found.columns):
+            found[column] = found[column].map(from_spreadsheet)
         if tuple(found.columns) != COLUMNS:
             raise PredictionError(
                 f"{self._say(VOLUMES)} has the columns {', '.join(found.columns)}, but {', '.join(COLUMNS)} are "
@@ -159,6 +162,7 @@ class UncertaintyFolder:
             if rows is not None:
                 found = rows if found.empty else pd.concat([found, rows], ignore_index=True)
             found = found.sort_values("case", kind="stable")
+            found = found.assign(**{name: found[name].map(for_spreadsheet) for name in sorted(NAMES)})
             with self._written.writing(f"{FOLDER}/{VOLUMES}") as temporary:
                 found.to_csv(temporary, index=False, float_format="%.7g")
 
