@@ -12,6 +12,7 @@ import pytest
 
 from nnkd import files
 from nnkd.errors import FileError, NnkdError, SettingError
+from nnkd.files import for_spreadsheet, from_spreadsheet
 
 
 def test_what_was_written_replaces_the_old_file(tmp_path):
@@ -141,3 +142,14 @@ def test_names_that_are_no_text_come_back_from_json(tmp_path):
     files.write_json(tmp_path / "a.json", {name: [name]})
     assert files.read_json(tmp_path / "a.json") == {name: [name]}
     assert "ü" in (tmp_path / "a.json").read_bytes().decode("utf-8")
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1+1", "@SUM(1)", "-2+3+cmd|' !A0'", "--help", "\tx", "\rx"])
+def test_formulas_are_text_to_spreadsheets_and_come_back(text):
+    assert for_spreadsheet(text) == f"'{text}"
+    assert from_spreadsheet(for_spreadsheet(text)) == text
+
+
+@pytest.mark.parametrize("text", ["liver", "", "-", "-1.5", "+2e-3", "-inf", "'quoted'", "a=b"])
+def test_other_cells_stay(text):
+    assert for_spreadsheet(text) == text == from_spreadsheet(text)
