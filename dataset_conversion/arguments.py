@@ -32,6 +32,7 @@ def parser(name: str, description: str, example: str) -> argparse.ArgumentParser
     made.add_argument("--reference", default="", help="where the data come from, for dataset.json")
     made.add_argument("--participants", type=Path, help=".tsv or .csv with participant_id, sex, age, bmi ...")
     made.add_argument("--cases", dest="cases_table", type=Path, help=".tsv or .csv with case, participant_id")
+    command.add_replace(made)
     return made
 
 

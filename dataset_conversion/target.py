@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nnkd import paths
 from nnkd.errors import DatasetError, NnkdError, UnknownNameError
-from nnkd.files import atomic
+from nnkd.replacing import Written
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Target:
         licence: Licence of the data, for dataset.json.
         reference: Where the data come from, for dataset.json.
         workers: Threads.
+        replace: Whether a participants.tsv or cases.tsv that nnkd did not write may be replaced.
     """
 
     dataset: str | int
@@ -31,6 +32,7 @@ class Target:
     licence: str = ""
     reference: str = ""
     workers: int = 2
+    replace: bool = False
 
 
 def dataset_folder(dataset: str, name: str) -> Path:
@@ -60,11 +62,17 @@ def dataset_folder(dataset: str, name: str) -> Path:
     return paths.room("nnUNet_raw") / full
 
 
-def copy_table(table: Path, to: Path) -> None:
+def copy_table(table: Path, written: Written, name: str) -> None:
     """Copy a .tsv, or a .csv (comma or semicolon) as .tsv, atomically.
+
+    Args:
+        table: The table.
+        written: The dataset's folder.
+        name: What it is called there.
 
     Raises:
         DatasetError: If it is missing or no table.
+        ReplacingError: If somebody's own table is there.
     """
     import pandas as pd
 
@@ -74,5 +82,5 @@ def copy_table(table: Path, to: Path) -> None:
         content = pd.read_csv(table, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise DatasetError(f"'{table.name}' is no table ({error}). Give a .tsv or .csv with a header line.") from error
-    with atomic(to) as temporary:
+    with written.writing(name) as temporary:
         content.to_csv(temporary, sep="\t", index=False, lineterminator="\n")

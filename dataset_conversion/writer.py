@@ -30,6 +30,7 @@ from nnkd.data.reading.pictures import form_of
 from nnkd.data.reading.scan_values import oddities
 from nnkd.errors import DatasetError, NnkdError
 from nnkd.files import atomic, is_visible, read_json, remove_leftovers, split_ending, write_json
+from nnkd.replacing import Written
 from nnkd.types import Failure, StepReport
 
 RECORD = "conversion.json"  # how the dataset was made; written first, so that nothing else is mixed in later
@@ -172,7 +173,7 @@ class DatasetWriter:
         tables = ((self.target.participants, PARTICIPANTS_FILE), (self.target.cases_table, CASES_FILE))
         for table, name in tables:
             if table is not None:
-                copy_table(table, self.folder / name)
+                copy_table(table, Written(self.folder, self.target.replace), name)
         if self.target.participants is not None:
             read_participants(self.folder)
         if not (self.folder / RECORD).is_file() or read_json(self.folder / RECORD) != self.record:
@@ -333,8 +334,11 @@ class DatasetWriter:
 
     def _write_json(self, num_training: int) -> None:
         file = self.folder / "dataset.json"
-        if file.is_file() and read_json(file).get("numTraining") == num_training:
-            return  # somebody may have added keys of his own
+        if file.is_file():  # somebody may have added keys of his own
+            there = read_json(file)
+            if there.get("numTraining") != num_training:
+                write_json(file, {**there, "numTraining": num_training})
+            return
         write_dataset_json(
             self.folder, self.spec.channel_names, self.labels, self.spec.file_ending, num_training, **self.more_json
         )

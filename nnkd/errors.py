@@ -33,6 +33,10 @@ class DatasetError(NnkdError):
     """A dataset folder, or a file in it, is not as dataset.json says."""
 
 
+class ReplacingError(NnkdError):
+    """A file would be replaced that nnkd did not write."""
+
+
 class GeometryError(DatasetError):
     """Two files that should share a grid differ in size, spacing, origin or direction."""
 

@@ -33,8 +33,20 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 def png(figure: Figure) -> bytes:
     """The file's content."""
+    return png_of(figure, DPI)
+
+
+def png_of(figure: Figure, dpi: int) -> bytes:
+    """The same in another resolution. A name such as $x^$ is shown as it is and not taken for a formula."""
+    from matplotlib.text import Text
+
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.get_ticklabels()  # they are made when somebody asks
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
     return buffer.getvalue()
 
 

@@ -22,6 +22,7 @@ TEMPORARY_PREFIX = ".writing-"
 DEEPEST = 100  # lists and objects of a JSON file within each other
 DIGITS = 64  # of a JSON file's integers; states of random generators have 39
 TOO_DEEP = f"more than {DEEPEST} lists and objects lie within each other"
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what spreadsheets take for the beginning of a formula
 
 
 def split_ending(name: str, endings: Iterable[str] = (".nii.gz",)) -> tuple[str, str]:
@@ -246,3 +247,20 @@ def sha256_text(text: str) -> str:
 def is_visible(path: Path) -> bool:
     """Whether a file is data, not a temporary or hidden one."""
     return path.is_file() and not path.name.startswith(".")
+
+
+def for_spreadsheet(text: str) -> str:
+    """A cell of a CSV that a spreadsheet shows and does not compute: an apostrophe stands before what would be a
+    formula, such as a label called =1+1."""
+    if not text.startswith(FORMULA) or text == "-":
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
+
+
+def from_spreadsheet(cell: str) -> str:
+    """What `for_spreadsheet` made the cell of."""
+    return cell[1:] if cell[:1] == "'" and for_spreadsheet(cell[1:]) == cell else cell

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 
+import pytest
+
 from nnkd.figures import embedded, labelled, new_figure, png, short
 
 
@@ -21,3 +23,14 @@ def test_a_figure_stands_in_the_page_itself():
 def test_names_fit():
     assert short("liver") == "liver"
     assert len(short("x" * 40)) == 22
+
+
+@pytest.mark.parametrize("name", ["$\\frac{1$", "$x^$", "a$b$c", "{{7*7}}", "%s"])
+def test_names_are_no_formulas(name):
+    figure, axes = new_figure(2, 1)
+    labelled(axes, name, across=name, up=name)
+    axes.set_xticks([0, 1], [name, name])
+    axes.bar([0, 1], [1, 2], label=name)
+    axes.annotate(name, (0, 1))
+    figure.legend()
+    assert png(figure).startswith(b"\x89PNG")

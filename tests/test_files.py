@@ -13,6 +13,7 @@ import pytest
 
 from nnkd import files
 from nnkd.errors import FileError, NnkdError, SettingError
+from nnkd.files import for_spreadsheet, from_spreadsheet
 
 
 def test_what_was_written_replaces_the_old_file(tmp_path):
@@ -195,3 +196,14 @@ def test_json_over_the_limit_names_what_raises_it(tmp_path, monkeypatch):
         files.read_json(file)
     monkeypatch.setenv("NNKD_MAX_JSON", "2")
     assert len(files.read_json(file)["a"]) == 1 << 20
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1+1", "@SUM(1)", "-2+3+cmd|' !A0'", "--help", "\tx", "\rx"])
+def test_formulas_are_text_to_spreadsheets_and_come_back(text):
+    assert for_spreadsheet(text) == f"'{text}"
+    assert from_spreadsheet(for_spreadsheet(text)) == text
+
+
+@pytest.mark.parametrize("text", ["liver", "", "-", "-1.5", "+2e-3", "-inf", "'quoted'", "a=b"])
+def test_other_cells_stay(text):
+    assert for_spreadsheet(text) == text == from_spreadsheet(text)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnkd.errors import RecipeError
 from nnkd.files import atomic, from_json, is_visible
+from nnkd.replacing import Written
 
 if TYPE_CHECKING:
     from nnkd.weights.checkpoints import TrainedModel
@@ -83,31 +84,32 @@ def draw(file: Path) -> list[Path]:
 # --- in prediction folders ------------------------------------------------------------------------------------------
 
 
-def carry(models: Sequence[TrainedModel], predictions: Path) -> None:
+def carry(models: Sequence[TrainedModel], predictions: Path, replace: bool = False) -> None:
     """Copy the records of a student's folds into its prediction folder; those of an earlier student go. A fold without
     a record has none to copy, and one that cannot be read is said.
 
     Args:
         models: The student, or those of single labels.
         predictions: The prediction folder.
+        replace: Whether files that nnkd did not write may be replaced.
 
     Raises:
-        NnkdError: If a copy cannot be written.
+        NnkdError: If a copy cannot be written, or nnkd did not write what is there.
     """
     wanted = {}
     for model in models:
         before = "" if len(models) == 1 else f"{model.folder.name.split('__')[1]}_"
         for fold in model.folds:
             wanted[f"{before}fold_{fold}"] = model.folder / f"fold_{fold}" / RECORD
-    for name, copy in carried(predictions).items():
-        if name not in wanted or not wanted[name].is_file():
-            copy.unlink(missing_ok=True)
+    written = Written(predictions, replace)
+    gone = [name for name in carried(predictions) if name not in wanted or not wanted[name].is_file()]
+    written.remove(f"{CARRIED}/{name}{ENDING}" for name in gone)
     for name, record in wanted.items():
         if record.is_file():
-            _copy(record, predictions / CARRIED / f"{name}{ENDING}")
+            _copy(record, written, f"{CARRIED}/{name}{ENDING}")
 
 
-def _copy(record: Path, copy: Path) -> None:
+def _copy(record: Path, written: Written, name: str) -> None:
     """The same bytes for the same record, so that copies can be compared."""
     try:
         source = record.open("rb")
@@ -119,7 +121,7 @@ def _copy(record: Path, copy: Path) -> None:
         return
     with (
         source,
-        atomic(copy) as temporary,
+        written.writing(name) as temporary,
         temporary.open("wb") as target,
         gzip.GzipFile("", "wb", fileobj=target, mtime=0) as packed,
     ):

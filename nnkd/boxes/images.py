@@ -59,16 +59,24 @@ class BoxImage:
         """Whether it has red, green and blue."""
         return self.data.ndim == 4
 
-    def write(self, label_map: NDArray[np.integer], target: Path) -> None:
+    def write(
+        self, label_map: NDArray[np.integer], target: Path, before_move: Callable[[Path], None] = lambda _: None
+    ) -> None:
         """Write a label map (Z, Y, X) of the seen order, atomically, on the image's grid.
+
+        Args:
+            label_map: (Z, Y, X).
+            target: Where to.
+            before_move: Called with the finished temporary file; if it raises, the old target stays.
 
         Raises:
             NnkdError: If it cannot be written.
         """
-        if self.spacing is not None:
-            write_json(target.with_suffix(".json"), {"spacing": list(self.spacing)})
         with atomic(target) as temporary:
             self.save(self.in_file_order(label_map), temporary)
+            before_move(temporary)
+            if self.spacing is not None:
+                write_json(target.with_suffix(".json"), {"spacing": list(self.spacing)})
 
     def in_file_order(self, label_map: NDArray[np.integer]) -> NDArray[np.integer]:
         """A label map (Z, Y, X) of the seen order -> of the stored one."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,11 @@ from nnkd.data.dicom_cases import SEG_ENDING, DicomCases, DicomRequest
 from nnkd.data.predictions import CaseRecord, Lineage, Manifest, PredictionFolder, Weights, versions
 from nnkd.data.reading.geometry import Box3D
 from nnkd.errors import DatasetError, PredictionError, SettingError, UnknownNameError
-from nnkd.files import atomic, remove_leftovers, sha256
+from nnkd.files import remove_leftovers, sha256
+from nnkd.replacing import check_results
 from nnkd.types import FolderCount
 
+log = logging.getLogger("nnkd")
 COSTS_ONLY = ("boxes", "runtime")  # other ones change no label map, or only voxels on the edge of rounding
 OLD_S = 3600.0  # a file that has been in the writing for an hour belongs to a killed process
 AS_STORED = "say --slices stored to segment the slices as they are stored"
@@ -44,6 +48,7 @@ class BoxJob:
         memory: Bytes that embeddings may take.
         wanted: What is wanted of DICOM series.
         dicom: The series that `source` was made of; None: it was made of none.
+        replace: Whether files that nnkd did not write may be replaced.
     """
 
     source: Path
@@ -56,6 +61,7 @@ class BoxJob:
     memory: int = MEMORY
     wanted: DicomRequest = field(default_factory=DicomRequest)
     dicom: DicomCases | None = None
+    replace: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,12 +115,9 @@ class BoxWork:
         given = None if job.boxes is None else GivenBoxes.read(job.boxes)
         cases = find_cases(job.source, () if given is None else given.content)
         home = job.source if job.source.is_dir() else job.source.parent
-        if job.target.resolve() == home.resolve():
-            raise SettingError(
-                f"-o is the folder of the images, '{home.absolute().name}': label maps would replace them."
-            )
-        if job.target.is_file():
-            raise SettingError(f"-o is the file '{job.target.name}', but a folder for label maps is expected.")
+        said = check_results(job.target, home)
+        if said:
+            log.warning(said)
         if job.boxes is not None and job.from_reference:
             raise SettingError("--boxes and --boxes_from_gts are two sources of boxes; choose one.")
         if given is None and cases[0].ending not in NPZ:
@@ -130,6 +133,24 @@ class BoxWork:
         window = Path(job.window) if job.window else None
         counted = count(job.source, cases, job.target, job.boxes, window)
         return cls(job, cases, given, labels, modality, counted, read_windows(job.window, labels))
+
+    @property
+    def folder(self) -> PredictionFolder:
+        """The prediction folder."""
+        return PredictionFolder(self.job.target, COSTS_ONLY, self.job.replace)
+
+    def check_replacing(self, overwrite: bool) -> None:
+        """Refuse to replace what nnkd did not write, before anything is computed.
+
+        Raises:
+            ReplacingError: If a case that is not done would.
+        """
+        dicom, folder = self.job.dicom, self.folder
+        done = set(folder.cases()) if folder.is_readable() and not overwrite else set()
+        todo = [case.name for case in self.cases if case.name not in done]
+        segs = [dicom.seg_of(case, folder.folder).name for case in todo] if dicom and dicom.writes_seg else []
+        keeps = dicom is None or dicom.keeps_label_maps
+        folder.check_replacing(todo if keeps else (), self.cases[0].written, segs)
 
     def open_folder(self, opened: OpenedBoxModel, overwrite: bool) -> PredictionFolder:
         """Begin or continue the prediction folder.
@@ -159,7 +180,7 @@ class BoxWork:
             lineage=[Lineage(name=opened.name, licence=opened.licence, weights_licence=licences)],
             ground_truth=job.from_reference,
         )
-        folder = PredictionFolder(job.target, COSTS_ONLY)
+        folder = self.folder
         folder.begin(header, overwrite)
         if overwrite:
             folder.forget(case.name for case in self.cases)
@@ -195,7 +216,8 @@ class BoxWork:
         target = folder.file(case.name, seen.file_ending)
         said = self._file(case, image.in_file_order(found.label_map), names, folder, seen)
         if self.job.dicom is None or self.job.dicom.keeps_label_maps:
-            image.write(found.label_map, target)
+            image.write(found.label_map, target, partial(folder.announce, target.name))
+            folder.adopt_sidecar(case.name, seen.file_ending)
         record = CaseRecord(
             inputs=inputs,
             output=sha256(target),
@@ -225,7 +247,7 @@ class BoxWork:
         if dicom is None or not dicom.writes_seg:
             return ()
         labels = {name: [integer] for name, integer in names.items()}
-        with atomic(dicom.seg_of(case.name, folder.folder)) as temporary:
+        with folder.written.writing(dicom.seg_of(case.name, folder.folder).name) as temporary:
             return dicom.made_by(seen).write_seg(case.name, label_map, labels, temporary)
 
     def _objects(self, case: BoxCase, image: BoxImage) -> tuple[list[BoxedObject], dict[str, int], Looks]:

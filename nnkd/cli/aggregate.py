@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--overwrite", action="store_true", help="also make cases that are up to date; never manual ones"
     )
+    command.add_replace(parser)
     parser.add_argument("-np", type=int, default=1, metavar="N", help="number of cases at once (default: 1)")
     arguments = parser.parse_args(argv)
     _check(parser, arguments)
@@ -83,6 +84,7 @@ def _run(arguments: argparse.Namespace) -> StepReport:
         output=arguments.o,
         review=arguments.review,
         overwrite=arguments.overwrite,
+        replace=arguments.replace,
         processes=arguments.np,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from nnkd import __version__
-from nnkd.errors import NnkdError
+from nnkd.errors import NnkdError, in_one_line
 from nnkd.types import StepReport
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def run(
         interrupted: What to do after Ctrl-C.
 
     Returns:
-        The exit code. With NNKD_DEBUG=1 errors are raised with their traceback instead.
+        The exit code. With NNKD_DEBUG=1 errors are raised with their traceback instead. What is no `NnkdError` is told
+        by `unexpected`.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)  # other libraries chat at INFO
     logging.getLogger("nnkd").setLevel(logging.INFO)
@@ -69,9 +71,55 @@ def run(
     except BrokenPipeError:  # e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except Exception as error:
+        if os.environ.get("NNKD_DEBUG"):
+            raise
+        print(f"error: {unexpected(error)}", file=sys.stderr)
+        return ERROR
     if isinstance(outcome, StepReport):
         return show(outcome)
     return outcome or DONE
+
+
+def unexpected(error: Exception) -> str:
+    """What to tell of an error that is none of nnkd's own, in one sentence; a programming error shows its traceback."""
+    if isinstance(error, OSError):
+        return _of_the_system(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, which is a RuntimeError
+        return (
+            f"There is not enough memory ({in_one_line(error)}). Use fewer processes or smaller batches, or split or "
+            f"crop the image."
+        )
+    if isinstance(error, RecursionError):
+        return "A file is nested too deeply to be read. Write it with fewer levels."
+    if isinstance(error, UnicodeError):
+        return f"A file or a name is no UTF-8 text ({in_one_line(error)}). Save the file as UTF-8, or rename it."
+    import traceback
+
+    traceback.print_exception(error)
+    return (
+        f"This is a fault of nnkd ({type(error).__name__}: {in_one_line(error)}). Please report it with the lines "
+        f"above, the command and the output of nnKD_plugins --version."
+    )
+
+
+def _of_the_system(error: OSError) -> str:
+    """An OSError in one sentence, without the folders that lead to the file."""
+    names = [os.path.basename(os.path.abspath(os.fsdecode(n))) for n in (error.filename, error.filename2) if n]
+    what = f"'{names[0][:100]}'" if names else "A file"
+    said = (error.strerror or in_one_line(error)).rstrip(".")
+    sentences = {
+        errno.ENOENT: f"{what} is missing. Correct the name, or make it.",
+        errno.ENOTDIR: f"{what} is to lie in a file, where a folder is expected. Give a folder.",
+        errno.EISDIR: f"{what} is a folder, where a file is expected. Give a file.",
+        errno.EEXIST: f"{what} is a file already, where a folder is to be made. Choose another name, or move it.",
+        errno.ENOSPC: f"{what} could not be written: the disk is full. Make room and run the command again.",
+        errno.EDQUOT: f"{what} could not be written: your quota is used up. Make room and run the command again.",
+        errno.ENAMETOOLONG: f"{what} is too long a name for the file system. Give a shorter one.",
+    }
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return f"{what} may not be read or written ({said}). Change the permissions, or choose another folder."
+    return sentences.get(error.errno or 0, f"{what} cannot be read or written ({said}). Check the disk and the path.")
 
 
 def show(report: StepReport) -> int:
@@ -99,6 +147,16 @@ def show(report: StepReport) -> int:
     for count in report.folders:
         print(count.line)
     return SOME_FAILED if report.failures or any(count.unknown for count in report.folders) else DONE
+
+
+def add_replace(to: argparse.ArgumentParser) -> None:
+    """--replace."""
+    to.add_argument(
+        "--replace",
+        action="store_true",
+        help="also replace files that nnkd did not write or that were changed since; never images and manual label "
+        "maps of a dataset (default: refuse)",
+    )
 
 
 def add_device(to: argparse.ArgumentParser) -> None:

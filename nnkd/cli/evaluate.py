@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-np", type=int, metavar="N", help="processes (default: 1 for small sets, else up to 8)")
     parser.add_argument("--overwrite", action="store_true", help="compute anew what an earlier run left")
+    command.add_replace(parser)
     return parser
 
 
@@ -161,5 +162,6 @@ def _evaluate(arguments: argparse.Namespace) -> StepReport:
             common_cases=arguments.chill,
             workers=arguments.np,
             overwrite=arguments.overwrite,
+            replace=arguments.replace,
         )
     )

@@ -28,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("name one model: -d DATASET -c CONFIGURATION (with -tr and -p), or -m FOLDER, or --model")
     if arguments.d is not None and arguments.c is None:
         parser.error("-d goes with -c CONFIGURATION")
+    if not 0 <= arguments.tolerance <= 1:
+        parser.error(f"--tolerance is {arguments.tolerance:g}, but a DSC from 0 to 1 is expected")
     return command.run(_export, arguments)
 
 
@@ -56,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         "npz with gts, a raw dataset with imagesTr and labelsTr, or images alone")  # fmt: skip
     add("--tolerance", type=float, default=0.01, metavar="DSC", help="refuse 8 bits if the mean DSC of the calibration "
         "images falls by more (default: 0.01)")  # fmt: skip
+    command.add_replace(parser)
     return parser
 
 
@@ -66,7 +69,8 @@ def _export(arguments: argparse.Namespace) -> StepReport:
 
     from nnkd.steps.export import export
 
-    report = export(source, arguments.o, arguments.format, arguments.calibration, arguments.tolerance)
+    how = (arguments.calibration, arguments.tolerance, arguments.replace)
+    report = export(source, arguments.o, arguments.format, *how)
     report.lines.append(f"written to {arguments.o.name or '.'}: {', '.join(arguments.format)}")
     return report
 

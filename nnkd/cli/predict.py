@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--verbose", action="store_true", help="say more")
     add("--save_probabilities", action="store_true", help="also write probabilities, for nnUNetv2_ensemble")
     add("--continue_prediction", "--c", action="store_true", help="do only cases that are missing or changed")
+    command.add_replace(parser)
     add("-chk", default="checkpoint_final.pth", help="checkpoint (default: checkpoint_final.pth)")
     add("-npp", type=int, default=int(os.environ.get("nnUNet_npp", "3")), help="processes that preprocess (default: 3)")
     add("-nps", type=int, default=int(os.environ.get("nnUNet_nps", "3")), help="processes that export (default: 3)")
@@ -102,6 +103,7 @@ def _run(arguments: argparse.Namespace) -> StepReport:
             verbose=arguments.verbose,
             save_probabilities=arguments.save_probabilities,
             resume=arguments.continue_prediction,
+            replace=arguments.replace,
             preprocessing_processes=arguments.npp,
             export_processes=arguments.nps,
             previous_stage=Path(arguments.prev_stage_predictions) if arguments.prev_stage_predictions else None,

@@ -53,12 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                         "side, into the dataset's folder preview (with -o into OUT/preview)")  # fmt: skip
     _add_resources(parser)
     parser.add_argument("--overwrite", action="store_true", help="start anew, also with other options than before")
+    command.add_replace(parser)
     arguments = parser.parse_args(argv)
     if (arguments.i is None) != (arguments.o is None) or (arguments.test and arguments.i is not None):
         parser.error("-i and -o belong together, and --test goes without them")
     if arguments.np < 1:
         parser.error("-np must be at least 1")
-    if arguments.preview < 0 or (arguments.max_memory is not None and not arguments.max_memory > 0):
+    if arguments.preview < 0 or (arguments.max_memory is not None and not 0 < arguments.max_memory < float("inf")):
         parser.error("--preview and --max_memory must be above 0")
     if arguments.ray_address and arguments.executor != "ray":
         parser.error("--ray_address goes with --executor ray")
@@ -98,6 +99,8 @@ def _predict(arguments: argparse.Namespace) -> StepReport:
     classes = _classes(arguments.t)  # an unknown name is answered before anything heavy is imported
     given = _settings(arguments.settings, list(classes))
 
+    from dataclasses import replace
+
     from nnkd.data.dataset import ImageFolder, RawDataset
     from nnkd.steps.predict_teachers import predict_teachers
     from nnkd.teachers.jobs import TeacherRequest
@@ -111,7 +114,7 @@ def _predict(arguments: argparse.Namespace) -> StepReport:
         folder = dataset.teachers_folder(split) / alias
         if arguments.o is not None:
             folder = arguments.o if len(classes) == 1 else arguments.o / alias
-        jobs.append(_job(alias, registered, given.get(alias, {}), folder))
+        jobs.append(replace(_job(alias, registered, given.get(alias, {}), folder), replace=arguments.replace))
     request = TeacherRequest(
         jobs,
         dataset,
@@ -128,6 +131,7 @@ def _predict(arguments: argparse.Namespace) -> StepReport:
             each=arguments.box_each,
         ),
         overwrite=arguments.overwrite,
+        replace=arguments.replace,
         dry_run=arguments.dry_run,
         preview=arguments.preview,
         preview_folder=None if arguments.o is None else arguments.o / "preview",

@@ -51,11 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_intensities(parser)
     command.add_dicom(parser)
     parser.add_argument("--overwrite", action="store_true", help="start anew, also with other options than before")
+    command.add_replace(parser)
     arguments = parser.parse_args(argv)
     if arguments.threads is not None and arguments.threads < 1:
         parser.error("--threads must be at least 1")
-    if not arguments.max_memory > 0:
-        parser.error("--max_memory must be above 0")
+    if not 0 < arguments.max_memory < float("inf"):
+        parser.error("--max_memory must be a number above 0")
     return command.run(_segment, arguments)
 
 
@@ -100,6 +101,7 @@ def _segment(arguments: argparse.Namespace) -> StepReport:
         slices=arguments.slices,
         memory=int(arguments.max_memory * GIB),
         wanted=command.dicom_of(arguments),
+        replace=arguments.replace,
     )
     return segment_boxes(job, partial(_open_model, arguments), arguments.overwrite)
 

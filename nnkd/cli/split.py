@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace another splits_final.json or another choice of --labelled"
     )
+    command.add_replace(parser)
     arguments = parser.parse_args(argv)
     if arguments.seed < 0:
         parser.error("--seed is 0 or more")
@@ -72,5 +73,6 @@ def _run(arguments: argparse.Namespace) -> StepReport:
         bins=dict(arguments.bins),
         seed=arguments.seed,
         overwrite=arguments.overwrite,
+        replace=arguments.replace,
     )
     return split(RawDataset.open(arguments.d), wishes)

@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     taking = verbs.add_parser("import", help="recognise a file by its sha256 or name, check it and copy it")
     taking.add_argument("file", metavar="FILE", type=Path)
     taking.add_argument("--as", metavar="NAME", dest="name", help="which checkpoint it is, where no sha256 can tell")
+    taking.add_argument("--replace", action="store_true", help="also where another file of that name is there")
     return command.run(_act, parser.parse_args(argv))
 
 
@@ -43,7 +44,7 @@ def _act(arguments: argparse.Namespace) -> StepReport | int:
     if arguments.verb == "verify":
         return _verify(store)
     if arguments.verb == "import":
-        taken = store.take_in(arguments.file.expanduser(), arguments.name)
+        taken = store.take_in(arguments.file.expanduser(), arguments.name, arguments.replace)
         checked = "checked by its sha256" if taken.sha256 else "taken at its word, since no sha256 of it is published"
         return StepReport(
             done=[taken.name],

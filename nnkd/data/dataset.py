@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 LARGEST_LABEL = 2**16 - 1  # what label maps are written with
 Split = Literal["Tr", "Ts"]
+LONGEST_NAME = 200
+TURNING = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # a text's direction
 
 
 @dataclass(frozen=True)
@@ -420,6 +423,9 @@ def _json_problem(content: Any) -> str:
         return "has channel_names or labels that are no dictionary"
     if sorted(channels) != sorted(str(i) for i in range(len(channels))):
         return 'has channel_names that do not map "0", "1" ... to a name'
+    for name in (*labels, *map(str, channels.values())):
+        if why := _name_problem(name):
+            return f"has a label or channel {name[:40]!a} that {why}"
     values = [v for value in labels.values() for v in (value if isinstance(value, list) else [value])]
     if [] in labels.values() or not all(type(v) is int for v in values):
         return 'has labels that do not map a name to an integer (or a list of them), such as "liver": 1'
@@ -435,4 +441,16 @@ def _json_problem(content: Any) -> str:
     order = content.get("regions_class_order", [])
     if not (isinstance(order, list) and all(type(v) is int and 0 <= v <= LARGEST_LABEL for v in order)):
         return "has a regions_class_order that is no list of integers"
+    return ""
+
+
+def _name_problem(name: str) -> str:
+    """Why nothing can be called so, as the rest of a sentence; empty: it can. Whatever else a name holds is escaped
+    where it is shown."""
+    if not name.strip():
+        return "is empty; give it a name"
+    if len(name) > LONGEST_NAME:
+        return f"has {len(name)} characters; at most {LONGEST_NAME} are allowed"
+    if any(unicodedata.category(letter) == "Cc" or letter in TURNING for letter in name):
+        return "holds control characters; leave them out"
     return ""

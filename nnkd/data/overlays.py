@@ -3,7 +3,6 @@ the Agg canvas: no window, no global state, so that several processes and thread
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnkd.errors import GeometryError
+from nnkd.figures import png_of
 from nnkd.files import atomic
 
 if TYPE_CHECKING:
@@ -79,9 +79,7 @@ def overlays_png(
     names = dict(sorted(label_names.items()))
     z = telling_slice(list(label_maps.values()), list(names), volume.shape[1]) if slice_index is None else slice_index
     figure = _figure(volume, label_maps, names, spacing, z)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
-    return buffer.getvalue()
+    return png_of(figure, dpi)
 
 
 def telling_slice(label_maps: Sequence[NDArray[np.integer]], labels: Sequence[int], depth: int) -> int:

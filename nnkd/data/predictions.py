@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from datetime import date
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +21,7 @@ from nnkd.data.dataset import DatasetSpec
 from nnkd.data.reading.geometry import Grid
 from nnkd.errors import FileError, NnkdError, PredictionError
 from nnkd.files import read_json, sha256, write_json
+from nnkd.replacing import Written
 from nnkd.types import Entry, FolderCount
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ MANIFEST = "manifest.json"
 NOT_STATED = "not stated"  # the licence of weights that came without one
 # A path of two folders or more that begins at a root, and its last part; none are https://..., a/b/c, {folder}/a/b.
 ABSOLUTE = re.compile(r"(?<![\w./}])(?:[A-Za-z]:)?[\\/](?:[^\s'\"\\/:]+[\\/])+([^\s'\":]*)")
+WITH_SIDECAR = (".tif", ".tiff")  # nnU-Net keeps the spacing of their volumes in CASE.json
 ADDITIONS = ("uncertainty",)  # options that add files beside the label maps and change none of these
 
 
@@ -111,14 +114,16 @@ class Manifest(BaseModel):
 class PredictionFolder:
     """A prediction folder on disk. Several processes may write different cases of one folder at once."""
 
-    def __init__(self, folder: Path, costs_only: Iterable[str] = ()):
+    def __init__(self, folder: Path, costs_only: Iterable[str] = (), replace: bool = False):
         """Nothing is read yet.
 
         Args:
             folder: Where it is.
             costs_only: Options that may be others when it is continued, since they change no label map.
+            replace: Whether files that nnkd did not write may be replaced.
         """
         self.folder = folder
+        self.written = Written(folder, replace)
         self._costs_only = {*costs_only, *ADDITIONS}
 
     @property
@@ -134,6 +139,13 @@ class PredictionFolder:
     def exists(self) -> bool:
         """Whether something has been written here."""
         return self.manifest_file.is_file()
+
+    def is_readable(self) -> bool:
+        """Whether there is a manifest of this version."""
+        try:
+            return bool(self.manifest())
+        except PredictionError:
+            return False
 
     def manifest(self) -> Manifest:
         """Read the manifest.
@@ -170,13 +182,47 @@ class PredictionFolder:
 
         Raises:
             PredictionError: If the folder was made by something else or with other options.
+            ReplacingError: If its manifest is none of nnkd's.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._lock():
+            self.written.adopt(self._outputs())  # so that they are known when the manifest has forgotten them
             if self.exists() and not overwrite:
                 return self._take_over(self.check(header), header)
             write_json(self.manifest_file, header.model_dump())
             return header
+
+    def check_replacing(self, cases: Iterable[str], file_ending: str, others: Iterable[str] = ()) -> None:
+        """Make sure that what is to be written replaces nothing that nnkd did not write.
+
+        Args:
+            cases: Whose label maps are to be written.
+            file_ending: Of the label maps.
+            others: Names of further files.
+
+        Raises:
+            ReplacingError: If it would; nothing has been written then.
+        """
+        names = [name for case in cases for name in self._names(case, file_ending)]
+        self.written.check([*names, *others], self._outputs())
+
+    def _names(self, case: str, file_ending: str) -> list[str]:
+        sidecar = [f"{case}.json"] if file_ending in WITH_SIDECAR else []
+        return [f"{case}{file_ending}", *sidecar]
+
+    def _outputs(self) -> dict[str, str]:
+        """sha256 by name of the label maps that the manifest lists, also one of another version.
+
+        Raises:
+            ReplacingError: If there is a manifest that is none of nnkd's.
+        """
+        try:
+            manifest = self.manifest()
+        except PredictionError:
+            if self.exists() and not _is_ours(self.manifest_file):
+                self.written.check([MANIFEST])
+            return {}
+        return {f"{case}{manifest.file_ending}": record.output for case, record in manifest.cases.items()}
 
     def _take_over(self, found: Manifest, header: Manifest) -> Manifest:
         """Keep what was inherited before, and add what is inherited now: cases of both may lie here."""
@@ -215,14 +261,18 @@ class PredictionFolder:
             )
         return found
 
-    def forget(self, cases: Iterable[str]) -> None:
-        """Remove cases: their label maps, records and failures."""
+    def forget(self, cases: Iterable[str] | None = None) -> None:
+        """Remove cases: their records and failures, and their label maps unless somebody changed them.
+
+        Args:
+            cases: Which; None: all that are listed.
+        """
         with self._lock():
-            manifest = self.manifest()
-            for case in cases:
+            manifest, outputs = self.manifest(), self._outputs()
+            for case in list(manifest.cases) if cases is None else cases:
+                self.written.remove(self._names(case, manifest.file_ending), outputs)
                 manifest.cases.pop(case, None)
                 manifest.failures.pop(case, None)
-                self.file(case, manifest.file_ending).unlink(missing_ok=True)
             write_json(self.manifest_file, manifest.model_dump())
 
     def cases(self) -> list[str]:
@@ -260,9 +310,13 @@ class PredictionFolder:
             label_map: (Z, Y, X) integers in file order.
             properties: The reader's properties of the image.
             inputs, answers, overlaps, seconds, notes: See CaseRecord.
+
+        Raises:
+            ReplacingError: If a file is there that nnkd did not write.
         """
         target = self.file(case, spec.file_ending)
-        spec.write_label_map(label_map, target, properties)
+        spec.write_label_map(label_map, target, properties, partial(self.announce, target.name))
+        self.adopt_sidecar(case, spec.file_ending)
         self.record(
             case,
             CaseRecord(
@@ -274,6 +328,20 @@ class PredictionFolder:
                 notes=dict(notes or {}),
             ),
         )
+
+    def announce(self, name: str, finished: Path) -> None:
+        """Take note of a finished label map before it is moved to its place.
+
+        Raises:
+            ReplacingError: If a file is there that nnkd did not write.
+        """
+        self.written.announce(name, finished, self._outputs() if (self.folder / name).exists() else {})
+
+    def adopt_sidecar(self, case: str, file_ending: str) -> None:
+        """Take note of what a tif's writer has put beside it."""
+        sidecar = self.folder / f"{case}.json"
+        if file_ending in WITH_SIDECAR and sidecar.is_file():
+            self.written.adopt({sidecar.name: sha256(sidecar)})
 
     def record(self, case: str, record: CaseRecord) -> None:
         """Note that a case is finished."""
@@ -287,7 +355,9 @@ class PredictionFolder:
         """Note that a case failed; an earlier result of it is forgotten."""
         with self._lock():
             manifest = self.manifest()
-            manifest.cases.pop(case, None)
+            earlier = manifest.cases.pop(case, None)
+            if earlier is not None:
+                self.written.adopt({f"{case}{manifest.file_ending}": earlier.output})
             manifest.failures[case] = reason
             write_json(self.manifest_file, manifest.model_dump())
 
@@ -318,6 +388,15 @@ class PredictionFolder:
 
     def _lock(self) -> FileLock:
         return FileLock(self.folder / ".manifest.lock", timeout=60)
+
+
+def _is_ours(manifest: Path) -> bool:
+    """Whether it has the form of a manifest of nnkd's, of whatever version."""
+    try:
+        content = read_json(manifest)
+    except FileError:
+        return False
+    return isinstance(content, dict) and {"schema_version", "kind", "made_by"} <= content.keys()
 
 
 def prediction_folders(parent: Path) -> list[PredictionFolder]:

@@ -39,6 +39,7 @@ class Wishes:
         bins: Inner bounds by numeric column; quartiles for the others.
         seed: Of all draws.
         overwrite: Whether another splits_final.json, or another choice of labelled participants, is replaced.
+        replace: Whether the other splits_final.json may be one that nnkd did not write.
     """
 
     folds: int = splits.DEFAULT_FOLDS
@@ -49,6 +50,7 @@ class Wishes:
     bins: Mapping[str, Sequence[float]] = field(default_factory=dict)
     seed: int = 0
     overwrite: bool = False
+    replace: bool = False
 
 
 class Draw(BaseModel):
@@ -278,6 +280,11 @@ def _move(file: Path, folder: Path, is_label_map: bool = True) -> None:
     try:
         folder.mkdir(exist_ok=True)
         for moved in (*sidecars(file, is_label_map), file):
+            if folder.name != "labelsTr" and os.path.lexists(folder / moved.name):  # a consensus there gives way
+                raise DatasetError(
+                    f"'{moved.name}' in {file.parent.name} is to be moved to {folder.name}, which has one already. "
+                    f"Keep one of them and run the same command again: it continues where it stopped."
+                )
             os.replace(moved, folder / moved.name)
     except OSError as error:
         raise DatasetError(

@@ -16,6 +16,7 @@ import numpy as np
 from nnkd.data.groups import groups
 from nnkd.errors import DatasetError, ParticipantsError, SettingError
 from nnkd.files import read_json
+from nnkd.replacing import Written
 from nnkd.types import Participant
 
 SPLITS = "splits_final.json"
@@ -154,6 +155,20 @@ def _problem(folds: Any) -> str:
             if twice:
                 return f"names case '{twice[0]}' twice as '{part}' of fold {number}"
     return ""
+
+
+def write(file: Path, folds: Sequence[Fold], replace: bool = False) -> None:
+    """Write splits_final.json.
+
+    Args:
+        file: Where to.
+        folds: What it holds.
+        replace: Whether one that nnkd did not write may be replaced.
+
+    Raises:
+        ReplacingError: If there is another one that nnkd did not write.
+    """
+    Written(file.parent, replace).write_json(file.name, folds)
 
 
 def default_folds(participants: Mapping[str, Participant]) -> list[Fold]:

@@ -48,6 +48,7 @@ class Request:
         common_cases: Evaluate only cases that every folder has, instead of counting missing ones as empty.
         workers: Processes; None: one for small sets, else up to eight.
         overwrite: Compute anew what an earlier run left.
+        replace: Whether files that nnkd did not write may be replaced.
     """
 
     predictions: Sequence[Path]
@@ -70,6 +71,7 @@ class Request:
     common_cases: bool = False
     workers: int | None = None
     overwrite: bool = False
+    replace: bool = False
 
 
 def check_values(request: Request) -> None:

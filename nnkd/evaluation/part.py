@@ -43,18 +43,14 @@ class Plain:
 
     Attributes:
         key: See `Part`.
-        stale: Tables that an earlier run may have left; they go.
         content: Of the section.
     """
 
     key: str
-    stale: tuple[str, ...] = ()
     content: Mapping[str, Any] | None = None
 
     def write(self, output: Path) -> None:
-        """Remove an earlier run's tables."""
-        for name in self.stale:
-            (output / name).unlink(missing_ok=True)
+        """Nothing."""
 
     def of_folder(self, name: str) -> None:
         """Nothing."""

@@ -252,4 +252,4 @@ def ranking_part(scores: Scores, metrics: Sequence[str] | None, modality_of: Map
         metrics: Names of RANKED, and SECONDS; empty: DEFAULT; None: no ranking.
         modality_of: By case.
     """
-    return Plain(KEY, (TABLE,)) if metrics is None else rank_methods(scores, metrics or DEFAULT, modality_of)
+    return Plain(KEY) if metrics is None else rank_methods(scores, metrics or DEFAULT, modality_of)

@@ -152,7 +152,7 @@ def raters_part(
         workers, overwrite: See `compare_cases`.
     """
     if second is None:
-        return Plain(KEY, (TABLE,))
+        return Plain(KEY)
     folder, label_maps = second
     names = rater_names(reference, folder)
     cases = [case for case in files.cases if case in label_maps]

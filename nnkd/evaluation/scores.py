@@ -20,7 +20,7 @@ from nnkd.data.predictions import Manifest
 from nnkd.evaluation.intervals import Bootstrap, Estimate, mean, paired_difference, ranks
 from nnkd.evaluation.metrics import EMPTY_MASKS, METRICS, RANKED, LabelResult
 from nnkd.evaluation.surfaces import DEFINITIONS
-from nnkd.files import atomic
+from nnkd.files import atomic, for_spreadsheet
 
 OVERALL, COMMON = "Overall", "Common labels"
 DIGITS: Mapping[str, int] = {"DSC": 3, "NSD": 3, "HD": 2, "HD95": 2, "ASSD": 2, "VD": 2, "RVD": 3}
@@ -354,9 +354,10 @@ def write_scores(scores: Scores, folder: Path) -> None:
 
 
 def write_frame(frame: pd.DataFrame, file: Path) -> None:
-    """Write a table atomically."""
+    """Write a table atomically. A name that spreadsheets would take for a formula gets an apostrophe."""
+    plain = frame.map(lambda cell: for_spreadsheet(cell) if isinstance(cell, str) else cell)
     with atomic(file) as temporary:
-        frame.to_csv(temporary, index=False)
+        plain.rename(columns=for_spreadsheet).to_csv(temporary, index=False)
 
 
 def numbers(estimate: Estimate | None) -> tuple[Any, ...]:

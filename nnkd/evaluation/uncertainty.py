@@ -323,4 +323,4 @@ def uncertainty_part(folders: Mapping[str, Path], settings: Settings, files: Fil
     """
     found = {name: rank_folder(UncertaintyFolder(folder), settings, files, name) for name, folder in folders.items()}
     there = {name: ranking for name, ranking in found.items() if ranking is not None}
-    return ErrorRankings(there, scores) if there else Plain(KEY, TABLES)
+    return ErrorRankings(there, scores) if there else Plain(KEY)

@@ -30,6 +30,7 @@ from nnkd.inference.label_models import LabelModels
 from nnkd.inference.predictor import load_predictor, logits_of
 from nnkd.inference.uncertainty import UncertaintyFolder
 from nnkd.processes import pool, submitted
+from nnkd.replacing import Written
 from nnkd.types import Failure, StepReport
 from nnkd.weights.checkpoints import TrainedModel
 
@@ -46,6 +47,7 @@ class Request:
         source, target: -i and -o.
         part_id, num_parts: Which of the cases: each num_parts-th from part_id on.
         resume: --continue_prediction.
+        replace: Whether files that nnkd did not write may be replaced.
         samples: How many a probabilistic network answers with; None: what it was trained to.
         uncertainty: Whether to write maps of it and intervals of volumes, see `nnkd.inference.uncertainty`.
         wanted: What is wanted of DICOM series.
@@ -62,6 +64,7 @@ class Request:
     verbose: bool = False
     save_probabilities: bool = False
     resume: bool = False
+    replace: bool = False
     preprocessing_processes: int = 3
     export_processes: int = 3
     previous_stage: Path | None = None
@@ -72,6 +75,14 @@ class Request:
     uncertainty: bool = False
     wanted: DicomRequest = field(default_factory=DicomRequest)
     dicom: DicomCases | None = None
+
+    def beside(self, case: str) -> list[str]:
+        """What is written of a case beside its label map, by names within -o."""
+        names = UncertaintyFolder(self.target).names(case) if self.uncertainty else []
+        names += [f"{case}.npz", f"{case}.pkl"] if self.save_probabilities else []
+        if self.dicom is not None and self.dicom.writes_seg:
+            names.append(self.dicom.seg_of(case, self.target).name)
+        return names
 
     def is_complete(self, case: str) -> bool:
         """Whether all that is wanted beside a case's label map is there."""
@@ -275,7 +286,9 @@ def _export(
     dataset_json = request.model.dataset_json()
     managers = PlansManager(plans), ConfigurationManager(configuration)
     workers = max(1, cores() // max(1, request.export_processes))
-    _export_spread(UncertaintyFolder(target), dataset_json, case, answer.spread, managers, properties, workers)
+    written = Written(target, request.replace)
+    spread = UncertaintyFolder(target, request.replace)
+    _export_spread(spread, dataset_json, case, answer.spread, managers, properties, workers)
     working = target / f"{TEMPORARY_PREFIX}{os.getpid()}-{case}"
     working.mkdir(exist_ok=True)
     try:
@@ -295,8 +308,10 @@ def _export(
         if request.dicom is not None and request.dicom.writes_seg:
             file = working / f"{case}{dataset_json['file_ending']}"
             said = request.dicom.file_seg(case, file, DatasetSpec(dataset_json, "").labels)
-        for file in working.iterdir():
-            os.replace(file, target / file.name)
+        files = sorted(working.iterdir())
+        written.check(file.name for file in files)  # all of them or none
+        for file in files:
+            written.move(file, file.name)
         return said
     finally:
         shutil.rmtree(working, ignore_errors=True)

@@ -16,16 +16,19 @@ from nnkd.data.reading import formats
 from nnkd.data.reading.geometry import Grid
 from nnkd.data.reading.image import Image
 from nnkd.errors import DatasetError, PredictionError
-from nnkd.files import atomic, remove_leftovers
+from nnkd.files import for_spreadsheet, from_spreadsheet, remove_leftovers
+from nnkd.replacing import Written
 
 MAPS: Mapping[str, str] = {
     "entropy": "entropy of the mean probabilities",
     "mutual_information": "entropy of the mean less the members' mean entropy",
     "standard_deviation": "standard deviation of the probabilities, the largest over labels",
 }
+FOLDER = "uncertainty"
 ENDING = ".nii.gz"  # whatever the dataset's: png and 8-bit tif hold no fractions
 VOLUMES = "volumes.csv"
 COLUMNS = ("case", "label", "members", "median", "low", "high", "unit")
+NAMES = frozenset({"case", "label"})
 PERCENTILES = (50.0, 2.5, 97.5)
 
 
@@ -34,10 +37,16 @@ class UncertaintyFolder:
 
     Args:
         predictions: The prediction folder.
+        replace: Whether files that nnkd did not write may be replaced.
     """
 
-    def __init__(self, predictions: Path):
-        self.folder = predictions / "uncertainty"
+    def __init__(self, predictions: Path, replace: bool = False):
+        self.folder = predictions / FOLDER
+        self._written = Written(predictions, replace)
+
+    def names(self, case: str) -> list[str]:
+        """What is written of a case, by names within the prediction folder."""
+        return [*(f"{FOLDER}/{name}/{case}{ENDING}" for name in MAPS), f"{FOLDER}/{VOLUMES}"]
 
     def file(self, name: str, case: str) -> Path:
         """Where a map of a case lies.
@@ -72,7 +81,7 @@ class UncertaintyFolder:
             header: The image's (`nnkd.data.reading.nifti`), where the maps lie in its file's order.
         """
         for name, array in maps.items():
-            with atomic(self.file(name, case)) as temporary:
+            with self._written.writing(f"{FOLDER}/{name}/{case}{ENDING}") as temporary:
                 formats.write(Image(array[None], grid, header=header), temporary)
         scale, unit = (1e-3, "ml") if grid.in_world else (1.0, "pixels")
         volumes = np.percentile(voxels * voxel_mm3 * scale, PERCENTILES, axis=0)
@@ -85,11 +94,10 @@ class UncertaintyFolder:
             remove_leftovers(folder)
 
     def forget(self, case: str) -> None:
-        """Remove what is here of a case, whose label map is about to be another one."""
+        """Remove what nnkd wrote here of a case, whose label map is about to be another one."""
         if not self.folder.is_dir():
             return
-        for file in self.maps(case).values():
-            file.unlink(missing_ok=True)
+        self._written.remove(f"{FOLDER}/{name}/{case}{ENDING}" for name in MAPS)
         if case in set(self.volumes()["case"]):
             self._replace(case, None)
 
@@ -106,6 +114,8 @@ class UncertaintyFolder:
             found = pd.read_csv(file, dtype={"case": str, "label": str}, keep_default_na=False)
         except (ValueError, UnicodeDecodeError) as error:
             raise PredictionError(f"{self._say(VOLUMES)} cannot be read ({error}). Predict again.") from error
+        for column in NAMES.intersection(found.columns):
+            found[column] = found[column].map(from_spreadsheet)
         if tuple(found.columns) != COLUMNS:
             raise PredictionError(
                 f"{self._say(VOLUMES)} has the columns {', '.join(found.columns)}, but {', '.join(COLUMNS)} are "
@@ -152,7 +162,8 @@ class UncertaintyFolder:
             if rows is not None:
                 found = rows if found.empty else pd.concat([found, rows], ignore_index=True)
             found = found.sort_values("case", kind="stable")
-            with atomic(self.folder / VOLUMES) as temporary:
+            found = found.assign(**{name: found[name].map(for_spreadsheet) for name in sorted(NAMES)})
+            with self._written.writing(f"{FOLDER}/{VOLUMES}") as temporary:
                 found.to_csv(temporary, index=False, float_format="%.7g")
 
     def _say(self, name: str) -> str:

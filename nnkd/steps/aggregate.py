@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ from nnkd.data.dataset import RawDataset
 from nnkd.data.predictions import count_predictions, portable_options
 from nnkd.errors import SettingError
 from nnkd.plugin.aggregators import Aggregator, JointAggregator
+from nnkd.replacing import check_results
 from nnkd.types import Failure, StepReport
 from nnkd.votes import agreement, consensus
 from nnkd.votes.agreement import AGREEMENT, AgreementFile
 from nnkd.votes.outputs import Folder, LabelsTr, Target
 from nnkd.votes.panel import Outcome, Panel
+
+log = logging.getLogger("nnkd")
 
 
 def aggregate(
@@ -30,6 +34,7 @@ def aggregate(
     output: Path | None = None,
     review: int = 0,
     overwrite: bool = False,
+    replace: bool = False,
     processes: int = 1,
 ) -> StepReport:
     """Turn the teachers' votes into one label map a case. Cases that are up to date are skipped.
@@ -44,6 +49,7 @@ def aggregate(
         output: Prediction folder to write; None: labelsTr.
         review: How many of the cases in which teachers differ most to draw; only without `output`.
         overwrite: Make up-to-date cases again too (manual label maps stay all the same).
+        replace: Whether files that nnkd did not write may be replaced; manual label maps never are.
         processes: How many cases to read and count at once.
 
     Returns:
@@ -73,7 +79,9 @@ def aggregate(
     aggregator = aggregator.for_teachers(panel.names, list(panel.spec.labels))
     if output is None:
         with consensus.writing(dataset, teachers or None):
-            target = LabelsTr(dataset, panel)
+            target = LabelsTr(dataset, panel, replace)
+            if review:
+                target.pictures.check(f"{case}.png" for case in target.cases())
             report, disagreement = _run(target, aggregator, name, options, overwrite, processes)
             if review:
                 files, lines = target.review(disagreement, review)
@@ -87,7 +95,10 @@ def aggregate(
             f"The output '{output.name}' lies among the teachers in '{source.name}', where it would vote itself next "
             f"time. Choose another folder with -o."
         )
-    folder = Folder(dataset.spec, panel, output, name, options, overwrite)
+    said = check_results(output)
+    if said:
+        log.warning(said)
+    folder = Folder(dataset.spec, panel, output, name, options, overwrite, replace)
     report, _ = _run(folder, aggregator, name, options, overwrite, processes)
     report.folders = count_predictions(source, None, teachers)
     return report

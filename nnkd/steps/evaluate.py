@@ -11,6 +11,7 @@ from nnkd.data.participants import participants_of_cases
 from nnkd.errors import FolderError, PredictionError
 from nnkd.evaluation.comparisons import Files, Settings, compare_cases
 from nnkd.evaluation.groups.cohort import EvaluatedPeople, read_people
+from nnkd.evaluation.groups.files import CSV_FILES, JSON_FILE
 from nnkd.evaluation.groups.report import fairness_part
 from nnkd.evaluation.inputs import (
     Request,
@@ -26,16 +27,22 @@ from nnkd.evaluation.inputs import (
     with_ignored,
 )
 from nnkd.evaluation.part import Part, Plain
+from nnkd.evaluation.ranking import TABLE as RANKING
 from nnkd.evaluation.ranking import check_ranking, modalities_of_cases, ranking_part
+from nnkd.evaluation.raters import TABLE as RATERS
 from nnkd.evaluation.raters import raters_part
 from nnkd.evaluation.report import Evaluation, write_report
 from nnkd.evaluation.scores import Scores, write_scores
 from nnkd.evaluation.summary import add_to_summary, facts_of, score_lines, write_summaries
+from nnkd.evaluation.uncertainty import TABLES as UNCERTAINTY
 from nnkd.evaluation.uncertainty import uncertainty_part
 from nnkd.files import remove_leftovers
+from nnkd.replacing import Written
 from nnkd.types import Failure, StepReport, some
 
 CACHE = ".cache"
+TABLES = ("metrics.csv", "means.csv", "comparison.csv", JSON_FILE, *CSV_FILES, *UNCERTAINTY, RANKING, RATERS)
+FILES = (*TABLES, "report.html")
 
 
 def evaluate(request: Request) -> StepReport:
@@ -69,6 +76,8 @@ def evaluate(request: Request) -> StepReport:
     output = _output(request)
     folders, predictions, matched = read_folders(request, spec)
     found = {name: files_of(listing) for name, listing in predictions.items()}
+    written = Written(output, request.replace)
+    written.check([*FILES, *(f"{name}/summary.json" for name in found)])
     cases = shared_cases(references, found, request.common_cases)
     if second and not second[1].keys() & set(cases):
         raise PredictionError("The two folders of -ref have no case in common. Check that both are of the same cases.")
@@ -83,8 +92,6 @@ def evaluate(request: Request) -> StepReport:
     scores = Scores(folders, list(settings.labels), cases, person_of, request.bootstrap, settings.rules)
     facts = facts_of(request, scores, spec.name, compared.without_spacing)
     remove_leftovers(output)
-    write_summaries(scores, spec, facts, output)
-    write_scores(scores, output)
     evaluated = dict(zip(found, request.predictions, strict=True))
     parts: list[Part] = [
         uncertainty_part(evaluated, settings, files, scores),
@@ -103,14 +110,19 @@ def evaluate(request: Request) -> StepReport:
             report.lines.append(f"{name} has no label map of {len(missing)} case(s), counted as empty: {some(missing)}")
     report.folders = counts(predictions, raters, cases, output)
     for part in parts:
-        part.write(output)
-        for name in found:
-            if (content := part.of_folder(name)) is not None:
-                add_to_summary(output / name, part.key, content)
         report.lines += part.lines()
         report.failures += part.failures()
     images = image_folders(request, json_file)
-    write_report(Evaluation(scores, spec, facts, references, found, images, parts, files), output / "report.html")
+    with written.staged() as folder:
+        write_summaries(scores, spec, facts, folder)
+        write_scores(scores, folder)
+        for part in parts:
+            part.write(folder)
+            for name in found:
+                if (content := part.of_folder(name)) is not None:
+                    add_to_summary(folder / name, part.key, content)
+        write_report(Evaluation(scores, spec, facts, references, found, images, parts, files), folder / "report.html")
+        written.remove(name for name in TABLES if not (folder / name).is_file())  # an earlier run's
     report.data = {"scores": scores, **{part.key: part for part in parts}}
     return report
 

@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nnkd.boxes.calibration import read_pictures
-from nnkd.boxes.export import write_box_model
+from nnkd.boxes.export import DECODER, ENCODER, write_box_model
 from nnkd.boxes.int8 import TOLERANCE, add_int8
+from nnkd.boxes.model import DESCRIPTION as BOX_MODEL
 from nnkd.errors import SettingError
 from nnkd.networks.stock_models import FOLDER, write_stock_model
+from nnkd.networks.student_export import DESCRIPTION as STUDENT
 from nnkd.networks.student_export import write_student
 from nnkd.plugin.teachers import BoxTeacher
+from nnkd.replacing import Written
 from nnkd.types import StepReport
 from nnkd.weights.checkpoints import TrainedModel
 
@@ -24,6 +27,7 @@ def export(
     formats: Sequence[str],
     calibration: Path | None = None,
     tolerance: float = TOLERANCE,
+    replace: bool = False,
 ) -> StepReport:
     """Write a model in some formats and compare each with PyTorch.
 
@@ -33,10 +37,34 @@ def export(
         formats: Some of `FORMATS`; "openvino" writes "onnx" too.
         calibration: Folder of pictures with which a box model's encoder is written in 8 bits too; None: it is not.
         tolerance: By how much the mean DSC may fall by that.
+        replace: Whether files that nnkd did not write may be replaced.
 
     Raises:
-        NnkdError: If the model cannot be loaded, written in a format, or answers otherwise afterwards.
+        NnkdError: If the model cannot be loaded, written in a format, or answers otherwise afterwards; what is in the
+            folder stays as it was then.
     """
+    written = Written(target, replace)
+    written.check(_files(source, formats))
+    with written.staged() as folder:
+        report = _export(source, folder, formats, calibration, tolerance)
+    return report
+
+
+def _files(source: TrainedModel | Callable[[], BoxTeacher], formats: Sequence[str]) -> list[str]:
+    """What will be written at least, whatever the model."""
+    if not isinstance(source, TrainedModel):
+        return [BOX_MODEL, ENCODER, DECODER]
+    networks = [f"fold_{fold}{ending}" for fold in source.folds for ending in (".onnx", ".xml", ".bin")]
+    return [STUDENT, *networks] if set(formats) - {"nnunet"} else []
+
+
+def _export(
+    source: TrainedModel | Callable[[], BoxTeacher],
+    target: Path,
+    formats: Sequence[str],
+    calibration: Path | None,
+    tolerance: float,
+) -> StepReport:
     report = StepReport()
     if not isinstance(source, TrainedModel):
         if "nnunet" in formats:

@@ -3,6 +3,7 @@ image does not stop the rest, nothing half-written remains, and a manifest says 
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,10 +17,13 @@ from nnkd.data.listing import label_maps
 from nnkd.data.predictions import Lineage, Manifest, PredictionFolder, Weights, versions
 from nnkd.data.recipes import Recipe
 from nnkd.errors import DatasetError, FolderError, NnkdError, PredictionError
-from nnkd.files import TEMPORARY_PREFIX, sha256, write_json
+from nnkd.files import TEMPORARY_PREFIX, sha256
 from nnkd.inference.runs import Request, Run, load_predictors
 from nnkd.inference.uncertainty import UncertaintyFolder
+from nnkd.replacing import DATASET_JSON, check_folder, check_results
 from nnkd.types import Failure, FolderCount, StepReport
+
+log = logging.getLogger("nnkd")
 
 
 def predict(request: Request) -> StepReport:
@@ -28,6 +32,7 @@ def predict(request: Request) -> StepReport:
     Raises:
         NnkdError: If the model or the folder of images is not as it should be.
     """
+    check_folder(request.target)
     spec = DatasetSpec(request.model.dataset_json(), request.source.name)
     if not request.source.exists():
         raise FolderError(f"There is no folder '{request.source.name}' to predict (-i).")
@@ -58,9 +63,9 @@ def _images(source: Path, spec: DatasetSpec) -> tuple[list[str], DatasetError | 
 
 def _predict(request: Request, spec: DatasetSpec, cases: Sequence[str]) -> StepReport:
     plans, images = request.model.plans(), ImageFolder(request.source, spec)
+    folder, beside = _checked_folder(request, spec, plans, cases)
     predictors = load_predictors(request)
     _check_cascade(request, predictors[0])
-    folder = PredictionFolder(request.target)
     header = _header(request, plans, spec, predictors[0])
     if request.dicom is not None:
         request = replace(request, dicom=request.dicom.made_by(header))
@@ -70,9 +75,9 @@ def _predict(request: Request, spec: DatasetSpec, cases: Sequence[str]) -> StepR
             if leftover != request.source.parent:
                 shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         UncertaintyFolder(request.target).remove_leftovers()
-    write_json(request.target / "dataset.json", request.model.dataset_json())  # nnU-Net's ensemble reads both
-    write_json(request.target / "plans.json", plans)
-    record.carry(request.model.parts(), request.target)  # for nnKD_evaluate's report
+    for name, content in beside.items():
+        folder.written.write_json(name, content)
+    record.carry(request.model.parts(), request.target, request.replace)  # for nnKD_evaluate's report
     report = StepReport(folders=_counts(request, images, cases))
     if request.dicom is not None:
         report.failures += [Failure(n, why) for n, why in {**request.dicom.failed, **request.dicom.broken}.items()]
@@ -104,6 +109,27 @@ def _counts(request: Request, images: ImageFolder, cases: Sequence[str]) -> list
         before = label_maps(request.previous_stage, images.spec.file_ending)
         counts.append(before.only(cases, rule="of a case that is not predicted").told(request.target).count())
     return counts
+
+
+def _checked_folder(
+    request: Request, spec: DatasetSpec, plans: Mapping[str, Any], cases: Sequence[str]
+) -> tuple[PredictionFolder, dict[str, Any]]:
+    """-o, and the JSON files that nnU-Net's ensemble reads there.
+
+    Raises:
+        NnkdError: If something would be replaced that nnkd did not write; nothing has been written then.
+    """
+    said = check_results(request.target, request.source if request.dicom is None else None)
+    folder = PredictionFolder(request.target, replace=request.replace)
+    beside = {DATASET_JSON: request.model.dataset_json(), "plans.json": plans}
+    others = [name for name, content in beside.items() if folder.written.differs(name, content)]
+    todo = set(cases) - (set(folder.cases()) if request.resume and folder.exists() else set())
+    names = [name for case in sorted(todo) for name in request.beside(case)]
+    keeps = request.dicom is None or request.dicom.keeps_label_maps
+    folder.check_replacing(sorted(todo) if keeps else (), spec.file_ending, [*others, *names])
+    if said:
+        log.warning(said)
+    return folder, beside
 
 
 def _header(request: Request, plans: Mapping[str, Any], spec: DatasetSpec, predictor: Any) -> Manifest:

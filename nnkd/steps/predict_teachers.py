@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
 
 from nnkd.data.labels.numbering import numbering_problem
 from nnkd.errors import SettingError
+from nnkd.replacing import Written, check_results
 from nnkd.teachers import previews
 from nnkd.teachers.dry_run import foresee, measure
 from nnkd.teachers.jobs import TeacherJob, TeacherRequest, Work
@@ -45,21 +45,27 @@ def predict_teachers(request: TeacherRequest) -> StepReport:
     if preview and dry_run:
         raise SettingError("--preview and --dry_run are two things; ask for one of them.")
     chosen = list(request.images.cases() if request.cases is None else request.cases)
-    work = Work.of(request, previews.spread(chosen, preview) if preview else chosen)
+    pictures = request.preview_folder or request.dataset.folder / previews.FOLDER
+    if preview:
+        chosen = previews.spread(chosen, preview)
+        Written(pictures, request.replace).check(f"{case}.png" for case in chosen)
+    else:
+        _check_replacing(request, chosen)
+    work = Work.of(request, chosen)
     if preview:
         tried = _started_here(request, work)
-        report = _preview(tried, request.preview_folder or request.dataset.folder / previews.FOLDER)
+        report = _preview(tried, Written(pictures, request.replace))
         return replace(report, folders=_counts(request, tried))
     if dry_run:
         tried = _started_here(request, work)
-        _check_folders(tried, request.overwrite)
+        _check_folders(tried, request)
         return replace(_foresee(tried, request.overwrite), folders=_counts(request, tried))
     ready: list[RunningTeacher] | list[RayTeacher]
     if request.executor == "ray":
         ready = _started(request, work, partial(RayTeacher.start, work=work, address=request.ray_address))
     else:
         ready = _started_here(request, work)
-    _check_folders(ready, request.overwrite)
+    _check_folders(ready, request)
     figures, several = {}, len(ready) > 1
     report = StepReport(folders=_counts(request, ready))
     while ready:
@@ -103,10 +109,22 @@ def _started(request: TeacherRequest, work: Work, start: Callable[[TeacherJob], 
     return ready
 
 
-def _check_folders(ready: Sequence[RunningTeacher | RayTeacher], overwrite: bool) -> None:
+def _check_folders(ready: Sequence[RunningTeacher | RayTeacher], request: TeacherRequest) -> None:
     for one in ready:
-        if one.job.predictions.exists() and not overwrite:
-            one.job.predictions.check(one.header)
+        folder = one.job.predictions
+        if folder.exists() and not request.overwrite:
+            folder.check(one.header)
+
+
+def _check_replacing(request: TeacherRequest, cases: Sequence[str]) -> None:
+    """Refuse what would replace files that nnkd did not write, before any teacher is started."""
+    for job in request.jobs:
+        said = check_results(job.folder, request.images.folder)
+        folder = job.predictions
+        done = set(folder.cases()) if folder.is_readable() and not request.overwrite else set()
+        folder.check_replacing([case for case in cases if case not in done], request.images.spec.file_ending)
+        if said:
+            log.warning(said)
 
 
 def _run(
@@ -149,9 +167,9 @@ def _foresee(ready: Sequence[RunningTeacher], overwrite: bool) -> StepReport:
     return report
 
 
-def _preview(ready: Sequence[RunningTeacher], folder: Path) -> StepReport:
+def _preview(ready: Sequence[RunningTeacher], written: Written) -> StepReport:
     """Pictures of a few cases as all teachers see them."""
-    work, several = ready[0].work, len(ready) > 1
+    work, several, folder = ready[0].work, len(ready) > 1, written.folder
     report = StepReport(failures=list(work.broken))
     with previews.aside(ready) as moved:
         for one in moved:
@@ -160,7 +178,7 @@ def _preview(ready: Sequence[RunningTeacher], folder: Path) -> StepReport:
                 if outcome.kind == "failed":
                     report.failures.append(Failure(f"{one.job.alias}/{case}" if several else case, outcome.reason))
         for case in work.readable:
-            drawn = previews.draw(moved, case, folder / f"{case}.png")
+            drawn = previews.draw(moved, case, written)
             if drawn:
                 report.done.append(case)
                 report.lines.append(f"{folder.name}/{case}.png  {', '.join(drawn)}")

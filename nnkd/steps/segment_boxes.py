@@ -15,6 +15,7 @@ from nnkd.boxes.runs import BoxJob, BoxWork
 from nnkd.data.dicom_cases import NOT_READ, DicomCases, dicom_cases
 from nnkd.data.predictions import portable_error
 from nnkd.errors import SettingError
+from nnkd.replacing import check_folder
 from nnkd.types import Failure, StepReport
 
 PARTS = ("start", "read", "encode", "decode", "write")
@@ -34,8 +35,10 @@ def segment_boxes(job: BoxJob, open_model: Callable[[], OpenedBoxModel], overwri
         Cases done, skipped and failed; how long what took.
 
     Raises:
-        NnkdError: If nothing can be done: no images, no boxes at all, a folder that was made otherwise.
+        NnkdError: If nothing can be done: no images, no boxes at all, a folder that was made otherwise, a file in the
+            way that nnkd did not write.
     """
+    check_folder(job.target)
     if not job.source.exists() or holds_images(job.source):
         job.wanted.check_no_dicom(job.source)
         return _segment(job, open_model, overwrite)
@@ -47,6 +50,7 @@ def segment_boxes(job: BoxJob, open_model: Callable[[], OpenedBoxModel], overwri
 def _segment(job: BoxJob, open_model: Callable[[], OpenedBoxModel], overwrite: bool) -> StepReport:
     begun = time.perf_counter()
     work = BoxWork.of(job)
+    work.check_replacing(overwrite)
     opened = open_model()
     folder = work.open_folder(opened, overwrite)
     seen = folder.manifest()  # once: with thousands of cases it takes its time

@@ -15,7 +15,8 @@ from nnkd.data.dataset import RawDataset, Split
 from nnkd.data.participants import PARTICIPANTS_FILE, participants_of_cases
 from nnkd.data.split_record import FOLD_DRAW, HIDDEN, Record, Wishes, image_files
 from nnkd.errors import DatasetError, ParticipantsError, SettingError
-from nnkd.files import read_json, write_json
+from nnkd.files import read_json
+from nnkd.replacing import Written
 from nnkd.types import FolderCount, Participant, StepReport
 from nnkd.votes import consensus
 
@@ -55,11 +56,11 @@ def _split(dataset: RawDataset, wishes: Wishes) -> StepReport:
         record.draw_labelled(dataset, _training(people, record), wishes, set(consensus.manual_cases(dataset)))
     folds = _folds(dataset, _training(people, record), record, wishes)
     file = paths.room("nnUNet_preprocessed") / dataset.name / splits.SPLITS
-    _check_splits(file, folds, dataset, wishes.overwrite)
+    _check_splits(file, folds, dataset, wishes)
     # nothing has been touched so far
     record.bring_about(dataset)
     if _as_sets(folds) != _as_sets(_existing_splits(file)):
-        write_json(file, folds)
+        splits.write(file, folds, wishes.replace)
     return _report(dataset, people, folds, record, wishes)
 
 
@@ -108,13 +109,16 @@ def _as_sets(folds: Any) -> Any:
         return folds
 
 
-def _check_splits(file: Path, folds: list[splits.Fold], dataset: RawDataset, overwrite: bool) -> None:
+def _check_splits(file: Path, folds: list[splits.Fold], dataset: RawDataset, wishes: Wishes) -> None:
     existing = _existing_splits(file)
-    if existing is not None and _as_sets(existing) != _as_sets(folds) and not overwrite:
+    if existing is None or _as_sets(existing) == _as_sets(folds):
+        return
+    if not wishes.overwrite:
         raise DatasetError(
             f"{splits.SPLITS} of {dataset.name} is there already and says otherwise; folds that were trained would no "
             f"longer match it. Add --overwrite to replace it."
         )
+    Written(file.parent, wishes.replace).check([file.name])
 
 
 def _report(

@@ -38,6 +38,7 @@ class TeacherJob:
         options: All options of its class, converted.
         channel: Name or index of the channel it sees; unused if it takes all of them. None: the first.
         distribution: The distribution that offers it.
+        replace: Whether files in its folder that nnkd did not write may be replaced.
     """
 
     alias: str
@@ -47,11 +48,12 @@ class TeacherJob:
     options: Mapping[str, Any] = field(default_factory=dict)
     channel: str | int | None = None
     distribution: str = ""
+    replace: bool = False
 
     @property
     def predictions(self) -> PredictionFolder:
         """The folder to write."""
-        return PredictionFolder(self.folder, self.teacher.costs_only)
+        return PredictionFolder(self.folder, self.teacher.costs_only, self.replace)
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class TeacherRequest:
         boxes_from: Where teachers that are prompted by boxes get them: another teacher's name, a file, or "labels".
         drawing: How boxes are drawn around masks.
         overwrite: Start anew.
+        replace: Whether pictures that nnkd did not draw may be replaced; of folders, each job says.
         dry_run: Only say what would be done, and try each teacher on its first case; nothing is written.
         preview: Only draw what the teachers make of so many cases; nothing else is written.
         preview_folder: Where to; None: the dataset's folder "preview".
@@ -88,6 +91,7 @@ class TeacherRequest:
     boxes_from: str | None = None
     drawing: BoxDrawing = AROUND
     overwrite: bool = False
+    replace: bool = False
     dry_run: bool = False
     preview: int = 0
     preview_folder: Path | None = None

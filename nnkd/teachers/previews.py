@@ -14,6 +14,7 @@ import numpy as np
 from nnkd.data.dataset import DatasetSpec
 from nnkd.data.overlays import draw_overlays
 from nnkd.data.predictions import PredictionFolder
+from nnkd.replacing import Written
 from nnkd.teachers.box_sources import BoxesOfPredictions, BoxSource
 from nnkd.teachers.runs import RunningTeacher, open_folder
 
@@ -50,13 +51,13 @@ def spread(cases: Sequence[str], number: int) -> list[str]:
     return [cases[i * len(cases) // count] for i in range(count)]
 
 
-def draw(ready: Sequence[RunningTeacher], case: str, file: Path) -> list[str]:
+def draw(ready: Sequence[RunningTeacher], case: str, written: Written) -> list[str]:
     """Draw what teachers made of a case side by side, in the slice in which they differ most.
 
     Args:
         ready: Teachers that did the case, or failed at it.
         case: Its identifier.
-        file: The PNG to write.
+        written: Where CASE.png goes.
 
     Returns:
         Aliases of those that have an answer; without any, nothing is drawn.
@@ -66,9 +67,11 @@ def draw(ready: Sequence[RunningTeacher], case: str, file: Path) -> list[str]:
         return []
     volume, orientation, _ = there[0].work.images.volume(case)
     maps = {one.job.alias: orientation.to_lps(one.folder.read(one.work.spec, case)) for one in there}
-    draw_overlays(
-        np.asarray(volume.data), maps, file, label_names=names_by_integer(there[0].work.spec), spacing=volume.spacing
-    )
+    with written.writing(f"{case}.png") as temporary:
+        draw_overlays(
+            np.asarray(volume.data), maps, temporary, label_names=names_by_integer(there[0].work.spec),
+            spacing=volume.spacing,
+        )  # fmt: skip
     return list(maps)
 
 

@@ -24,7 +24,7 @@ from nnkd.data.predictions import (
 from nnkd.data.reading import readers
 from nnkd.data.reading.geometry import Orientation
 from nnkd.devices import check_device, limit_memory
-from nnkd.errors import BrokenPluginError, NnkdError, PredictionError, UnknownNameError
+from nnkd.errors import BrokenPluginError, NnkdError, PredictionError, ReplacingError, UnknownNameError
 from nnkd.files import remove_leftovers, sha256
 from nnkd.plugin.teachers import Teacher
 from nnkd.teachers import prompts
@@ -131,7 +131,11 @@ class RunningTeacher:
             return Outcome("failed", reason)
         if claim is not None and not claim.holds():
             return Outcome("lost")
-        write()
+        try:
+            write()
+        except ReplacingError as error:  # somebody has put a file there meanwhile
+            self.folder.fail(case, str(error))
+            return Outcome("failed", str(error))
         return Outcome("done")
 
     def _known(self, case: str, inputs: Mapping[str, str]) -> Outcome | None:
@@ -185,6 +189,7 @@ def open_folder(job: TeacherJob, header: Manifest, work: Work, overwrite: bool) 
 
     Raises:
         PredictionError: If it was made otherwise and is not to be overwritten.
+        ReplacingError: If its manifest is none of nnkd's.
     """
     folder = job.predictions
     try:
@@ -196,8 +201,8 @@ def open_folder(job: TeacherJob, header: Manifest, work: Work, overwrite: bool) 
     except PredictionError:
         if not overwrite:
             raise
-        for file in folder.folder.glob(f"*{work.spec.file_ending}"):
-            file.unlink()
+        if folder.is_readable():
+            folder.forget()
         folder.begin(header, overwrite=True)
     remove_leftovers(folder.folder, OLD_S)
 

@@ -18,7 +18,6 @@ from nnkd.data import splits
 from nnkd.data.dataset import DatasetSpec
 from nnkd.data.participants import participants_of_cases
 from nnkd.data.recipes import Recipe
-from nnkd.files import write_json
 from nnkd.plugin.options import parse_options
 from nnkd.plugin.samplers import Sampler, WeighingSampler
 from nnkd.plugin.students import Student
@@ -127,7 +126,7 @@ class RecipeTrainer(FileSafeTrainer, Student):
             folder = Path(self.preprocessed_dataset_folder)
             cases = sorted(p.stem for p in folder.glob("*.pkl"))
             people = participants_of_cases(file.parent, cases)
-            write_json(file, splits.default_folds(people))
+            splits.write(file, splits.default_folds(people))
             self.print_to_log_file(f"Made {splits.SPLITS}: 5 folds by participant.")
         if self.is_ddp:
             distributed.barrier()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnkd.errors import FileError
+from nnkd.errors import FileError, ReplacingError
 from nnkd.files import read_json, sha256_text, write_json
 
 if TYPE_CHECKING:
@@ -302,6 +302,10 @@ class AgreementFile:
             return
         try:
             found = read_json(file)
+            if not isinstance(found, dict) or not {"schema_version", "cases"} & found.keys():
+                raise ReplacingError(
+                    f"'{file.name}' in '{file.parent.name}' is none of nnkd's and would be replaced. Rename it."
+                )
             if {key: found[key] for key in self.made_by} == self.made_by:
                 self.cases, self.volume_unit = dict(found["cases"]), found["volume_unit"]
         except (FileError, KeyError, TypeError, ValueError):  # figures can always be counted again

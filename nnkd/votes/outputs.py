@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from nnkd.data.dataset import DatasetSpec, ImageFolder, RawDataset
 from nnkd.data.predictions import PredictionFolder
+from nnkd.replacing import Written
 from nnkd.votes import consensus
 from nnkd.votes.agreement import AGREEMENT
 from nnkd.votes.panel import Outcome, Panel
@@ -51,8 +52,8 @@ class Target(Protocol):
 class LabelsTr:
     """labelsTr and consensus.json."""
 
-    def __init__(self, dataset: RawDataset, panel: Panel):
-        self.dataset, self.panel = dataset, panel
+    def __init__(self, dataset: RawDataset, panel: Panel, replace: bool = False):
+        self.dataset, self.panel, self.replace = dataset, panel, replace
         self.title = f"labelsTr of {dataset.name}"
         self.agreement_file = dataset.teachers_folder() / AGREEMENT
         self.images = dataset.images()
@@ -78,6 +79,11 @@ class LabelsTr:
     def fail(self, case: str, reason: str) -> None:
         """An older consensus stays, and `nnkd.votes.consensus.stale_cases` names it."""
 
+    @property
+    def pictures(self) -> Written:
+        """Where `review` draws."""
+        return Written(self.dataset.folder / "review", self.replace)
+
     def review(self, disagreement: Mapping[str, float], number: int) -> tuple[list[Path], list[str]]:
         """Draw overlays of the cases in which teachers differ most, in the dataset's folder review; remove those that
         an earlier call drew of others.
@@ -91,11 +97,11 @@ class LabelsTr:
         """
         from nnkd.data.overlays import draw_overlays
 
-        spec, folder = self.panel.spec, self.dataset.folder / "review"
+        spec, written = self.panel.spec, self.pictures
+        folder = written.folder
         differ = [case for case in disagreement if disagreement[case] > 0]
         chosen = sorted(differ, key=lambda case: (-disagreement[case], case))[:number]
-        for case in set(disagreement) - set(chosen):
-            (folder / f"{case}.png").unlink(missing_ok=True)
+        written.remove(f"{case}.png" for case in set(disagreement) - set(chosen))
         names = _names_by_integer(spec)
         for case in tqdm(chosen, desc="review", unit="case"):
             volume, orientation, _ = self.images.volume(case)
@@ -104,7 +110,8 @@ class LabelsTr:
                 if case in self.panel.manifests[teacher].cases:
                     maps[teacher] = prediction.read(spec, case)
             turned = {title: orientation.to_lps(label_map) for title, label_map in maps.items()}
-            draw_overlays(volume.data, turned, folder / f"{case}.png", label_names=names, spacing=volume.spacing)
+            with written.writing(f"{case}.png") as temporary:
+                draw_overlays(volume.data, turned, temporary, label_names=names, spacing=volume.spacing)
         if not chosen:
             return [], ["review: the teachers agree in every case, so there is nothing to draw"]
         lines = [f"  review/{case}.png  {disagreement[case]:.3f}" for case in chosen]
@@ -120,13 +127,18 @@ class Folder:
     """A prediction folder of kind "aggregation"."""
 
     def __init__(
-        self, spec: DatasetSpec, panel: Panel, output: Path, name: str, options: Mapping[str, Any], overwrite: bool
-    ):
-        self.spec, self.panel, self.folder = spec, panel, PredictionFolder(output)
+        self, spec: DatasetSpec, panel: Panel, output: Path, name: str, options: Mapping[str, Any], overwrite: bool,
+        replace: bool = False,
+    ):  # fmt: skip
+        self.spec, self.panel, self.folder = spec, panel, PredictionFolder(output, replace=replace)
         self.title = output.name
         self.agreement_file = output / AGREEMENT
         self.images = None
-        self.found = self.folder.begin(panel.header(output.name, name, options), overwrite)
+        header = panel.header(output.name, name, options)
+        found = self.folder.check(header) if self.folder.exists() and not overwrite else header
+        todo = [case for case in self.cases() if not self.folder.is_done(found, case, panel.inputs(case))]
+        self.folder.check_replacing(todo, spec.file_ending)
+        self.found = self.folder.begin(header, overwrite)
 
     def cases(self) -> list[str]:
         manifests = self.panel.manifests.values()

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from nnkd import paths
-from nnkd.errors import UnknownNameError, WeightsError
+from nnkd.errors import ReplacingError, UnknownNameError, WeightsError
 from nnkd.files import atomic, read_json, sha256
 
 TABLE = Path(__file__).parent / "tables" / "weights.json"
@@ -153,15 +153,17 @@ class WeightStore:
             return Verdict(checkpoint.file, f"taken for {checkpoint.title}; no sha256 of it is published")
         return Verdict(checkpoint.file, f"{checkpoint.title}, whole and unchanged")
 
-    def take_in(self, file: Path, name: str | None = None) -> Checkpoint:
+    def take_in(self, file: Path, name: str | None = None, replace: bool = False) -> Checkpoint:
         """Recognise a checkpoint by its sha256, or else by its name, check it and copy it into the store.
 
         Args:
             file: Where it is now; it stays there.
             name: What the user says it is; needed only for checkpoints without a known sha256 under other names.
+            replace: Whether another file of that name in the store may be replaced.
 
         Raises:
             UnknownNameError: If there is no checkpoint of that name.
+            ReplacingError: If another file of that name is in the store.
             WeightsError: If it is missing, no known checkpoint, or not the one it is said to be.
         """
         if not file.is_file():
@@ -184,6 +186,11 @@ class WeightStore:
             raise WeightsError(f"'{file.name}' is not {checkpoint.title}: {problem}. Download it again.")
         target = self.file(checkpoint)
         if not (target.is_file() and target.samefile(file)):
+            if target.is_file() and not replace and sha256(target) != digest:
+                raise ReplacingError(
+                    f"'{target.name}' is in the store already with another content. Keep it, or replace it with "
+                    f"--replace."
+                )
             with atomic(target) as temporary:
                 shutil.copyfile(file, temporary)
                 if sha256(temporary) != digest:

@@ -299,3 +299,20 @@ def test_a_lone_volume_for_two_channels_is_refused_before_it_is_read(tmp_path):
     (tmp_path / "Dataset701_Toy" / "imagesTr" / "toy_000_0001.nii.gz").unlink()
     with pytest.raises(DatasetError, match=r"'toy_000' has 1 image .*names 2 channels \(T1, T2\)"):
         dataset.images().files("toy_000")
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\nb", "a\x00b", "a\tb", "nier\u202e", "x" * 201])
+def test_names_that_cannot_be_shown_are_refused(tmp_path, name):
+    for labels, channel in (({"background": 0, name: 1}, "CT"), ({"background": 0, "liver": 1}, name)):
+        content = {"channel_names": {"0": channel}, "labels": labels, "numTraining": 0, "file_ending": ".nii.gz"}
+        (tmp_path / "dataset.json").write_text(json.dumps(content))
+        with pytest.raises(DatasetError, match="has a label or channel '") as caught:
+            DatasetSpec.read(tmp_path / "dataset.json")
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["<script>", "$\\frac{1$", "{{ 7*7 }}", "%s", "=1+1", "../../up", "fälle", "x" * 200])
+def test_other_names_are_taken(tmp_path, name):
+    content = {"channel_names": {"0": "CT"}, "labels": {"background": 0, name: 1}, "file_ending": ".nii.gz"}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    assert list(DatasetSpec.read(tmp_path / "dataset.json").labels) == [name]

@@ -19,6 +19,7 @@ from nnkd_dataset_conversion.writer import DatasetWriter, SourceCase
 from nnkd.data.dataset import RawDataset
 from nnkd.data.reading.formats import read
 from nnkd.errors import DatasetError, FolderError, ParticipantsError, UnknownNameError
+from nnkd.replacing import Written
 
 
 @pytest.fixture
@@ -190,7 +191,7 @@ def test_participants_are_copied_and_checked(source, nnunet_folders, tmp_path):
     with pytest.raises(ParticipantsError, match="participant_id"):
         writer(source, target).write(cases(source))
     with pytest.raises(DatasetError, match="is no table"):
-        copy_table(tmp_path / "none.csv", tmp_path / "x.tsv")
+        copy_table(tmp_path / "none.csv", Written(tmp_path), "x.tsv")
 
 
 def test_a_full_disk_leaves_nothing_half_written(source, nnunet_folders, monkeypatch):

@@ -5,12 +5,10 @@ from __future__ import annotations
 from nnkd.evaluation.part import Plain
 
 
-def test_an_earlier_runs_tables_go_and_others_stay(tmp_path):
-    for name in ("raters.csv", "means.csv"):
-        (tmp_path / name).write_text("x")
-    part = Plain("raters", ("raters.csv", "more.csv"))
+def test_a_part_without_anything(tmp_path):
+    part = Plain("raters")
     part.write(tmp_path)
-    assert [file.name for file in tmp_path.iterdir()] == ["means.csv"]
+    assert list(tmp_path.iterdir()) == []
     assert (part.section(), part.of_folder("a"), part.lines(), part.failures()) == (None, None, [], [])
 
 

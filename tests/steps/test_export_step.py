@@ -23,7 +23,9 @@ class Written:
 
     def _note(self, name):
         def write(source, folder, **options):
-            self.calls.append((name, source, folder.name, options))
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+            self.calls.append((name, source, options))
             return [f"{name} done"]
 
         return write
@@ -43,16 +45,27 @@ def test_a_student_is_written_in_the_formats_that_are_asked_for(written, tmp_pat
     words = ["-m", str(folder), "-o", str(tmp_path / "out")]
     assert main([*words, "--format", "nnunet", "openvino"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "written to out: nnunet, openvino"
-    (first, model, where, _), (second, _, there, options) = written.calls
-    assert (first, where, second, there, options) == (
-        "write_stock_model", "nnunet", "write_student", "out", {"openvino": True},
-    )  # fmt: skip
+    (first, model, _), (second, _, options) = written.calls
+    assert (first, second, options) == ("write_stock_model", "write_student", {"openvino": True})
+    assert (tmp_path / "out" / "nnunet" / "write_stock_model").is_file()
+    assert (tmp_path / "out" / "write_student").is_file()
     assert list(model.folds) == ["0", "2"]  # all that are trained
     assert main([*words, "-f", "2"]) == 0
     assert (written.calls[-1][0], list(written.calls[-1][1].folds)) == ("write_student", ["2"])
-    assert written.calls[-1][3] == {"openvino": False}
+    assert written.calls[-1][2] == {"openvino": False}
     assert main([*words, "-f", "1"]) == 1
     assert "Fold(s) 1 of 'nnUNetTrainer__nnUNetPlans__2d' have no checkpoint_final.pth" in said(capsys)
+
+
+def test_what_somebody_put_there_is_not_replaced(written, tmp_path, capsys):
+    folder = trained(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "fold_0.onnx").write_text("mine")
+    words = ["-m", str(folder), "-o", str(tmp_path / "out")]
+    assert main(words) == 1
+    assert "'fold_0.onnx' in 'out' would be replaced, but nnkd did not write it" in said(capsys)
+    assert written.calls == []  # before anything is computed
+    assert main([*words, "--replace"]) == 0
 
 
 def test_a_trained_model_is_found_by_its_names(written, tmp_path, monkeypatch, capsys):
@@ -74,7 +87,8 @@ class Teacher:
 
 def test_a_box_model_is_written_in_two_parts_and_never_for_nnunet(written, tmp_path):
     export(Teacher, tmp_path / "out", ["onnx"])
-    assert written.calls == [("write_box_model", "graphs", "out", {"openvino": False})]
+    assert written.calls == [("write_box_model", "graphs", {"openvino": False})]
+    assert (tmp_path / "out" / "write_box_model").is_file()
     with pytest.raises(SettingError, match="nnU-Net has no models prompted by boxes"):
         export(Teacher, tmp_path / "out", ["nnunet", "onnx"])
     assert len(written.calls) == 1
@@ -111,9 +125,9 @@ def test_folders_that_are_no_models_are_refused(tmp_path, capsys):
 def test_eight_bits_need_calibration_and_a_box_model(written, tmp_path, monkeypatch, capsys):
     noted = []
     monkeypatch.setattr(module, "read_pictures", lambda folder: ([folder.name], FolderCount("images", 1)))
-    monkeypatch.setattr(module, "add_int8", lambda *words: noted.append(words) or ["8 bits done"])
+    monkeypatch.setattr(module, "add_int8", lambda _, *words: noted.append(words) or ["8 bits done"])
     report = export(Teacher, tmp_path / "out", ["onnx"], tmp_path / "images", 0.02)
-    assert noted == [(tmp_path / "out", ["images"], 0.02)]
+    assert noted == [(["images"], 0.02)]
     assert report.lines == ["write_box_model done", "8 bits done"]
     assert main(["--model", "litemedsam", "-o", str(tmp_path), "--int8"]) == 1
     assert "--int8 and --calibration FOLDER go together" in said(capsys)

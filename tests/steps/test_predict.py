@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from trained import trained
 
 from nnkd.cli.predict import main
 from nnkd.data.predictions import PredictionFolder
+from nnkd.files import sha256
 from nnkd.inference.probabilistic import ProbabilisticNetwork
 from nnkd.inference.uncertainty import MAPS, UncertaintyFolder
 from nnkd.weights import checkpoints
@@ -228,3 +230,37 @@ def test_files_are_counted_by_the_part_that_takes_them(images, model, tmp_path, 
     )
     assert said[1][0] == 0
     assert said[1][1].splitlines()[-1] == "imagesTr: 1 file came in: 1 used"
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {str(f.relative_to(folder)): sha256(f) for f in folder.rglob("[!.]*") if f.is_file()}
+
+
+def test_what_somebody_made_is_not_replaced(images, model, tmp_path, capsys):
+    labels, out = images.parent / "labelsTr", tmp_path / "out"
+    (tmp_path / "link").symlink_to(labels)
+    before = hashes(labels)
+    for target in (labels, tmp_path / "link"):
+        for more in ([], ["--replace"], ["--c"]):
+            assert predict(images, target, model, *more) == 1
+            assert "manual label maps" in error(capsys)
+    assert predict(images, images, model) == 1
+    assert "-o is the folder of the images" in error(capsys)
+    assert hashes(labels) == before
+    # nnU-Net's own predictions, or anybody's: no record of nnkd's
+    shutil.copytree(labels, out)
+    assert predict(images, out, model) == 1
+    assert "'toy_000.nii.gz' and 1 more file(s) in 'out' would be replaced, but nnkd did not" in error(capsys)
+    assert hashes(out) == before
+    assert predict(images, out, model, "--replace", "--save_probabilities") == 0
+    # its own are replaced, with all that belongs to them
+    assert predict(images, out, model, "--save_probabilities") == 0
+    (out / "toy_001.pkl").write_bytes(b"mine")
+    assert predict(images, out, model, "--save_probabilities") == 1
+    assert "'toy_001.pkl' in 'out'" in error(capsys)
+    assert predict(images, out, model) == 0
+    shutil.copy(labels / "toy_000.nii.gz", out)  # corrected by hand
+    assert predict(images, out, model) == 1
+    assert "'toy_000.nii.gz' in 'out'" in error(capsys)
+    assert predict(images, out, model, "--c") == 0
+    assert sha256(out / "toy_000.nii.gz") == before["toy_000.nii.gz"]

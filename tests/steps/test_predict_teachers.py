@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ from toy import LABELS, toy_dataset, write_image
 from nnkd.cli.predict_teachers import main
 from nnkd.data.dataset import RawDataset, write_dataset_json
 from nnkd.data.predictions import Lineage, PredictionFolder
-from nnkd.errors import BrokenPluginError, NnkdError, PredictionError
+from nnkd.errors import BrokenPluginError, NnkdError, PredictionError, ReplacingError
+from nnkd.files import sha256
 from nnkd.plugin.teachers import Teacher
 from nnkd.teachers import previews
 from nnkd.teachers.jobs import TeacherJob
@@ -274,7 +276,7 @@ def test_preview_draws_and_writes_nothing_else(dataset):
     jobs = [job(Crashes, dataset), job(Boxed, dataset, "boxed")]
     report = ask(jobs, dataset, boxes_from="mine", preview=2)
     folder = dataset.folder / "preview"
-    assert set(dataset.folder.rglob("*")) - before == {folder, folder / "toy_000.png"}
+    assert set(dataset.folder.rglob("[!.]*")) - before == {folder, folder / "toy_000.png"}
     assert report.lines == ["preview/toy_000.png  mine, boxed"]
     assert [f.case for f in report.failures] == ["mine/toy_002", "boxed/toy_002"]
     assert (folder / "toy_000.png").read_bytes()[:4] == b"\x89PNG"
@@ -484,3 +486,44 @@ def test_files_of_the_images_and_of_a_teachers_own_folder_are_counted(dataset, t
         "masks: 5 files came in: 2 used, 1 set aside (of a label that is not asked for: toy_000/heart.nii.gz), 2 not "
         "understood (notes.txt, toy_099.nii.gz)",
     ]
+
+
+def test_overwrite_takes_away_only_what_a_teacher_wrote(dataset):
+    ask([job(Threshold, dataset)], dataset)
+    folder = dataset.teachers_folder() / "mine"
+    for name in ("mine.nii.gz", "notes.nii.gz"):
+        (folder / name).write_text("somebody's")
+    edited = sha256(folder / "toy_003.nii.gz")
+    otherwise = job(Corner, dataset)
+    otherwise = replace(otherwise, entry=replace(otherwise.entry, name="corner"))
+    assert len(ask([otherwise], dataset, overwrite=True).done) == 4
+    assert {"mine.nii.gz", "notes.nii.gz"} < {file.name for file in folder.iterdir()}
+    assert sha256(folder / "toy_003.nii.gz") != edited
+    (folder / "toy_003.nii.gz").write_text("by hand")
+    for overwrite in (False, True):
+        # a case whose label map somebody changed is done already, unless all is to be made anew
+        if overwrite:
+            with pytest.raises(ReplacingError, match=r"'toy_003\.nii\.gz' in 'mine' would be replaced"):
+                ask([otherwise], dataset, overwrite=True)
+        else:
+            assert len(ask([otherwise], dataset).skipped) == 4
+    assert (folder / "toy_003.nii.gz").read_text() == "by hand"
+    assert len(ask([replace(otherwise, replace=True)], dataset, overwrite=True).done) == 4
+
+
+def test_labels_and_foreign_folders_are_no_teachers_folder(dataset, tmp_path):
+    labels = dataset.folder / "labelsTr"
+    labels.mkdir(exist_ok=True)
+    (labels / "toy_000.nii.gz").write_text("manual")
+    for given in (False, True):
+        with pytest.raises(ReplacingError, match="manual label maps"):
+            ask([replace(job(Threshold, dataset), folder=labels, replace=given)], dataset, overwrite=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "manifest.json").write_text('{"name": "an app"}')
+    for overwrite in (False, True):
+        with pytest.raises(ReplacingError, match=r"'manifest\.json' in 'other'"):
+            ask([replace(job(Threshold, dataset), folder=tmp_path / "other")], dataset, overwrite=overwrite)
+    (dataset.folder / "preview").mkdir()
+    (dataset.folder / "preview" / "toy_000.png").write_text("mine")
+    with pytest.raises(ReplacingError, match=r"'toy_000\.png' in 'preview'"):
+        ask([job(Threshold, dataset)], dataset, preview=1)

@@ -18,7 +18,7 @@ from nnkd.boxes.model import OpenedBoxModel
 from nnkd.boxes.runs import BoxJob
 from nnkd.cli import segment_boxes as cli
 from nnkd.data.predictions import PredictionFolder
-from nnkd.errors import DatasetError, NnkdError, PredictionError, SettingError, UnknownNameError
+from nnkd.errors import DatasetError, FolderError, NnkdError, PredictionError, SettingError, UnknownNameError
 from nnkd.files import sha256
 from nnkd.networks import runtimes
 from nnkd.steps.segment_boxes import segment_boxes
@@ -247,9 +247,9 @@ def test_thin_and_long_pictures(tmp_path, shape):
 
 def test_where_label_maps_may_not_go(tmp_path):
     challenge(tmp_path / "in" / "a.npz")
-    with pytest.raises(SettingError, match="label maps would replace them"):
+    with pytest.raises(FolderError, match="label maps would replace them"):
         run(tmp_path / "in", tmp_path / "in")
-    with pytest.raises(SettingError, match=r"-o is the file 'a\.npz'"):
+    with pytest.raises(FolderError, match=r"-o is the file 'a\.npz'"):
         run(tmp_path / "in", tmp_path / "in" / "a.npz")
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nnkd.errors import ReplacingError
 from nnkd.votes import agreement, bits
 from nnkd.votes.agreement import AgreementFile
 
@@ -97,5 +98,10 @@ def test_figures_are_kept_only_for_the_same_rule_and_inputs(tmp_path):
     assert again.cases == figures.cases
     assert not again.has("toy", {"a/toy": "2"})
     assert AgreementFile(file, {**made_by, "aggregator": "mean"}).cases == {}
-    file.write_text("[1]")
-    assert AgreementFile(file, made_by).cases == {}
+    for broken in ('{"schema_version": 0}', "{"):
+        file.write_text(broken)
+        assert AgreementFile(file, made_by).cases == {}
+    for foreign in ("[1]", '{"kappa": 0.9}'):
+        file.write_text(foreign)
+        with pytest.raises(ReplacingError, match="is none of nnkd's"):
+            AgreementFile(file, made_by)

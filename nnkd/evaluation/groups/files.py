@@ -49,7 +49,6 @@ def write_fairness(
         facts: Definition, tolerance and whatever else is to be named.
         output: Folder.
     """
-    clear_fairness(output)
     write_json(output / JSON_FILE, fairness_json(fairness, options, problems, facts))
     if fairness is None:
         return
@@ -57,12 +56,6 @@ def write_fairness(
     for name, frame in zip(CSV_FILES, frames, strict=True):
         if len(frame):
             write_frame(frame, output / name)
-
-
-def clear_fairness(output: Path) -> None:
-    """Remove what an earlier run with other settings left."""
-    for name in (JSON_FILE, *CSV_FILES):
-        (output / name).unlink(missing_ok=True)
 
 
 def fairness_json(

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from nnkd.evaluation.groups.cohort import EvaluatedPeople, divide
 from nnkd.evaluation.groups.fairness import Fairness
-from nnkd.evaluation.groups.files import CSV_FILES, JSON_FILE, write_fairness
+from nnkd.evaluation.groups.files import write_fairness
 from nnkd.evaluation.groups.partitions import GroupOptions
 from nnkd.evaluation.groups.section import fairness_lines, fairness_section
 from nnkd.evaluation.part import Part, Plain
@@ -68,7 +68,7 @@ def fairness_part(
         facts: What every output names.
     """
     if options is None:
-        return Plain(KEY, (JSON_FILE, *CSV_FILES))
+        return Plain(KEY)
     if not people.has_attributes:
         return FairnessReport(None, options, people.problems, facts)
     cohort = divide(people.by_case, options, people.problems)

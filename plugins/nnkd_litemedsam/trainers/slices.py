@@ -225,7 +225,7 @@ class SliceTrainer(OwnData, RecipeTrainer):
         folder = room("nnUNet_preprocessed") / name
         file = folder / splits.SPLITS
         if not file.is_file():
-            write_json(file, splits.default_folds(participants_of_cases(folder, cases)))
+            splits.write(file, splits.default_folds(participants_of_cases(folder, cases)))
             self.print_to_log_file(f"Made {file.name} of {name}: 5 folds by participant.")
         folds = splits.read_folds(file)
         if int(self.fold) >= len(folds):
