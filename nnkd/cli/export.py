@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "npz with gts, a raw dataset with imagesTr and labelsTr, or images alone")  # fmt: skip
     add("--tolerance", type=float, default=0.01, metavar="DSC", help="refuse 8 bits if the mean DSC of the calibration "
         "images falls by more (default: 0.01)")  # fmt: skip
+    command.add_allow_architecture(parser)
     return parser
 
 

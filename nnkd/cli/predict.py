@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         "--uncertainty", action="store_true", help="also write entropy, mutual information, standard deviation, volumes"
     )
     add("--per_label", action="store_true", help="merge the students of all labels that nnKD_train --per_label trained")
+    command.add_allow_architecture(parser)
     command.add_dicom(parser)
     command.add_parts(parser)
     command.add_device(parser)

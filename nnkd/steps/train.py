@@ -76,6 +76,8 @@ def _train(plan: TrainingPlan, plans_name: str) -> None:
     import torch
     from nnunetv2.run.run_training import run_training
 
+    from nnkd.training.guard import guarded
+
     request = plan.request
     check_device(request.device)
     if request.device == "cpu":
@@ -87,7 +89,7 @@ def _train(plan: TrainingPlan, plans_name: str) -> None:
     if request.device == "cuda" and request.num_gpus > torch.cuda.device_count():
         raise NnkdError(f"-num_gpus is {request.num_gpus}, but torch sees {torch.cuda.device_count()} GPU(s) here.")
     own = (request.pretrained_weights, request.trainer, plan.plans, request.configuration, plan.dataset_json)
-    with _one_sentence(request), pretrained.as_nnunets(*own) as weights:
+    with _one_sentence(request), pretrained.as_nnunets(*own) as weights, guarded():
         run_training(
             plan.folder.name,
             request.configuration,

@@ -17,7 +17,7 @@ from nnkd.plugin.samplers import Sampler
 from nnkd.preprocessing.folders import listed_cases
 from nnkd.training.along import checks as auxiliary_checks
 from nnkd.training.recipe_flags import Request, StudentPlan, TrainingPlan
-from nnkd.weights import pretrained
+from nnkd.weights import pickles, pretrained
 
 log = logging.getLogger("nnkd")
 OF_VOTES = ("target", "iou", "iou_over", "voxel_weight", "manual")  # options that do nothing without teachers
@@ -41,6 +41,8 @@ def check(plan: TrainingPlan) -> None:
         pretrained.check(weights, request.trainer, plan.plans, request.configuration, plan.dataset_json)
     own = request.own_data
     cases = listed_cases(folder / values["data_identifier"]) if own is None else own.cases_of(folder)
+    for case in cases if own is None else ():  # before hours are spent; loaders look again
+        pickles.check_case(folder / values["data_identifier"], case)
     check_fold(folder, request.fold, request.configuration, cases)
     needed = {"--val": "checkpoint_final.pth"} if request.only_validate else {}
     if request.only_validate and request.validate_best:

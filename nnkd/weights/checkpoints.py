@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,6 +14,7 @@ from typing import Any
 from nnkd import paths
 from nnkd.errors import FolderError, WeightsError
 from nnkd.files import read_json, sha256
+from nnkd.weights import architectures
 
 
 def numpy_types() -> list[Any]:
@@ -41,22 +42,40 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     folder = file.absolute().parent.name
     if not file.is_file():
         raise WeightsError(f"There is no checkpoint '{file.name}' in {folder}. Train that fold, or choose -chk.")
-    try:
-        with torch.serialization.safe_globals(numpy_types()):
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        wanted = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, UnpicklingError) else None
-        if wanted:
-            raise WeightsError(
-                f"'{file.name}' in {folder} holds more than weights ({wanted[1]}) and is not loaded. Ask its author "
-                f"for a checkpoint that nnU-Net itself wrote."
-            ) from error
-        raise WeightsError(
-            f"'{file.name}' in {folder} cannot be read: it is truncated or no checkpoint. Copy it again."
-        ) from error
+    content = weights_only(torch.load)(file, map_location="cpu")
     if not isinstance(content, dict) or "network_weights" not in content:
         raise WeightsError(f"'{file.name}' in {folder} is no nnU-Net checkpoint: it has no 'network_weights'.")
     return content
+
+
+def weights_only(load: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.load as it should be: numpy's types and tensors alone, whatever its caller says.
+
+    Args:
+        load: torch's own.
+
+    Returns:
+        Takes what torch.load takes; it raises a WeightsError for a file that is truncated, or wants other classes.
+    """
+
+    def checked(file: Any, *arguments: Any, **keywords: Any) -> Any:
+        import torch
+
+        where = Path(str(getattr(file, "name", file))).absolute()
+        what = f"'{where.name}' in {where.parent.name}"
+        try:
+            with torch.serialization.safe_globals(numpy_types()):
+                return load(file, *arguments[:1], **{**keywords, "weights_only": True, "pickle_module": None})
+        except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+            wanted = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, UnpicklingError) else None
+            if wanted:
+                raise WeightsError(
+                    f"{what} holds more than weights ({wanted[1]}) and is not loaded. Ask its author for a checkpoint "
+                    f"that nnU-Net itself wrote."
+                ) from error
+            raise WeightsError(f"{what} cannot be read: it is truncated or no checkpoint. Copy it again.") from error
+
+    return checked
 
 
 @dataclass(frozen=True)
@@ -115,13 +134,23 @@ class TrainedModel:
         return [{"name": f"{f.parent.name}/{f.name}", "sha256": sha256(f)} for f in self.files()]
 
     def plans(self) -> dict[str, Any]:
-        """plans.json."""
+        """plans.json, of which all that it names may be run.
+
+        Raises:
+            WeightsError: If it names what is not allowed (`nnkd.weights.architectures`).
+        """
         content: dict[str, Any] = read_json(self.folder / "plans.json")
+        architectures.check(content, self.folder.name)
         return content
 
     def dataset_json(self) -> dict[str, Any]:
-        """dataset.json."""
+        """dataset.json.
+
+        Raises:
+            WeightsError: If it names a reader that is none of nnU-Net's.
+        """
         content: dict[str, Any] = read_json(self.folder / "dataset.json")
+        architectures.check_reader(content, self.folder.name)
         return content
 
     def configuration(self, checkpoint: Mapping[str, Any]) -> str:
@@ -167,7 +196,7 @@ class TrainedModel:
         configuration = plans.get_configuration(self.configuration(first))
         try:
             trainer = recursive_find_trainer_class_by_name(first["trainer_name"])
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError, TypeError) as error:  # none, or something else of that name
             raise WeightsError(
                 f"'{self.folder.name}' was trained by {first['trainer_name']}, which no installed plugin offers. "
                 f"Install the plugin, or set nnUNet_extTrainer."
@@ -181,7 +210,7 @@ class TrainedModel:
             raise WeightsError(
                 f"The network of '{self.folder.name}' needs '{needs}', which is not installed. Install it."
             ) from error
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise WeightsError(
                 f"The weights of '{self.folder.name}' do not fit its network ({_misfit(error)}). Its plans.json or "
                 f"dataset.json, or the installed trainer, is another one than it was trained with."
@@ -217,7 +246,7 @@ def new_network(trainer: Any, plans: Any, configuration: Any, dataset_json: dict
     )
 
 
-def _misfit(error: RuntimeError) -> str:
+def _misfit(error: Exception) -> str:
     """The first complaint of load_state_dict, which lists every tensor."""
     lines = [line.strip() for line in str(error).splitlines()]
     return (lines[1] if len(lines) > 1 else lines[0])[:200].rstrip(".")
