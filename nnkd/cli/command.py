@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from nnkd import __version__
 from nnkd.errors import NnkdError
+from nnkd.processes import keep_current_folder_out
 from nnkd.types import StepReport
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def run(
     Returns:
         The exit code. With NNKD_DEBUG=1 errors are raised with their traceback instead.
     """
+    keep_current_folder_out()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)  # other libraries chat at INFO
     logging.getLogger("nnkd").setLevel(logging.INFO)
     try:
