@@ -122,8 +122,8 @@ def check_name(name: str, what: str) -> str:
     )
     if problem:
         raise DatasetError(
-            f"{str(name)[:80]!r} cannot be the name of {what}: a file of that name would lie elsewhere, or could not be "
-            f"written on every system. Correct it where it is written."
+            f"{str(name)[:80]!r} cannot be the name of {what}: its file would lie elsewhere, or could not be written "
+            f"on every system. Correct it where it is written."
         )
     return name
 

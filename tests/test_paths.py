@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import PurePosixPath, PureWindowsPath
 
+import hypothesis
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnkd import paths
@@ -87,8 +87,8 @@ def test_only_absolute_folders_are_replaced_in_texts(monkeypatch):
     assert paths.without_folders(text) == "$nnUNet_preprocessed/a and $nnUNet_raw/b. No more."
 
 
-@settings(max_examples=300)
-@given(
+@hypothesis.settings(max_examples=300)
+@hypothesis.given(
     st.one_of(
         st.text(max_size=12),
         st.text(alphabet="./\\:~ a\x00", max_size=6),
@@ -98,11 +98,10 @@ def test_only_absolute_folders_are_replaced_in_texts(monkeypatch):
 def test_a_name_that_passes_lies_directly_in_its_folder(name):
     try:
         paths.check_name(name, "a case")
-    except DatasetError as error:
-        assert "cannot be the name of a case" in str(error)
+    except DatasetError:
         return
     for folder in (PurePosixPath("/f"), PureWindowsPath("C:/f")):
-        assert (folder / name).parent == folder and (folder / name).name == name
+        assert ((folder / name).parent, (folder / name).name) == (folder, name)
     assert name.partition(".")[0].upper() not in ("NUL", "CON", "COM1")
 
 

@@ -110,7 +110,7 @@ class Manifest(BaseModel):
             try:
                 check_name(case, "a case")
             except DatasetError as error:
-                raise ValueError(str(error)) from error
+                raise ValueError(str(error).rstrip(".")) from error
         return found
 
     @field_validator("file_ending")

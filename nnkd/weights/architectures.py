@@ -174,7 +174,8 @@ def _located(text: str) -> Any:
     try:
         found = pydoc.locate(text) if "." in text else None
     except pydoc.ErrorDuringImport as error:
-        raise WeightsError(f"{text} cannot be imported ({in_one_line(error.value)}). Install what it needs.") from error
+        why = in_one_line(error.value or error)
+        raise WeightsError(f"{text} cannot be imported ({why}). Install what it needs.") from error
     if found is not None:
         return found
     folder = str(Path(dynamic_network_architectures.__path__[0]) / "architectures")
