@@ -3,5 +3,5 @@
 `recipe_trainer` and `trainer` are what students derive from, `options` what --set gives them. `targets`, `loader` and
 `losses` are votes on their way into a step; `one_label` is a binary student; `case_losses` tells samplers. Before a
 training, `recipe_flags` makes the plan of it and `checks` refuses early. `file_safety` and `bfloat16` stand under all
-of it. `along` is the pass over auxiliary datasets.
+of it, `guard` around it: files run nothing. `along` is the pass over auxiliary datasets.
 """

@@ -2,5 +2,5 @@
 
 `checkpoints` reads a trained model of nnU-Net or nnkd without running what a pickle may hold, `published` what others
 publish; `store` and `downloads` keep files by name and hash; `pretrained` is -pretrained_weights; `licences` is what a
-student inherits.
+student inherits. `architectures` says what plans may name, `pickles` reads nnU-Net's without running them.
 """
