@@ -11,6 +11,8 @@ from typing import Literal
 from nnkd.errors import DatasetError, FolderError, UnknownNameError
 
 Room = Literal["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"]
+LONGEST = 200  # bytes of a name, so that an ending fits
+RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10))}
 ROOMS: tuple[Room, ...] = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
@@ -94,6 +96,36 @@ def _existing(name: Room, dataset: str | int) -> Path:
         todo = what.get(name, "Run nnKD_plan_and_preprocess first")
         raise FolderError(f"{folder.name} is not in {name}. {todo}, or check the variable {name}.")
     return folder
+
+
+def check_name(name: str, what: str) -> str:
+    """A name that becomes a file's or a folder's: what it names lies directly in its folder, on every system.
+
+    Args:
+        name: Of a case, a dataset, a teacher or a label; it may come from a file that somebody else wrote.
+        what: What it names, for the message.
+
+    Returns:
+        The name.
+
+    Raises:
+        DatasetError: If it is empty or too long, leads elsewhere, or no system can have it.
+    """
+    stem = name.partition(".")[0].rstrip(" ").upper() if isinstance(name, str) else ""
+    problem = (
+        not isinstance(name, str)
+        or not name
+        or len(name.encode("utf-8", "surrogatepass")) > LONGEST
+        or any(ord(letter) < 32 or letter in '/\\:*?"<>|' for letter in name)
+        or name != name.rstrip(". ")  # Windows leaves these out; ".." is among them
+        or stem in RESERVED
+    )
+    if problem:
+        raise DatasetError(
+            f"{str(name)[:80]!r} cannot be the name of {what}: its file would lie elsewhere, or could not be written "
+            f"on every system. Correct it where it is written."
+        )
+    return name
 
 
 def without_folders(text: str) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, util
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -16,6 +17,41 @@ from tqdm import tqdm
 from nnkd.errors import NnkdError
 
 Job = TypeVar("Job")
+
+
+# What a Python started with -c runs first: the current folder stands first on sys.path there
+WITHOUT_CURRENT_FOLDER = "import sys; sys.path[:] = [p for p in sys.path if p]; "
+
+
+def python(code: str, *arguments: str) -> list[str]:
+    """The command line of a Python that runs code and imports nothing from the current folder; PYTHONPATH is kept.
+
+    Args:
+        code: Its statements.
+        arguments: Its sys.argv from 1 on.
+    """
+    then = "from nnkd.processes import keep_current_folder_out; keep_current_folder_out(); "
+    return [sys.executable, "-c", WITHOUT_CURRENT_FOLDER + then + code, *arguments]
+
+
+def keep_current_folder_out() -> None:
+    """From now on processes of Python's own multiprocessing import nothing from the current folder, as they would until
+    they hear from this one what sys.path is."""
+    os.environ["PYTHONSAFEPATH"] = "1"  # from Python 3.11 on
+    if sys.version_info < (3, 11) and not hasattr(util.spawnv_passfds, "kept_out"):
+        util.spawnv_passfds = _kept_out(util.spawnv_passfds)
+
+
+def _kept_out(spawn: Callable[..., int]) -> Callable[..., int]:
+    def spawned(path: Any, words: Sequence[Any], files: Any) -> int:
+        words = list(words)
+        if "-c" in words:
+            code = words.index("-c") + 1
+            words[code] = WITHOUT_CURRENT_FOLDER + words[code]
+        return spawn(path, words, files)
+
+    spawned.kept_out = True  # type: ignore[attr-defined]
+    return spawned
 
 
 class Here(Executor):
@@ -122,6 +158,7 @@ def pool(processes: int, jobs: Sized) -> Executor:
 
 def workers(number: int) -> ProcessPoolExecutor:
     """Processes that are started from nothing and end with this one."""
+    keep_current_folder_out()
     return ProcessPoolExecutor(number, mp_context=get_context("spawn"), initializer=end_with_parent)
 
 

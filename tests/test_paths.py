@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import PurePosixPath, PureWindowsPath
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from nnkd import paths
 from nnkd.errors import DatasetError, FolderError, UnknownNameError
@@ -82,3 +85,26 @@ def test_only_absolute_folders_are_replaced_in_texts(monkeypatch):
     monkeypatch.setenv("nnUNet_results", ".")
     text = "/data/nnunet_preprocessed/a and /data/nnunet/b. No more."
     assert paths.without_folders(text) == "$nnUNet_preprocessed/a and $nnUNet_raw/b. No more."
+
+
+@hypothesis.settings(max_examples=300)
+@hypothesis.given(
+    st.one_of(
+        st.text(max_size=12),
+        st.text(alphabet="./\\:~ a\x00", max_size=6),
+        st.sampled_from(["..", "../x", "..\\x", "C:", "C:\\x", "NUL", "nul.nii", "com1", "a/b", "/etc", "", "x" * 300]),
+    )
+)
+def test_a_name_that_passes_lies_directly_in_its_folder(name):
+    try:
+        paths.check_name(name, "a case")
+    except DatasetError:
+        return
+    for folder in (PurePosixPath("/f"), PureWindowsPath("C:/f")):
+        assert ((folder / name).parent, (folder / name).name) == (folder, name)
+    assert name.partition(".")[0].upper() not in ("NUL", "CON", "COM1")
+
+
+@pytest.mark.parametrize("name", ["case_1", "Müller 3", "a.b", "scan-2 (1)", "膵臓", "_x", ".hidden"])
+def test_ordinary_names_pass(name):
+    assert paths.check_name(name, "a case") == name

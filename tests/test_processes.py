@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
+from nnkd import processes
 from nnkd.errors import NnkdError
 from nnkd.processes import Here, run_all, submitted, workers
 
@@ -122,3 +123,32 @@ def test_a_worker_ends_when_its_parent_is_killed(tmp_path):
             os.kill(worker, signal.SIGKILL)
             ended = False
     assert ended
+
+
+def test_what_lies_in_the_current_folder_is_not_imported(tmp_path):
+    """Neither by a Python that is started, nor by those that it starts; PYTHONPATH still counts."""
+    planted, kept = tmp_path / "cwd", tmp_path / "kept"
+    planted.mkdir(), kept.mkdir()
+    for module in ("nnkd", "tqdm", "multiprocessing", "json", "resource"):
+        (planted / f"{module}.py").write_text(f"open({str(tmp_path / 'RAN')!r}, 'a').write('{module} ')\n")
+    (kept / "mine_own.py").write_text("WORD = 'from PYTHONPATH'\n")
+    code = (
+        "import mine_own, os; from nnkd.processes import workers; from operator import add; "
+        "print(mine_own.WORD, workers(1).submit(add, 1, 2).result(), sys.argv[1])"
+    )
+    path = os.pathsep.join([str(kept), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path}
+    environment.pop("PYTHONSAFEPATH", None)
+    run = subprocess.run(
+        processes.python(code, "word"), cwd=planted, env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.stdout.split() == ["from", "PYTHONPATH", "3", "word"], run.stderr
+    assert not (tmp_path / "RAN").exists()
+
+
+def test_python_3_10s_way_of_starting_workers():
+    seen = []
+    spawn = processes._kept_out(lambda *words: seen.append(words))
+    spawn("python", ["python", "-c", "from multiprocessing.spawn import spawn_main", "--multiprocessing-fork"], [3])
+    assert seen[0][1][2].startswith("import sys; sys.path[:]")
+    assert seen[0][1][2].endswith("import spawn_main")

@@ -63,10 +63,18 @@ def exported(model: str, digest: str, export: Callable[[str, Path], None]) -> Bo
                 f"What was exported of '{Path(model).name}' names the weights {found.weights['sha256'][:12]}..., but "
                 f"{digest[:12]}... were asked for. Use a checkpoint that nothing else writes to."
             )
+        os.chmod(temporary, 0o777 & ~_umask())  # mkdtemp makes a folder that nobody else may read
         _move(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return BoxModelFolder.read(target)
+
+
+def _umask() -> int:
+    """What new files of this process are not allowed, which can be read by setting it alone."""
+    found = os.umask(0o077)
+    os.umask(found)
+    return found
 
 
 def _move(source: Path, target: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from nnkd import __version__
 from nnkd.errors import NnkdError, in_one_line
+from nnkd.processes import keep_current_folder_out
 from nnkd.types import StepReport
 
 if TYPE_CHECKING:
@@ -56,9 +57,14 @@ def run(
         The exit code. With NNKD_DEBUG=1 errors are raised with their traceback instead. What is no `NnkdError` is told
         by `unexpected`.
     """
+    keep_current_folder_out()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)  # other libraries chat at INFO
     logging.getLogger("nnkd").setLevel(logging.INFO)
     try:
+        if getattr(arguments, "allow_architecture", ()):
+            from nnkd.weights import architectures
+
+            architectures.allow(arguments.allow_architecture)
         outcome = action(arguments)
     except NnkdError as error:
         if os.environ.get("NNKD_DEBUG"):
@@ -166,6 +172,17 @@ def add_device(to: argparse.ArgumentParser) -> None:
         default="cuda",
         choices=("cuda", "cpu", "mps"),
         help="where to compute (default: cuda). Choose the GPU with CUDA_VISIBLE_DEVICES",
+    )
+
+
+def add_allow_architecture(to: argparse.ArgumentParser) -> None:
+    """--allow_architecture, which `run` heeds."""
+    to.add_argument(
+        "--allow_architecture",
+        nargs="+",
+        default=[],
+        metavar="PACKAGE",
+        help="packages whose networks plans.json may name, beside nnU-Net's and the plugins'; they run on your machine",
     )
 
 

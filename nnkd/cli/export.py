@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tolerance", type=float, default=0.01, metavar="DSC", help="refuse 8 bits if the mean DSC of the calibration "
         "images falls by more (default: 0.01)")  # fmt: skip
     command.add_replace(parser)
+    command.add_allow_architecture(parser)
     return parser
 
 

@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--auxiliaries", nargs="+", default=[], metavar="DATASET", help="datasets that may train along with this one "
         "(nnKD_train -as), on its grid: ID, ID:LABEL, or ID:* for each label that 30 cases have")  # fmt: skip
     add("--max_aux_cases", type=_at_least_one, default=30, metavar="N", help="cases of each of them (default: 30)")
+    command.add_allow_architecture(parser)
     return parser
 
 

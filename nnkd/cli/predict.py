@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--per_label", action="store_true", help="merge the students of all labels that nnKD_train --per_label trained")
     add("--max_memory", type=float, default=None, metavar="GIB", help="refuse cases that take more, once resampled too "
         "(default: the memory there is)")  # fmt: skip
+    command.add_allow_architecture(parser)
     command.add_dicom(parser)
     command.add_parts(parser)
     command.add_device(parser)

@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from nnkd.cli import command
 from nnkd.errors import NnkdError
+from nnkd.processes import python
 
 DATASET = "Dataset701_Phantoms"
 CASES = 12
@@ -187,7 +187,7 @@ def _call(folder: Path, number: int, item: Command) -> None:
     code = f"import sys; from nnkd.cli.{module} import main; sys.exit(main())"
     log = folder / "log" / f"{number:02d}_{module}.txt"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *item.arguments],
+        python(code, *item.arguments),
         cwd=folder,
         env=_environment(folder),
         stdout=subprocess.PIPE,

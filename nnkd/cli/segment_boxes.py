@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import subprocess
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from nnkd.cli import command
 from nnkd.errors import NnkdError, SettingError, UnknownNameError, WeightsError
+from nnkd.processes import python
 from nnkd.types import StepReport
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def _exported(arguments: argparse.Namespace, runtime: str, digest: str) -> Opene
 
 def _export(model: str, folder: Path) -> None:
     """nnKD_export in a process of its own, so that torch is never imported in this one."""
-    words = [sys.executable, "-c", EXPORT, "--model", model, "--format", "onnx", "-o", str(folder)]
+    words = python(EXPORT, "--model", model, "--format", "onnx", "-o", str(folder))
     run = subprocess.run(words, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if run.returncode:
         said = (run.stderr.strip() or run.stdout.strip()).splitlines()

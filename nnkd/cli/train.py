@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--val", action="store_true", help="only run the validation")
     add("--val_best", action="store_true", help="validate checkpoint_best instead of checkpoint_final")
     add("--disable_checkpointing", action="store_true", help="write no checkpoints")
+    command.add_allow_architecture(parser)
     command.add_device(parser)
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("-t", nargs="*", default=None, help="teachers to learn from (default: all); 'none': labelsTr")

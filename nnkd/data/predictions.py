@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from nnkd.data import listing
 from nnkd.data.dataset import DatasetSpec
 from nnkd.data.reading.geometry import Grid
-from nnkd.errors import FileError, NnkdError, PredictionError
+from nnkd.errors import DatasetError, FileError, NnkdError, PredictionError
 from nnkd.files import read_json, sha256, write_json
+from nnkd.paths import check_name
 from nnkd.replacing import Written
 from nnkd.types import Entry, FolderCount
 
@@ -104,6 +105,24 @@ class Manifest(BaseModel):
     ground_truth: bool = False
     cases: dict[str, CaseRecord] = Field(default_factory=dict)
     failures: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("cases", "failures")
+    @classmethod
+    def _names(cls, found: dict[str, Any]) -> dict[str, Any]:
+        """Cases' names become files."""
+        for case in found:
+            try:
+                check_name(case, "a case")
+            except DatasetError as error:
+                raise ValueError(str(error).rstrip(".")) from error
+        return found
+
+    @field_validator("file_ending")
+    @classmethod
+    def _ending(cls, found: str) -> str:
+        if not re.fullmatch(r"(\.\w+)+", found):
+            raise ValueError(f"{found[:40]!r} is no ending of files")
+        return found
 
     def as_model(self) -> Lineage:
         """The whole folder as one model of its name, with all licences that it inherits."""

@@ -9,6 +9,7 @@ from typing import Any
 from nnkd.errors import WeightsError
 from nnkd.files import atomic, write_json
 from nnkd.inference.predictor import load_predictor, quiet
+from nnkd.paths import check_name
 from nnkd.weights.checkpoints import TrainedModel
 
 FOLDER = "nnunet"
@@ -34,7 +35,8 @@ def write_stock_model(model: TrainedModel, folder: Path) -> list[str]:
     predictor = load_predictor(model, "cpu")
     check_stock(predictor, model)
     _, plans_name, configuration = model.folder.name.split("__")[:3]
-    target = folder / str(model.plans().get("dataset_name", "Dataset")) / f"{TRAINER}__{plans_name}__{configuration}"
+    dataset = check_name(model.plans().get("dataset_name", "Dataset"), "a dataset")
+    target = folder / dataset / f"{TRAINER}__{plans_name}__{configuration}"
     for fold, parameters in zip(model.folds, predictor.list_of_parameters, strict=True):
         _write_weights(predictor, parameters, target / f"fold_{fold}" / CHECKPOINT)
     write_json(target / "dataset.json", model.dataset_json())

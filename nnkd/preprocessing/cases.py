@@ -23,6 +23,7 @@ from nnkd.files import atomic
 from nnkd.preprocessing.folders import whole_case
 from nnkd.votes import bits
 from nnkd.votes.ballots import Ballots
+from nnkd.weights import pickles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -154,10 +155,9 @@ def _images(job: Job, plans: Any, configuration: Any) -> None:
 
 def _votes(job: Job, plans: Any, configuration: Any) -> NDArray[np.int64]:
     import blosc2
-    from batchgenerators.utilities.file_and_folder_operations import load_pickle
     from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
-    properties = load_pickle(str(job.folder / f"{job.case}.pkl"))
+    properties = pickles.load(job.folder / f"{job.case}.pkl")
     image, image_properties = job.spec.reader.read_images(job.images)
     outside = _outside(image, plans)
     raw = [_read(job, file, image, image_properties) for file in job.teachers.values()]

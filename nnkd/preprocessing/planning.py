@@ -18,6 +18,7 @@ from nnkd.errors import DatasetError, FileError, RecipeError, UnknownNameError, 
 from nnkd.files import read_json
 from nnkd.preprocessing import fingerprints
 from nnkd.preprocessing.cases import check_files, stop_if_full
+from nnkd.weights import architectures
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,7 @@ def _no_tracebacks(dataset: RawDataset) -> Iterator[None]:
 def _existing(name: str, target: Path) -> str:
     """Plans to preprocess without planning; checked."""
     plans = read_plans(target, name)
+    architectures.check(plans, name)
     if KEY in plans:
         base = plans[KEY]["base"]
         raise RecipeError(

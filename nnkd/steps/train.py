@@ -82,6 +82,7 @@ def _train(plan: TrainingPlan, plans_name: str) -> None:
     from nnunetv2.run.run_training import run_training
 
     from nnkd.training.divergence import watched
+    from nnkd.training.guard import guarded
 
     request = plan.request
     check_device(request.device)
@@ -94,7 +95,7 @@ def _train(plan: TrainingPlan, plans_name: str) -> None:
     if request.device == "cuda" and request.num_gpus > torch.cuda.device_count():
         raise NnkdError(f"-num_gpus is {request.num_gpus}, but torch sees {torch.cuda.device_count()} GPU(s) here.")
     own = (request.pretrained_weights, request.trainer, plan.plans, request.configuration, plan.dataset_json)
-    with _one_sentence(request), pretrained.as_nnunets(*own) as weights, watched():
+    with _one_sentence(request), pretrained.as_nnunets(*own) as weights, guarded(), watched():
         run_training(
             plan.folder.name,
             request.configuration,

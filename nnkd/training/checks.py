@@ -22,7 +22,7 @@ from nnkd.training import trial
 from nnkd.training.along import checks as auxiliary_checks
 from nnkd.training.recipe_flags import Request, StudentPlan, TrainingPlan
 from nnkd.types import some
-from nnkd.weights import pretrained
+from nnkd.weights import pickles, pretrained
 
 log = logging.getLogger("nnkd")
 OF_VOTES = ("target", "iou", "iou_over", "voxel_weight", "manual")  # options that do nothing without teachers
@@ -50,6 +50,8 @@ def check(plan: TrainingPlan) -> None:
     if own is None and not request.only_validate:
         trial.check_network(request.trainer, plan.plans, request.configuration, plan.dataset_json)
     cases = listed_cases(folder / values["data_identifier"]) if own is None else own.cases_of(folder)
+    for case in cases if own is None else ():  # before hours are spent; loaders look again
+        pickles.check_case(folder / values["data_identifier"], case)
     check_fold(folder, request.fold, request.configuration, cases)
     if own is None:
         student = plan if isinstance(plan, StudentPlan) else None

@@ -21,6 +21,7 @@ from nnkd.training import one_label
 from nnkd.training.along.checks import check_student
 from nnkd.votes import consensus
 from nnkd.votes.folder import VotesFolder
+from nnkd.weights import architectures
 
 USUAL_PLANS = "nnUNetPlans"
 
@@ -134,6 +135,7 @@ class TrainingPlan:
         request = _with_own_plans(request)
         flags, folder = request.flags, paths.preprocessed_folder(request.dataset)
         base = read_plans(folder, request.plans)
+        architectures.check(base, request.plans)
         if request.per_label is not None and (student is None or KEY in base):
             raise RecipeError(
                 f"--per_label got {request.plans} and {request.trainer_name}, but needs base plans and a student of "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from nnkd.data.dataset import DatasetSpec
 from nnkd.data.labels.numbering import numbering_problem
 from nnkd.errors import FolderError, WeightsError
 from nnkd.files import read_json, sha256
-from nnkd.weights import torch_files
+from nnkd.weights import architectures, torch_files
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:
@@ -85,6 +85,26 @@ def check_numbers(weights: Mapping[str, Any], what: str) -> None:
         )
 
 
+def weights_only(load: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.load as it should be: looked over, numpy's types and tensors alone, whatever its caller says.
+
+    Args:
+        load: torch's own.
+
+    Returns:
+        Takes what torch.load takes; it raises a WeightsError for a file that is truncated, or wants other classes.
+    """
+
+    def checked(file: Any, map_location: Any = None, *_: Any, **__: Any) -> Any:
+        where = Path(str(getattr(file, "name", file))).absolute()
+        try:
+            return torch_files.load(file, map_location, load)
+        except torch_files.NotLoadedError as error:
+            raise torch_files.sentence(error, f"'{where.name}' in {where.parent.name}") from error
+
+    return checked
+
+
 @dataclass(frozen=True)
 class TrainedModel:
     """A trained nnU-Net model folder.
@@ -141,13 +161,23 @@ class TrainedModel:
         return [{"name": f"{f.parent.name}/{f.name}", "sha256": sha256(f)} for f in self.files()]
 
     def plans(self) -> dict[str, Any]:
-        """plans.json."""
+        """plans.json, of which all that it names may be run.
+
+        Raises:
+            WeightsError: If it names what is not allowed (`nnkd.weights.architectures`).
+        """
         content: dict[str, Any] = read_json(self.folder / "plans.json")
+        architectures.check(content, self.folder.name)
         return content
 
     def dataset_json(self) -> dict[str, Any]:
-        """dataset.json."""
+        """dataset.json.
+
+        Raises:
+            WeightsError: If it names a reader that is none of nnU-Net's.
+        """
         content: dict[str, Any] = read_json(self.folder / "dataset.json")
+        architectures.check_reader(content, self.folder.name)
         return content
 
     def check_labels(self) -> None:
@@ -207,7 +237,7 @@ class TrainedModel:
         configuration = plans.get_configuration(self.configuration(first))
         try:
             trainer = recursive_find_trainer_class_by_name(first["trainer_name"])
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError, TypeError) as error:  # none, or something else of that name
             raise WeightsError(
                 f"'{self.folder.name}' was trained by {first['trainer_name']}, which no installed plugin offers. "
                 f"Install the plugin, or set nnUNet_extTrainer."
@@ -221,7 +251,7 @@ class TrainedModel:
             raise WeightsError(
                 f"The network of '{self.folder.name}' needs '{needs}', which is not installed. Install it."
             ) from error
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise WeightsError(
                 f"The weights of '{self.folder.name}' do not fit its network ({_misfit(error)}). Its plans.json or "
                 f"dataset.json, or the installed trainer, is another one than it was trained with."
@@ -257,7 +287,7 @@ def new_network(trainer: Any, plans: Any, configuration: Any, dataset_json: dict
     )
 
 
-def _misfit(error: RuntimeError) -> str:
+def _misfit(error: Exception) -> str:
     """The first complaint of load_state_dict, which lists every tensor."""
     lines = [line.strip() for line in str(error).splitlines()]
     return (lines[1] if len(lines) > 1 else lines[0])[:200].rstrip(".")

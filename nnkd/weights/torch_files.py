@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickletools
 import re
 import warnings
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from encodings.aliases import aliases
 from pathlib import Path
 from typing import IO, Any
@@ -43,11 +45,13 @@ class NotLoadedError(Exception):
         self.named = named
 
 
-def load(file: Path) -> Any:
-    """Load a file of torch.save: tensors, and what may stand beside them; on the CPU.
+def load(file: Path | IO[bytes], map_location: Any = "cpu", by: Callable[..., Any] | None = None) -> Any:
+    """Load a file of torch.save: tensors, and what may stand beside them.
 
     Args:
-        file: A zip as torch writes it, or a file of torch before 1.6.
+        file: A zip as torch writes it, or a file of torch before 1.6; or such a file, opened.
+        map_location: Where tensors go, as torch.load takes it.
+        by: torch's own load; None: what torch.load is now.
 
     Raises:
         NotLoadedError: If it is truncated or no file of torch, names more than weights, or is over a limit.
@@ -55,13 +59,19 @@ def load(file: Path) -> Any:
     import torch
 
     try:
-        with warnings.catch_warnings(), open(file, "rb") as stream:
-            warnings.simplefilter("ignore")
-            _look(stream)
-        with warnings.catch_warnings(), torch.serialization.safe_globals([(f, n) for n, f in STAND_INS.items()]):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")  # of pickles of another protocol, which nobody can change
-            content = torch.load(file, map_location="cpu", weights_only=True)
-        _check_tensors(content, file.stat().st_size)
+            stream = file if hasattr(file, "read") else stack.enter_context(open(file, "rb"))
+            start = stream.tell()
+            _look(stream)
+            size = stream.seek(0, io.SEEK_END)
+            stream.seek(start)
+            stack.enter_context(torch.serialization.safe_globals([(f, n) for n, f in STAND_INS.items()]))
+            content = (by or torch.load)(
+                file if hasattr(file, "read") else str(file), map_location=map_location, weights_only=True
+            )
+        _check_tensors(content, size)
     except NotLoadedError:
         raise
     except (Exception, RecursionError) as error:  # whatever a reader of foreign bytes trips over

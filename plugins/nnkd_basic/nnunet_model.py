@@ -26,6 +26,7 @@ from nnkd.paths import room
 from nnkd.plugin.teachers import Teacher
 from nnkd.teachers.foreign import Map, read_map
 from nnkd.types import Prompt, TeacherContext, Volume
+from nnkd.weights import architectures
 from nnkd.weights.checkpoints import TrainedModel
 
 log = logging.getLogger("nnkd")
@@ -37,7 +38,7 @@ class NnUNetTeacher(Teacher):
     """Asks a trained nnU-Net model."""
 
     channels = "all"
-    costs_only = frozenset({"licence"})
+    costs_only = frozenset({"licence", "allow_architecture"})
     no_network = "The nnunet teacher's network is the given model folder's: profile the trainer that made it with -tr."
 
     def __init__(
@@ -52,6 +53,7 @@ class NnUNetTeacher(Teacher):
         mirroring: bool = True,
         tile_step: float = 0.5,
         licence: str = "",
+        allow_architecture: tuple[str, ...] = (),
     ):
         """Load the networks.
 
@@ -69,6 +71,7 @@ class NnUNetTeacher(Teacher):
             mirroring: Whether to average over mirrored images, as nnU-Net does unless told --disable_tta.
             tile_step: Step of the sliding window, as a share of it, in (0, 1].
             licence: The weights' licence, for the manifest; nnU-Net's model folders do not say.
+            allow_architecture: Packages whose networks the model's plans may name, beside nnU-Net's and the plugins'.
 
         Raises:
             NnkdError: If the model is not whole, needs what is not there, or has no label or channel in common.
@@ -77,6 +80,7 @@ class NnUNetTeacher(Teacher):
         if not 0 < tile_step <= 1:
             raise SettingError(f"The nnunet teacher's tile_step is {tile_step:g}, but more than 0 and at most 1 works.")
         check_device(context.device)
+        architectures.allow(allow_architecture)
         folder = _folder(model)
         self.model = TrainedModel.open(folder, _folds(folder, folds, checkpoint), checkpoint)
         self.spec = DatasetSpec.read(folder / "dataset.json")

@@ -1,7 +1,7 @@
 """What runs in a process of its own: TotalSegmentator on one image, or the download of its weights.
 
 It sets nnU-Net's environment variables for its own models, exchanges functions of nnU-Net, and takes every CPU core:
-all of it would stay in force in a process that goes on. Called as `python -m nnkd_totalsegmentator.child JSON`.
+all of it would stay in force in a process that goes on. `nnkd_totalsegmentator.weights.command` starts it.
 """
 
 from __future__ import annotations
@@ -56,6 +56,9 @@ def _segment(asked: Mapping[str, Any]) -> None:
     import nibabel
     import torch
 
+    from nnkd.weights.checkpoints import weights_only
+
+    torch.load = weights_only(torch.load)  # nnU-Net would run whatever a checkpoint's pickle holds
     set_threads, most = torch.set_num_threads, int(asked["threads"])
     torch.set_num_threads = lambda nthreads: set_threads(min(nthreads, most))
     set_threads(most)
@@ -65,7 +68,3 @@ def _segment(asked: Mapping[str, Any]) -> None:
     python_api.download_pretrained_weights = lambda model: None
     found = python_api.totalsegmentator(asked["image"], None, quiet=True, **asked["options"])
     nibabel.save(found, asked["output"])
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

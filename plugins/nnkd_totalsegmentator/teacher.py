@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from nnkd.data.intensities import kind_of_image
 from nnkd.data.reading.scan_values import not_hounsfield
 from nnkd.errors import DatasetError, GeometryError, ProgramError, SettingError
+from nnkd.files import read_json
 from nnkd.teachers.external import ExternalTeacher, Program, write_nifti
 from nnkd.teachers.foreign import Map, MaskFile, read_map
 from nnkd.types import Prompt, TeacherContext, Volume
+from nnkd.weights import architectures
 from nnkd_totalsegmentator.names import structures_of
 from nnkd_totalsegmentator.weights import Task, command, hashed, weights_folder
 
@@ -87,6 +89,9 @@ class TotalSegmentatorTeacher(ExternalTeacher):
         if self.task.missing(self.folder):
             log.info("TotalSegmentator fetches its weights (Apache-2.0) into '%s'", self.folder.name)
             self.task.fetch(self.folder)
+        for model in {file.parent.parent for file in self.task.files(self.folder)}:
+            if (model / "plans.json").is_file():
+                architectures.check(read_json(model / "plans.json"), model.parent.name)
 
     def weights(self) -> Sequence[Mapping[str, str]]:
         """The checkpoints of its models; each is hashed once in a process."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +14,7 @@ from filelock import FileLock
 
 from nnkd.errors import ProgramError, SettingError, WeightsError
 from nnkd.files import sha256
+from nnkd.processes import python
 from nnkd.teachers.external import Program, private_folder
 
 SPEEDS = {"normal": "default", "fast": "fast", "fastest": "fastest"}
@@ -148,7 +148,7 @@ def weights_folder() -> Path:
 
 def command(asked: Mapping[str, Any]) -> list[str]:
     """The command line of `nnkd_totalsegmentator.child`."""
-    return [sys.executable, "-m", "nnkd_totalsegmentator.child", json.dumps(asked)]
+    return python("from nnkd_totalsegmentator.child import main; main(sys.argv[1])", json.dumps(asked))
 
 
 def hashed(files: Sequence[Path], weights: Path) -> list[dict[str, str]]:

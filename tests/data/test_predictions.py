@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from toy import toy_teacher
 
@@ -61,3 +63,16 @@ def test_options_lose_their_absolute_paths():
     command = "python /home/me/my_tool.py -i {image} -o {folder}/out/x.nii --from https://a.org/b/c.pt --in=/data/me/x"
     kept = "python .../my_tool.py -i {image} -o {folder}/out/x.nii --from https://a.org/b/c.pt --in=.../x"
     assert portable_options({"command": command}) == {"command": kept}
+
+
+@pytest.mark.parametrize("case", ["../victim", "..\\victim", "/etc/victim", "C:victim", "NUL", "a/b", ".."])
+@pytest.mark.parametrize("part", ["cases", "failures"])
+def test_a_manifest_whose_cases_lead_elsewhere_is_refused(tmp_path, case, part):
+    found = {"inputs": {}, "output": "0", "answers": ["x"]} if part == "cases" else "it failed"
+    manifest = {"kind": "teacher", "name": "t", "made_by": "x", "labels": {"x": [1]}, "file_ending": ".nii.gz"}
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, part: {case: found}}))
+    with pytest.raises(PredictionError, match="cannot be the name of a case"):
+        PredictionFolder(tmp_path).manifest()
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "file_ending": "/../victim.nii.gz"}))
+    with pytest.raises(PredictionError, match="no ending of files"):
+        PredictionFolder(tmp_path).manifest()

@@ -373,12 +373,15 @@ def test_a_trainer_of_the_users_own_that_was_written_for_an_older_nnunet(models,
     assert np.array_equal(ask(dataset, model=copy, folds="0"), ask(dataset, model=models["2d"], folds="0"))
 
 
-def test_a_network_that_is_not_installed(copy, dataset):
+def test_a_network_that_is_not_installed(copy, dataset, monkeypatch):
     configurations = json.loads((copy / "plans.json").read_text())["configurations"]
     configurations["2d"]["architecture"]["network_class_name"] = "somebodys_networks.mamba.Net"
     edit(copy / "plans.json", configurations=configurations)
-    with pytest.raises(WeightsError, match=r"needs 'somebodys_networks\.mamba\.Net', which is not inst"):
+    with pytest.raises(WeightsError, match=r"neither nnU-Net's nor .*: --allow_architecture somebodys_networks"):
         teacher_of(dataset, model=copy)
+    monkeypatch.setenv("NNKD_ALLOW_ARCHITECTURE", "")
+    with pytest.raises(WeightsError, match=r"needs 'somebodys_networks\.mamba\.Net', which is not inst"):
+        teacher_of(dataset, model=copy, allow_architecture="somebodys_networks")
 
 
 @pytest.mark.heavy

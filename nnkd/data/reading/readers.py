@@ -263,6 +263,7 @@ def reader_of(dataset_json: Mapping[str, Any], name: str, folder: Path | None = 
     Raises:
         DatasetError: If nnU-Net reads no such ending.
     """
+    from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
     from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
     ending = dataset_json["file_ending"]
@@ -272,9 +273,15 @@ def reader_of(dataset_json: Mapping[str, Any], name: str, folder: Path | None = 
         return Reader(raw_pictures.EitherTif())
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # nnU-Net prints a traceback per reader that does not fit
-            return Reader(determine_reader_writer_from_dataset_json(dict(dataset_json), example, verbose=False)())
+            found = determine_reader_writer_from_dataset_json(dict(dataset_json), example, verbose=False)
     except RuntimeError as error:
         raise DatasetError(f"nnU-Net has no reader for '{ending}' files ({name}).") from error
+    if not (isinstance(found, type) and issubclass(found, BaseReaderWriter)):  # it takes whatever has that name
+        raise DatasetError(
+            f"dataset.json of {name} names '{dataset_json['overwrite_image_reader_writer']}' as "
+            f"overwrite_image_reader_writer, which is no reader of nnU-Net's. Correct it, or take it out."
+        )
+    return Reader(found())
 
 
 def _check_there(file: Path) -> None:

@@ -13,6 +13,7 @@ from nnkd.errors import RecipeError, SettingError
 from nnkd.plugin.students import OwnData, Student
 from nnkd.preprocessing import freshness
 from nnkd.preprocessing.folders import listed_cases
+from nnkd.weights import pickles
 
 log = logging.getLogger("nnkd")
 
@@ -93,12 +94,10 @@ def _check_raw(prepared: Prepared, target: Target) -> None:
 
 def _check_labels(target: Target, fold: str) -> None:
     """A target without teachers learns from label maps alone; a training on empty ones looks like any other."""
-    from batchgenerators.utilities.file_and_folder_operations import load_pickle
-
     folder = target.preprocessed / target.values["data_identifier"]
     cases = training_cases(target.preprocessed, fold, listed_cases(folder))
     for case in cases:
-        places = load_pickle(str(folder / f"{case}.pkl"))["class_locations"]
+        places = pickles.load(folder / f"{case}.pkl")["class_locations"]
         if any(len(found) for key, found in places.items() if not (isinstance(key, tuple) and min(key) < 0)):
             return
     raise RecipeError(

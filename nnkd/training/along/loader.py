@@ -13,18 +13,17 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cached_property
 from multiprocessing import get_context
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from numpy.typing import NDArray
 
 from nnkd.auxiliary.tasks import Prepared
-from nnkd.errors import DatasetError, NnkdError, in_one_line
+from nnkd.errors import DatasetError, FileError, NnkdError, in_one_line
 from nnkd.processes import end_with_parent
+from nnkd.training.guard import CheckedBlosc2
 from nnkd.training.loader import DrawnDataLoader
 
 FOREGROUND, IGNORED, OUTSIDE = 1, 2, -1
@@ -69,8 +68,8 @@ class AuxiliaryCases:
         self.identifiers = [identifier for cases in self.of_task for identifier in cases]
 
     @cached_property
-    def _folders(self) -> list[nnUNetDatasetBlosc2]:
-        return [nnUNetDatasetBlosc2(str(task.folder), list(task.cases)) for task in self.tasks]
+    def _folders(self) -> list[CheckedBlosc2]:
+        return [CheckedBlosc2(str(task.folder), list(task.cases)) for task in self.tasks]
 
     def load_case(self, identifier: str) -> tuple[Any, BinaryLabels, None, dict[str, Any]]:
         """Data (C, *S) and label map (1, *S), both read when cropped; no previous stage; nnU-Net's properties, with
@@ -79,7 +78,7 @@ class AuxiliaryCases:
         task = self.tasks[int(number)]
         try:
             data, seg, _, properties = self._folders[int(number)].load_case(case)
-        except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:  # how blosc2 and pickle refuse
+        except (FileError, OSError, RuntimeError, ValueError) as error:  # how pickles and blosc2 refuse
             raise DatasetError(
                 f"The preprocessed case '{case}' of the auxiliary {task.task.name} cannot be read "
                 f"({in_one_line(error)}). Remove {task.folder.parent.name}/{task.folder.name} and run "
