@@ -56,7 +56,7 @@ def run_ddp(*arguments: Any) -> None:
 @contextmanager
 def guarded() -> Iterator[None]:
     """All that nnU-Net's training reads is looked at."""
-    places = (
+    places: tuple[tuple[Any, str, Any], ...] = (
         (nnunet_dataset, "infer_dataset_class", checked_dataset_class),
         (trainer_module, "infer_dataset_class", checked_dataset_class),
         (run_training, "run_ddp", run_ddp),

@@ -45,7 +45,7 @@ class NotLoadedError(Exception):
         self.named = named
 
 
-def load(file: Path | IO[bytes], map_location: Any = "cpu", by: Callable[..., Any] | None = None) -> Any:
+def load(file: str | Path | IO[bytes], map_location: Any = "cpu", by: Callable[..., Any] | None = None) -> Any:
     """Load a file of torch.save: tensors, and what may stand beside them.
 
     Args:
@@ -62,15 +62,13 @@ def load(file: Path | IO[bytes], map_location: Any = "cpu", by: Callable[..., An
         with contextlib.ExitStack() as stack:
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")  # of pickles of another protocol, which nobody can change
-            stream = file if hasattr(file, "read") else stack.enter_context(open(file, "rb"))
+            stream = stack.enter_context(open(file, "rb")) if isinstance(file, str | Path) else file
             start = stream.tell()
             _look(stream)
             size = stream.seek(0, io.SEEK_END)
             stream.seek(start)
             stack.enter_context(torch.serialization.safe_globals([(f, n) for n, f in STAND_INS.items()]))
-            content = (by or torch.load)(
-                file if hasattr(file, "read") else str(file), map_location=map_location, weights_only=True
-            )
+            content = (by or torch.load)(stream, map_location=map_location, weights_only=True)
         _check_tensors(content, size)
     except NotLoadedError:
         raise
