@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process, util
-from threading import Thread
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context, parent_process, util
+from threading import Event, Thread, current_thread, main_thread
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -174,3 +176,47 @@ def _wait_and_end() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+@contextmanager
+def ended_by_interrupt(seconds: float, code: int, sentence: str) -> Iterator[None]:
+    """While this lasts, Ctrl-C ends the process after so many seconds at the latest. Python raises KeyboardInterrupt
+    only between two of its own instructions: never while the main thread computes in ITK or scipy, and threads that do
+    are waited for when it ends. Nothing is done outside the main thread, or where Ctrl-C means something else.
+
+    Args:
+        seconds: For ending in good order.
+        code: The exit code otherwise.
+        sentence: What to say then.
+    """
+    if current_thread() is not main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    heard, told = socket.socketpair()
+    told.setblocking(False)  # as Python asks
+    before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    over = Event()
+    Thread(target=_end_when_told, args=(heard, over, seconds, code, sentence), daemon=True).start()
+    try:
+        yield
+        over.set()
+    except Exception:
+        over.set()
+        raise
+    finally:  # after KeyboardInterrupt the seconds run on, to the end of the process
+        signal.set_wakeup_fd(before)
+        told.close()
+
+
+def _end_when_told(heard: socket.socket, over: Event, seconds: float, code: int, sentence: str) -> None:
+    with heard:
+        while signals := heard.recv(16):
+            if signal.SIGINT in signals:
+                break
+        else:
+            return
+    if not over.wait(seconds):
+        os.write(2, f"{sentence}\n".encode())  # whoever holds Python's own stream may never give it back
+        for child in active_children():
+            child.kill()
+        os._exit(code)

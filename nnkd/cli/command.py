@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nnkd import __version__
 from nnkd.errors import NnkdError, in_one_line
-from nnkd.processes import keep_current_folder_out
+from nnkd.processes import ended_by_interrupt, keep_current_folder_out
 from nnkd.types import StepReport
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ EXIT_CODES = (
     "exit codes: 0 done; 1 an error, in one sentence; 2 usage; 3 some cases failed, or files were not understood; "
     "130 interrupted"
 )
+ENDING_S = 8.0  # from Ctrl-C to the end; an external teacher's program has 5 of them
 MOST_SHOWN = 20  # files that were not understood
 
 
@@ -65,7 +66,8 @@ def run(
             from nnkd.weights import architectures
 
             architectures.allow(arguments.allow_architecture)
-        outcome = action(arguments)
+        with ended_by_interrupt(ENDING_S, INTERRUPTED, f"interrupted; {interrupted}"):
+            outcome = action(arguments)
     except NnkdError as error:
         if os.environ.get("NNKD_DEBUG"):
             raise

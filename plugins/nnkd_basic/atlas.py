@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from scipy import ndimage
 from nnkd.data.dataset import RawDataset
 from nnkd.data.participants import participants_of_cases
 from nnkd.data.reading.geometry import Orientation
-from nnkd.errors import DatasetError, PredictionError, SettingError, UnknownNameError
+from nnkd.errors import DatasetError, PredictionError, SettingError, UnknownNameError, in_one_line
 from nnkd.plugin.teachers import Teacher
 from nnkd.types import Prompt, TeacherContext, Volume
 from nnkd.votes import consensus
@@ -28,6 +29,7 @@ CACHE_BYTES = 2_000_000_000
 WINDOW_VOXELS = 5  # side of the window in which local similarity is measured
 SHARPNESS = 4
 NO_VOTE = 65535  # beyond an atlas's edge, or its ignore label
+log = logging.getLogger("nnkd")
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class AtlasTeacher(Teacher):
         self.answered = _present(self.source, self.candidates, context.labels)
         self._cache: dict[tuple[str, int], _Atlas] = {}
         self._notes: dict[str, object] = {}
+        self._told: set[str] = set()
 
     def predict(self, volume: Volume, prompts: Mapping[str, Prompt]) -> dict[str, NDArray[np.bool_]]:
         """Segment one case; labels no atlas has are left out."""
@@ -119,6 +122,8 @@ class AtlasTeacher(Teacher):
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # else sums, and so results, depend on the machine
         try:
             scan = _scan(volume.data[0], volume, self.spacing)
+            if obstacle := reg.obstacle(scan.fine):
+                raise PredictionError(f"The atlas teacher cannot register to '{volume.case}': its image {obstacle}.")
             atlases = self._choose(volume, scan)
             with ThreadPoolExecutor(self.context.workers) as pool:
                 moved = list(pool.map(lambda pair: self._register(scan, *pair), atlases))
@@ -143,8 +148,15 @@ class AtlasTeacher(Teacher):
             atlas = self._atlas(case, volume)
             if atlas.scan.content == scan.content:  # the case itself under another name
                 continue
+            if obstacle := reg.obstacle(atlas.scan.fine):
+                self._pass_over(case, f"its image {obstacle}")
+                continue
             if self.choice == "similar":
-                transform, similarity = reg.affine(scan.quick, atlas.scan.quick, self.seed, iterations=30)
+                try:
+                    transform, similarity = reg.affine(scan.quick, atlas.scan.quick, self.seed, iterations=30)
+                except PredictionError as error:
+                    self._pass_over(case, str(error))
+                    continue
                 found.append((similarity, atlas, transform))
             else:
                 found.append((0.0, atlas, None))
@@ -153,10 +165,16 @@ class AtlasTeacher(Teacher):
         if not found:
             raise PredictionError(
                 f"No labelled case of {self.source.name} may serve as atlas for '{volume.case}': the case itself, "
-                f"and other scans of the same person, never do. Label another one, or set dataset=ID."
+                f"other scans of the same person, and images that cannot be registered never do. Label another one, "
+                f"or set dataset=ID."
             )
         found.sort(key=lambda item: -item[0])  # stable: without similarities the order stays
         return [(atlas, transform) for _, atlas, transform in found[: self.number]]
+
+    def _pass_over(self, case: str, why: str) -> None:
+        if case not in self._told:
+            log.warning("'%s' does not serve as atlas: %s", case, why)
+        self._told.add(case)
 
     def _allowed(self, volume: Volume) -> list[str]:
         """Candidates that are neither the case nor of its person."""
@@ -173,11 +191,17 @@ class AtlasTeacher(Teacher):
         self, scan: _Scan, atlas: _Atlas, start: sitk.Transform | None
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """An atlas's labels on the scan's grid, and how much to trust them there (None: everywhere alike)."""
-        transform, _ = reg.affine(scan.fine, atlas.scan.fine, self.seed, start)
-        if self.registration == "deformable" and self.method == "demons":
-            transform = reg.demons(scan.fine, atlas.scan.fine, transform)
-        elif self.registration == "deformable":
-            transform = reg.bspline(scan.fine, atlas.scan.fine, transform, self.seed)
+        try:
+            transform, _ = reg.affine(scan.fine, atlas.scan.fine, self.seed, start)
+            if self.registration == "deformable" and self.method == "demons":
+                transform = reg.demons(scan.fine, atlas.scan.fine, transform)
+            elif self.registration == "deformable":
+                transform = reg.bspline(scan.fine, atlas.scan.fine, transform, self.seed)
+        except (PredictionError, RuntimeError) as error:  # RuntimeError: ITK's
+            raise PredictionError(
+                f"The atlas '{atlas.case}' cannot be registered ({in_one_line(error, last=True)}). Choose others "
+                f"(option cases)."
+            ) from error
         labels = reg.warped_labels(atlas.labels, scan.full, transform, NO_VOTE)
         if self.fusion == "majority":
             return labels, None

@@ -9,7 +9,10 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from nnkd.errors import PredictionError, in_one_line
+
 BINS = 32
+LEAST_VOXELS = 4  # along each axis: ITK smooths no fewer
 AFFINE_SAMPLES, BSPLINE_SAMPLES = 8_000, 20_000
 FINE_VOXELS = 1_000_000  # larger images are registered on a coarser grid
 QUICK_VOXELS = 4_000  # for choosing atlases
@@ -54,9 +57,9 @@ def coarsened(image: sitk.Image, voxels: int, spacing: float | None = None) -> s
     wanted = own.min() if spacing is None else spacing
 
     def new_size(step: float) -> np.ndarray:
-        return np.maximum(1, np.round(size * own / np.maximum(own, step))).astype(int)
+        return np.maximum(np.minimum(size, LEAST_VOXELS), np.round(size * own / np.maximum(own, step))).astype(int)
 
-    while spacing is None and np.prod(new_size(wanted), dtype=float) > voxels:
+    while spacing is None and np.prod(new_size(wanted), dtype=float) > max(voxels, LEAST_VOXELS**3):
         wanted *= 1.05
     new = new_size(wanted)
     if (new == size).all():
@@ -85,7 +88,35 @@ def affine(
 
     Returns:
         The transform from fixed to moving, and the mutual information (higher is more similar).
+
+    Raises:
+        PredictionError: If one of them cannot be registered, or ITK gives up.
     """
+    for image in (fixed, moving):
+        why = obstacle(image)
+        if why:
+            raise PredictionError(f"an image {why}")
+    try:
+        return _affine(fixed, moving, seed, initial, iterations)
+    except RuntimeError as error:
+        raise PredictionError(f"ITK cannot register them ({in_one_line(error, last=True)})") from error
+
+
+def obstacle(image: sitk.Image) -> str:
+    """Why an image cannot be registered, as the rest of a sentence; empty: it can. Of NaN ITK says nothing: it looks for
+    the axes of the intensities' moments for ever."""
+    if min(image.GetSize()) < LEAST_VOXELS:
+        return f"has fewer than {LEAST_VOXELS} voxels along an axis"
+    values = sitk.GetArrayViewFromImage(image)
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite([low, high]).all():
+        return "has values that are no finite numbers"
+    return f"has the one value {low:g} everywhere" if low == high else ""
+
+
+def _affine(
+    fixed: sitk.Image, moving: sitk.Image, seed: int, initial: sitk.Transform | None, iterations: int
+) -> tuple[sitk.Transform, float]:
     factors = [f for f in (4, 2, 1) if f == 1 or min(fixed.GetSize()) / f >= 8]
     method = _method(fixed, factors, AFFINE_SAMPLES, seed)
     method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-3, iterations, relaxationFactor=0.6)
@@ -168,10 +199,10 @@ def _best_start(fixed: sitk.Image, moving: sitk.Image, seed: int) -> sitk.Transf
     kinds = sitk.CenteredTransformInitializerFilter
     found = []
     for kind in (kinds.GEOMETRY, kinds.MOMENTS):
-        start = sitk.CenteredTransformInitializer(fixed, moving, sitk.AffineTransform(fixed.GetDimension()), kind)
         method = _method(fixed, [1], AFFINE_SAMPLES, seed)
-        method.SetInitialTransform(start)
         try:
+            start = sitk.CenteredTransformInitializer(fixed, moving, sitk.AffineTransform(fixed.GetDimension()), kind)
+            method.SetInitialTransform(start)
             found.append((method.MetricEvaluate(fixed, moving), start))
         except RuntimeError:  # the two do not overlap, or have no moments (a centre of intensities that sum to 0)
             continue

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from nnkd.cli import command
-from nnkd.cli.command import ERROR, USAGE
+from nnkd.cli.command import DONE, ERROR, INTERRUPTED, USAGE
 
 COMMANDS = ("convert_dataset", "split", "predict_teachers", "aggregate", "plan_and_preprocess", "train", "predict",
             "segment_boxes", "evaluate", "plugins", "profile", "quickstart", "weights", "export")  # fmt: skip
@@ -152,3 +155,54 @@ def test_a_programming_error_keeps_its_traceback_and_says_how_to_report_it(capsy
     said = capsys.readouterr().err
     assert "Traceback" in said
     assert "fault of nnkd (ZeroDivisionError: " in said.splitlines()[-1]
+
+
+COMPUTES = """
+import argparse, sys
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import pbkdf2_hmac
+from nnkd.cli import command
+
+command.ENDING_S = 1.0
+
+def compute(_):
+    print("computing", flush=True)
+    pbkdf2_hmac("sha1", b"", b"", 10**9)  # minutes in C, without the GIL, as ITK's registration
+
+def action(_):
+    with ThreadPoolExecutor(1) as pool:
+        compute(0) if sys.argv[1] == "here" else list(pool.map(compute, [0]))
+
+sys.exit(command.run(action, argparse.Namespace()))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("where", ["here", "in a thread"])
+def test_an_interrupt_ends_the_command_while_it_computes_in_c(where):
+    ours = subprocess.Popen(
+        [sys.executable, "-c", COMPUTES, where], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert ours.stdout.readline() == "computing\n"
+        ours.send_signal(signal.SIGINT)
+        _, said = ours.communicate(timeout=20)
+    finally:
+        ours.kill()
+    assert ours.returncode == INTERRUPTED
+    assert said.startswith("interrupted; run the same command again")
+    assert "Traceback" not in said
+
+
+def test_no_signal_no_end(monkeypatch):
+    """What is caught by a command, or raised by it, leaves nothing behind that would end the process later."""
+    before = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(before)
+    monkeypatch.setattr(command, "ENDING_S", 0.0)
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    assert command.run(interrupted, argparse.Namespace()) == INTERRUPTED
+    assert command.run(lambda _: None, argparse.Namespace()) == DONE
+    assert signal.set_wakeup_fd(before) == before

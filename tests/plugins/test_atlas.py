@@ -108,6 +108,62 @@ def test_what_cannot_work_is_said_at_once(labelled, tmp_path):
         teacher_of(bare)
 
 
+def image_of(seed, shape=(6, 24, 24)):
+    array = np.random.default_rng(seed).normal(0, 10, shape)
+    array[:, 4:12, 4:12] += 100
+    return array.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (np.nan, "no finite"),
+        (np.inf, "no finite"),
+        (0, "one value 0"),
+        (5, "one value 5"),
+        ((1, 1, 1), "both 2D|fewer than 4"),
+        ((2, 24, 24), "fewer than 4"),
+    ],
+)
+@pytest.mark.parametrize("moving", [False, True])
+def test_what_cannot_be_registered_is_said_and_does_not_hang(made, said, moving):
+    """ITK looks for the axes of moments that are NaN for ever; of the rest it says several lines about its classes."""
+    good = reg.to_image(image_of(0), (1, 1, 1))
+    array = image_of(1)
+    if isinstance(made, tuple):
+        array = np.broadcast_to(np.arange(24, dtype=np.float32), made[:2] + (24,))[..., : made[2]].copy()
+    elif np.isfinite(made):
+        array[:] = made
+    else:
+        array[0, 0, 0] = made
+    bad = reg.to_image(array, (1, 1, 1))
+    with pytest.raises(NnkdError, match=said):
+        reg.affine(*((good, bad) if moving else (bad, good)), seed=0)
+
+
+def test_images_far_apart_and_thin_ones_are_registered():
+    far = reg.to_image(image_of(0), (1, 1, 1), (5000.0, 0.0, 0.0))
+    transform, _ = reg.affine(far, reg.to_image(image_of(1), (1, 1, 1)), seed=0)
+    assert np.allclose(transform.TransformPoint((5012.0, 12.0, 3.0)), (12, 12, 3), atol=3)
+    thin = reg.coarsened(reg.to_image(np.tile(image_of(0), (1, 5, 5)), (1, 1, 1)), 500)
+    assert thin.GetSize()[2] == 4  # and not 1, of which ITK smooths nothing
+    reg.affine(thin, thin, seed=0, iterations=1)
+
+
+@pytest.mark.parametrize("choice", ["similar", "first"])
+def test_an_atlas_that_cannot_be_registered_is_passed_over(labelled, choice, caplog):
+    image = labelled.folder / "imagesTr" / "toy_000_0000.nii.gz"
+    blank = sitk.ReadImage(str(image)) * 0
+    sitk.WriteImage(blank, str(image))
+    teacher = teacher_of(labelled, registration="affine", number=1, choice=choice, cases=("toy_000", "toy_001"))
+    volume, _, _ = labelled.images().volume("toy_004")
+    teacher.predict(volume, {})
+    assert teacher.notes()["atlases"] == ["toy_001"]
+    assert "'toy_000' does not serve as atlas: its image has the one value 0 everywhere" in caplog.text
+    with pytest.raises(NnkdError, match="cannot register to 'toy_000': its image has the one value 0 everywhere"):
+        teacher.predict(labelled.images().volume("toy_000")[0], {})
+
+
 def test_fusion():
     labels = [np.array([1, 1, 2, NO_VOTE]), np.array([0, 2, 2, NO_VOTE])]
     assert fuse(labels, [None, None]).tolist() == [1, 1, 2, 0]  # ties go to the first
