@@ -103,8 +103,8 @@ def affine(
 
 
 def obstacle(image: sitk.Image) -> str:
-    """Why an image cannot be registered, as the rest of a sentence; empty: it can. Of NaN ITK says nothing: it looks for
-    the axes of the intensities' moments for ever."""
+    """Why an image cannot be registered, as the rest of a sentence; empty: it can. Of NaN ITK says nothing: it looks
+    for the axes of the intensities' moments for ever."""
     if min(image.GetSize()) < LEAST_VOXELS:
         return f"has fewer than {LEAST_VOXELS} voxels along an axis"
     values = sitk.GetArrayViewFromImage(image)

@@ -131,7 +131,7 @@ def test_what_cannot_be_registered_is_said_and_does_not_hang(made, said, moving)
     good = reg.to_image(image_of(0), (1, 1, 1))
     array = image_of(1)
     if isinstance(made, tuple):
-        array = np.broadcast_to(np.arange(24, dtype=np.float32), made[:2] + (24,))[..., : made[2]].copy()
+        array = np.broadcast_to(np.arange(24, dtype=np.float32), (*made[:2], 24))[..., : made[2]].copy()
     elif np.isfinite(made):
         array[:] = made
     else:
