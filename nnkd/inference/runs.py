@@ -255,7 +255,7 @@ def _prepare(
 
     plans_manager, configuration_manager = PlansManager(plans), ConfigurationManager(configuration)
     reader = readers.Reader(plans_manager.image_reader_writer_class())
-    array, _, properties = ImageFolder(request.source, spec).read(case, reader)
+    array, grid, properties = ImageFolder(request.source, spec).read(case, reader)
     odd = unlike_training(array, plans, configuration_manager.normalization_schemes)
     readers.note(properties, [f"'{case}': {sentence}" for sentence in odd])
     previous = None
@@ -265,7 +265,7 @@ def _prepare(
             raise DatasetError(f"'{previous.name}' is missing in -prev_stage_predictions. Predict that stage first.")
     check_resampled(array, properties["spacing"], configuration_manager, plans_manager, f"'{case}'")
     preprocessor = configuration_manager.preprocessor_class(verbose=False)
-    stage = None if previous is None else reader.read_seg(previous)[0]
+    stage = None if previous is None else _stage(previous, reader, grid, spec)
     data, seg, properties = preprocessor.run_case_npy(
         array, stage, properties, plans_manager, configuration_manager, dict(spec.json)
     )
@@ -273,6 +273,28 @@ def _prepare(
         labels = plans_manager.get_label_manager(dict(spec.json)).foreground_labels
         data = np.vstack((data, convert_labelmap_to_one_hot(seg[0], labels, data.dtype)))
     return np.ascontiguousarray(data, dtype=np.float32), properties
+
+
+def _stage(file: Path, reader: readers.Reader, image: Grid, spec: DatasetSpec) -> np.ndarray:
+    """The previous stage's label map (1, Z, Y, X).
+
+    Raises:
+        DatasetError: If it lies elsewhere than the image, or holds what the model does not name.
+    """
+    array, properties = reader.read_seg(file)
+    difference = Grid.from_properties(array.shape[1:], properties).difference(image)
+    if difference:
+        raise DatasetError(
+            f"'{file.name}' in -prev_stage_predictions does not lie on its image's grid: {difference}. Predict that "
+            f"stage again, from the same image."
+        )
+    strange = sorted(set(np.unique(array).tolist()) - spec.values)
+    if strange:
+        raise DatasetError(
+            f"'{file.name}' in -prev_stage_predictions holds {strange[0]:g}, which is no label of the model. Predict "
+            f"that stage again."
+        )
+    return array
 
 
 def _export(

@@ -143,8 +143,8 @@ class BoxesOfPredictions(BoxSource):
 
     def prompts(self, volume: Volume, orientation: Orientation) -> dict[str, SliceBoxes]:
         labels = FolderLabels.of(self.folder.folder, self.spec)
-        label_map = orientation.to_lps(labels.read(self.folder.file(volume.case, self.spec.file_ending))[0])
-        _check_size(label_map, volume, self.folder.name)
+        label_map, grid = labels.read(self.folder.file(volume.case, self.spec.file_ending))[:2]
+        label_map = _as_seen(label_map, grid, volume.case, orientation, self.folder.name)
         answered = self.folder.manifest().cases[volume.case].answers
         return _drawn(label_map, volume, self.spec, answered, self.drawing, self.ground_truth)
 
@@ -182,8 +182,8 @@ class BoxesOfLabels(BoxSource):
 
     def prompts(self, volume: Volume, orientation: Orientation) -> dict[str, SliceBoxes]:
         spec = self.dataset.spec
-        label_map = orientation.to_lps(spec.read_label_map(self._file(volume.case))[0])
-        _check_size(label_map, volume, f"labels{self.split}")
+        label_map, grid, _ = spec.read_label_map(self._file(volume.case))
+        label_map = _as_seen(label_map, grid, volume.case, orientation, f"labels{self.split}")
         return _drawn(label_map, volume, spec, spec.labels, self.drawing, True)
 
 
@@ -261,13 +261,19 @@ def _drawn(
     return found
 
 
-def _check_size(label_map: np.ndarray, volume: Volume, where: str) -> None:
-    if label_map.shape != volume.shape:
-        mine, image = ("x".join(map(str, shape)) for shape in (label_map.shape, volume.shape))
+def _as_seen(label_map: np.ndarray, grid: Grid, case: str, image: Orientation, where: str) -> np.ndarray:
+    """A label map in the order teachers see.
+
+    Raises:
+        PredictionError: If it lies elsewhere than its image.
+    """
+    orientation = Orientation(grid)
+    difference = orientation.grid.difference(image.grid)
+    if difference:
         raise PredictionError(
-            f"The label map of '{volume.case}' in {where} has {mine} voxels (z, y, x), but its image has {image}. "
-            f"Write it again."
+            f"The label map of '{case}' in {where} does not lie on its image's grid: {difference}. Write it again."
         )
+    return orientation.to_lps(label_map)
 
 
 def _slices(box: Box3D) -> list[tuple[int, int, int, int, int]]:

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from threshold_teacher import ask
 from toy import toy_dataset, toy_teacher
 
@@ -18,7 +19,7 @@ from nnkd.data.reading.geometry import Grid, Orientation
 from nnkd.errors import NnkdError
 from nnkd.files import sha256_text
 from nnkd.plugin.teachers import Teacher
-from nnkd.teachers.box_sources import BoxesOfFile, BoxesOfPredictions
+from nnkd.teachers.box_sources import BoxesOfFile, BoxesOfLabels, BoxesOfPredictions
 from nnkd.teachers.jobs import TeacherJob
 from nnkd.teachers.prompts import BoxDrawing, boxes_of
 from nnkd.types import Entry, SliceBoxes, Volume
@@ -277,3 +278,37 @@ def test_boxes_around_masks_go_by_the_labels_names(dataset):
         for z, y0, x0, y1, x1 in prompts[label].boxes:
             rows, columns = np.nonzero(orientation.to_lps(written)[z] == integer)
             assert (y0, x0, y1, x1) == (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1)
+
+
+@pytest.mark.parametrize("boxes_from", ["labels", "simple"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda image: image.SetOrigin((50.0, 0.0, 0.0)), "origin"),
+        (lambda image: image.SetDirection((-1.0, 0, 0, 0, -1, 0, 0, 0, 1)), "origin"),  # as turned to LPS
+        (lambda image: image.SetSpacing((3.0, 1.0, 1.0)), "spacing"),
+        (None, ""),
+    ],
+)
+def test_boxes_come_from_where_the_label_map_lies(dataset, boxes_from, change, said):
+    """One of the image's size may lie elsewhere, or be stored in another order of the same place."""
+    ask([job(Liver, dataset, "simple")], dataset)
+    case = "toy_000"
+    folder = dataset.folder / "labelsTr" if boxes_from == "labels" else dataset.teachers_folder() / "simple"
+    file = folder / f"{case}{dataset.spec.file_ending}"
+    drawing = BoxDrawing()
+    if boxes_from == "labels":
+        source = BoxesOfLabels(dataset, "Tr", drawing)
+    else:
+        source = BoxesOfPredictions(PredictionFolder(folder), dataset.spec, drawing)
+    volume, orientation, _ = dataset.images().volume(case)
+    before = source.prompts(volume, orientation)
+    image = sitk.ReadImage(str(file))
+    if change is None:
+        sitk.WriteImage(sitk.Flip(image, (True, True, False)), str(file))  # its origin goes along
+        assert source.prompts(volume, orientation) == before
+        return
+    change(image)
+    sitk.WriteImage(image, str(file))
+    with pytest.raises(NnkdError, match=f"does not lie on its image's grid: {said}"):
+        source.prompts(volume, orientation)
