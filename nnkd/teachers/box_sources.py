@@ -16,7 +16,7 @@ from nnkd.data.boxes import FORM, GivenBoxes, check_form, fingerprint
 from nnkd.data.dataset import DatasetSpec, ImageFolder, RawDataset, Split
 from nnkd.data.labels.by_name import FolderLabels
 from nnkd.data.predictions import Lineage, PredictionFolder, prediction_folders
-from nnkd.data.reading.geometry import Box3D, Orientation
+from nnkd.data.reading.geometry import Box3D, Grid, Orientation
 from nnkd.errors import DatasetError, PredictionError, SettingError, UnknownNameError
 from nnkd.files import sha256, sha256_text
 from nnkd.teachers.prompts import AROUND, BoxDrawing, boxes_of
