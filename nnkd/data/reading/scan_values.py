@@ -22,7 +22,9 @@ LUNG = -300  # HU: lung and air are darker
 NARROW = 50  # HU: noise of a scanner alone is wider
 FEW = 1e-3  # share of the voxels that noise reaches
 AS_BRIGHT, AS_BONE = 0.1, (850, 1200)  # HU: no scan has a tenth of its voxels there, but soft tissue after +1024 is
-AS_DARK = 0.02  # share of the voxels that are not air or lung; any part of a body has more
+AS_DARK = 0.02  # share of the voxels that are not air or lung; any part of a body but a lung has more
+ORGAN = (FAT, 300)  # HU: where the middle of an organ's own voxels lies, of bones too
+LUNG_TISSUE = -940  # HU: the middle of a lung's own voxels is brighter; that of soft tissue after -1024 is not
 CONSEQUENCE = "Windows and normalisation of CT go by Hounsfield units; predictions may be wrong."
 
 
@@ -50,7 +52,8 @@ def not_hounsfield(values: NDArray[Any]) -> str:
 
     In Hounsfield units air is -1000, fat about -100 and soft tissue about 40, whatever the scanner; any part of a body
     has something of it. So values are told that were stored with 1024 added (or taken off twice), scaled to 0 to 1 or
-    to the mean, or cut to a window's 8 bits. Other factors, and a window's cut that stays in HU, are not.
+    to the mean, or cut to a window's 8 bits. Other factors, and a window's cut that stays in HU, are not; nor is what is
+    cut so close around one organ that nothing else is in it.
 
     Args:
         values: Raw intensities of any shape, all of them numbers.
@@ -69,11 +72,11 @@ def not_hounsfield(values: NDArray[Any]) -> str:
             guess = "They look like a window's 8 bits, of which HU cannot be made again."
         elif bright >= AS_BRIGHT and high <= BRIGHTEST + OFFSET:
             guess = _shifted(low, high, -OFFSET)
-        else:
+        elif not (low < 0 and high <= BRIGHTEST and bright < AS_DARK and ORGAN[0] < _middle(inside) < ORGAN[1]):
             guess = "Nothing is as dark as air, lung or fat."
     elif bright >= AS_BRIGHT and np.count_nonzero(inside < LUNG) / share < FEW:
         guess = _shifted(low, high, -OFFSET)
-    elif np.count_nonzero(inside > LUNG) / share < AS_DARK:
+    elif np.count_nonzero(inside > LUNG) / share < AS_DARK and _middle(inside) < LUNG_TISSUE:
         guess = _shifted(low, high, OFFSET)
     if not guess:
         return ""
@@ -81,6 +84,12 @@ def not_hounsfield(values: NDArray[Any]) -> str:
         f"should be CT, but its values, from {low:g} to {high:g}, are no Hounsfield units (HU: air {AIR}, fat -100, "
         f"soft tissue 40). {guess} {CONSEQUENCE}"
     )
+
+
+def _middle(values: NDArray[Any]) -> float:
+    """The median without the lowest value, to which all around an organ may be set."""
+    rest = values[values > values.min()]
+    return float(np.median(rest if rest.size else values))
 
 
 def _shifted(low: float, high: float, by: int) -> str:

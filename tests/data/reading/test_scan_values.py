@@ -59,6 +59,30 @@ def test_no_word_about_hounsfield_units(noise, part):
         assert scan_values.not_hounsfield(values) == ""
 
 
+@pytest.mark.parametrize("around", [None, 0, -1024])
+@pytest.mark.parametrize("value", [10, 40, 150, -800])
+def test_an_organ_alone_is_no_cause_for_a_word(value, around):
+    """Cut so close that there is no fat, lung or air in it, or with all around it set to one value."""
+    rng = np.random.default_rng(0)
+    organ = rng.normal(value, 30, (6, 20, 20))
+    organ[0, 0, 0] = -40  # some fat at its edge
+    if around is not None:
+        organ = np.pad(organ, ((0, 0), (12, 12), (12, 12)), constant_values=around)
+    assert scan_values.not_hounsfield(organ) == ""
+    for make in (lambda hu: hu + 1024, lambda hu: np.rint(window(hu) * 255), window):
+        if value > -160:  # else nothing is left of it
+            assert "no Hounsfield units" in scan_values.not_hounsfield(make(organ))
+
+
+def test_mostly_air_with_1024_added_is_told():
+    """Its middle value is that of soft tissue in HU."""
+    hu = np.full((6, 40, 40), -1000.0) + np.random.default_rng(0).normal(0, 10, (6, 40, 40))
+    hu[:, 15:25, 15:25] += 1040
+    assert scan_values.not_hounsfield(hu) == ""
+    assert "no Hounsfield units" in scan_values.not_hounsfield(hu + 1024)
+    assert "no Hounsfield units" in scan_values.not_hounsfield(hu + 1000)
+
+
 @needs_real_data("trunk_ct")
 def test_a_real_scan_and_what_is_cut_of_it():
     hu = formats.read(REAL_DATA / "trunk_ct" / "ct.nii.gz").array[0]
