@@ -52,8 +52,8 @@ def not_hounsfield(values: NDArray[Any]) -> str:
 
     In Hounsfield units air is -1000, fat about -100 and soft tissue about 40, whatever the scanner; any part of a body
     has something of it. So values are told that were stored with 1024 added (or taken off twice), scaled to 0 to 1 or
-    to the mean, or cut to a window's 8 bits. Other factors, and a window's cut that stays in HU, are not; nor is what is
-    cut so close around one organ that nothing else is in it.
+    to the mean, or cut to a window's 8 bits. Other factors, and a window's cut that stays in HU, are not, nor is what
+    is cut so close around one organ that nothing else is in it.
 
     Args:
         values: Raw intensities of any shape, all of them numbers.
