@@ -92,15 +92,20 @@ def weights_only(load: Callable[..., Any]) -> Callable[..., Any]:
         load: torch's own.
 
     Returns:
-        Takes what torch.load takes; it raises a WeightsError for a file that is truncated, or wants other classes.
+        Takes what torch.load takes; it raises a WeightsError for a file that is truncated, wants other classes, or is
+        nnU-Net's with weights that are no numbers.
     """
 
     def checked(file: Any, map_location: Any = None, *_: Any, **__: Any) -> Any:
         where = Path(str(getattr(file, "name", file))).absolute()
+        what = f"'{where.name}' in {where.parent.name}"
         try:
-            return torch_files.load(file, map_location, load)
+            content = torch_files.load(file, map_location, load)
         except torch_files.NotLoadedError as error:
-            raise torch_files.sentence(error, f"'{where.name}' in {where.parent.name}") from error
+            raise torch_files.sentence(error, what) from error
+        if not _problem(content):
+            check_numbers(content["network_weights"], what)
+        return content
 
     return checked
 

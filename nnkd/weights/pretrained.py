@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnkd.files import sha256
 from nnkd.plugin.students import Student
-from nnkd.weights.checkpoints import load_checkpoint, new_network
+from nnkd.weights.checkpoints import check_numbers, load_checkpoint, new_network
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,6 +81,7 @@ def _filled_up(
     network = new_network(trainer, manager, manager.get_configuration(configuration), dict(dataset_json))
     tensors = network.state_dict()
     found = trainer.foreign_weights(file, tensors)
+    check_numbers(found, f"'{file.name}'")
     return {**tensors, **found}, len(found)
 
 

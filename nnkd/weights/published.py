@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nnkd.errors import WeightsError
 from nnkd.weights import torch_files
+from nnkd.weights.checkpoints import check_numbers
 
 PREFIXES = ("module.",)  # what training in parallel puts in front of names
 WRAPPERS = ("state_dict", "model", "network_weights")  # what trainings put around tensors by name
@@ -109,7 +110,7 @@ def fill(
         looks_like: Says of another model's tensors whose they are, as a sentence's end; empty if it cannot tell.
 
     Raises:
-        WeightsError: If they are other tensors.
+        WeightsError: If they are other tensors, or hold what is no number.
     """
     problem = _difference(network.state_dict(), state, model)
     if problem:
@@ -118,6 +119,7 @@ def fill(
             f"'{file.name}' is no checkpoint of {model}: {problem}. "
             + (f"It looks like {other}." if other else f"Correct the option {option}.")
         )
+    check_numbers(state, f"'{file.name}'")
     network.load_state_dict(state)
 
 

@@ -10,16 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nnunetv2.run.run_training import maybe_load_checkpoint
 from planned import configuration, make_plans, preprocess, preprocessed_folder
 from toy import toy_dataset, toy_teacher, write_image
 
 from nnkd.data.plans import read_plans
 from nnkd.data.recipes import Choice, Recipe, write_recipe
-from nnkd.errors import RecipeError, SettingError, VotesError, WeightsError
+from nnkd.errors import RecipeError, SettingError, TrainingError, VotesError, WeightsError
+from nnkd.training import divergence
 from nnkd.training.file_safety import FileSafeTrainer
 from nnkd.training.trainer import nnUNetTrainerKD
 from nnkd.votes.bits import NO_VOTE
 from nnkd.votes.folder import VotesFolder
+from nnkd.weights.checkpoints import load_checkpoint
 
 SHORT = {"epochs": 1, "iterations": 2, "val_iterations": 1}
 CONFIGURATIONS = {
@@ -280,6 +283,30 @@ def test_checkpoints_are_written_whole(voted, monkeypatch, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         trainer.save_checkpoint(str(file))
     assert file.read_bytes() == b"old"
+
+
+@pytest.mark.heavy
+def test_a_training_that_stopped_at_nan_continues_from_the_last_good_checkpoint(voted):
+    """As nnKD_train --c does it."""
+    options = {"epochs": 2, "iterations": 2, "val_iterations": 1, "save_every": 1}
+    trainer = trainer_of(voted, recipe_of("t0", **options))
+    step = trainer.train_step
+
+    def breaks(batch):
+        if trainer.current_epoch == 1:
+            batch["data"] = torch.as_tensor(batch["data"]) * float("nan")
+        return step(batch)
+
+    trainer.train_step = breaks
+    with pytest.raises(TrainingError, match=r"epoch 1, iteration 0 .*checkpoint_latest.*--c continues"):
+        trainer.run_training()
+    folder = Path(trainer.output_folder)
+    assert not (folder / "checkpoint_final.pth").exists()
+    again = trainer_of(voted, recipe_of("t0", **options))
+    maybe_load_checkpoint(again, True, False, None)
+    assert again.current_epoch == 1
+    again.run_training()
+    assert divergence.is_finite(load_checkpoint(folder / "checkpoint_final.pth")["network_weights"])
 
 
 def test_a_checkpoint_that_holds_more_than_weights_is_not_continued_from(voted, tmp_path):

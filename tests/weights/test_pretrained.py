@@ -105,6 +105,12 @@ def test_others_need_nnunets_checkpoints(preprocessed, tmp_path):
         Student.foreign_weights(tmp_path / "theirs.pt", {})
 
 
+def test_foreign_weights_that_are_no_numbers_are_refused(preprocessed, tmp_path):
+    torch.save({"theirs": torch.full((2, 1, 1, 1), float("nan"))}, tmp_path / "theirs.pt")
+    with pytest.raises(WeightsError, match=r"'theirs\.pt' has 1 of 1 tensors with values that are no numbers"):
+        checked(tmp_path / "theirs.pt", Reader, preprocessed)
+
+
 def test_broken_and_other_files_get_one_sentence(preprocessed, tmp_path):
     file = tmp_path / "theirs.pt"
     file.write_bytes(b"nothing")

@@ -22,7 +22,8 @@ from nnkd.auxiliary import record as auxiliary_record
 from nnkd.auxiliary.turns import read_turns
 from nnkd.data.plans import read_plans
 from nnkd.data.recipes import Choice, Recipe, write_recipe
-from nnkd.errors import DatasetError, RecipeError
+from nnkd.errors import DatasetError, RecipeError, TrainingError
+from nnkd.training import divergence
 from nnkd.training.along.loader import AuxiliaryBatches, AuxiliaryCases
 from nnkd.training.file_safety import FileSafeTrainer
 from nnkd.training.trainer import nnUNetTrainerKD
@@ -219,6 +220,49 @@ class OwnStep(nnUNetTrainerKD):
 
     def train_step(self, batch):
         return {"loss": np.float32(1)}
+
+
+class NoNumber(torch.nn.Module):
+    """The loss of a task that went astray."""
+
+    def forward(self, output, target):
+        return (output[0] if isinstance(output, list | tuple) else output).sum() * float("nan")
+
+
+class WithBadTask(nnUNetTrainerKD):
+    """All its auxiliaries' losses are NaN."""
+
+    def auxiliary_loss(self, labels):
+        return NoNumber()
+
+
+@pytest.mark.parametrize("kind", [nnUNetTrainerKD, WithBadTask])
+def test_a_training_along_stops_at_nan_of_either_loss(target, kind):
+    trainer = started(trainer_of(target, "ucb", kind))
+    divergence.watch(trainer)
+    batch = next(trainer.dataloader_train)
+    if kind is nnUNetTrainerKD:
+        batch["data"][0] = float("nan")
+    with pytest.raises(TrainingError, match="the training was stopped"):
+        for _ in range(2):  # the other loss reaches the weights, and so the next step
+            trainer.train_step(batch)
+    with pytest.raises(TrainingError, match="weights that are no numbers"):
+        trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_latest.pth"))
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", ["nnUNetTrainerUNet", "nnUNetTrainerPUNet", "nnUNetTrainerHSNet"])
+def test_every_student_stops_at_nan(target, name):
+    from nnkd.plugin.registry import installed
+
+    trainer = trainer_of(target, "none", installed().load("student", name))
+    trainer.initialize()
+    trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
+    divergence.watch(trainer)
+    batch = next(trainer.get_dataloaders()[0])
+    batch["data"][0] = float("nan")
+    with pytest.raises(TrainingError, match="epoch 0, iteration 0 .* No checkpoint was left"):
+        trainer.train_step(batch)
 
 
 def test_a_student_that_leaves_auxiliaries_out_is_noticed(target):
