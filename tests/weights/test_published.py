@@ -41,5 +41,5 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path, ending, bad):
         fill(network, read(file, "LiteMedSAM"), file, "LiteMedSAM")
     assert torch.isfinite(network.weight).all()
     torch.save({"network_weights": state}, tmp_path / "checkpoint_latest.pth")
-    with pytest.raises(WeightsError, match="'checkpoint_latest.pth' in .* no numbers"):
+    with pytest.raises(WeightsError, match=r"'checkpoint_latest\.pth' in .* no numbers"):
         weights_only(torch.load)(str(tmp_path / "checkpoint_latest.pth"))

@@ -243,9 +243,10 @@ def test_a_training_along_stops_at_nan_of_either_loss(target, kind):
     batch = next(trainer.dataloader_train)
     if kind is nnUNetTrainerKD:
         batch["data"][0] = float("nan")
+    if kind is WithBadTask:
+        trainer.train_step(batch)  # the task's loss reaches the weights, and so the next step
     with pytest.raises(TrainingError, match="the training was stopped"):
-        for _ in range(2):  # the other loss reaches the weights, and so the next step
-            trainer.train_step(batch)
+        trainer.train_step(batch)
     with pytest.raises(TrainingError, match="weights that are no numbers"):
         trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_latest.pth"))
 
@@ -261,7 +262,7 @@ def test_every_student_stops_at_nan(target, name):
     divergence.watch(trainer)
     batch = next(trainer.get_dataloaders()[0])
     batch["data"][0] = float("nan")
-    with pytest.raises(TrainingError, match="epoch 0, iteration 0 .* No checkpoint was left"):
+    with pytest.raises(TrainingError, match=r"epoch 0, iteration 0 .* No checkpoint was left"):
         trainer.train_step(batch)
 
 
