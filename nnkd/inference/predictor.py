@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nnkd.devices import threads
 from nnkd.errors import PredictionError, in_one_line
 from nnkd.inference.label_maps import label_map
+from nnkd.warned import pass_on_warnings
 from nnkd.weights.checkpoints import TrainedModel
 
 log = logging.getLogger("nnkd")
@@ -21,12 +22,13 @@ log = logging.getLogger("nnkd")
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """nnU-Net's talk goes to the log, level DEBUG, instead of stdout."""
+    """nnU-Net's talk goes to the log, level DEBUG, instead of stdout; its warnings are passed on."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said):
             yield
     finally:
+        pass_on_warnings("nnU-Net", said.getvalue())
         for line in filter(None, map(str.strip, said.getvalue().splitlines())):
             log.debug("nnU-Net: %s", line)
 

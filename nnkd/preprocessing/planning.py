@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from nnkd.data.dataset import RawDataset
 from nnkd.data.plans import KEY, read_plans
+from nnkd.data.reading.readers import without_tracebacks
 from nnkd.errors import DatasetError, FileError, RecipeError, UnknownNameError, in_one_line
 from nnkd.files import read_json
 from nnkd.preprocessing import fingerprints
@@ -88,7 +88,7 @@ class Planning:
         try:
             with (
                 _no_zero_workers(),
-                _no_tracebacks(dataset),
+                without_tracebacks(),
                 _listed(dataset, cases),
                 fingerprints.without_ignored(dataset.spec),
             ):
@@ -164,14 +164,6 @@ def _check_statistics(dataset: RawDataset, target: Path, cases: Sequence[str]) -
     for case in cases:
         check_files(dataset.images(), dataset.label_file(case), case)
     raise DatasetError(f"The intensities of {dataset.name} are too large to be averaged. Scale the images.")
-
-
-@contextmanager
-def _no_tracebacks(dataset: RawDataset) -> Iterator[None]:
-    """nnU-Net prints one for each of its readers of tif that does not fit, and then takes the next."""
-    hushed = dataset.spec.file_ending.startswith(".tif")
-    with redirect_stderr(io.StringIO()) if hushed else nullcontext():
-        yield
 
 
 def _existing(name: str, target: Path) -> str:

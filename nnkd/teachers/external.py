@@ -25,6 +25,7 @@ from nnkd.errors import NnkdError, ProgramError, SettingError
 from nnkd.plugin.teachers import Teacher
 from nnkd.teachers.foreign import grid_of
 from nnkd.types import Prompt, TeacherContext, Volume
+from nnkd.warned import pass_on_warnings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,7 +40,7 @@ INHERITED = (
 INHERITED_BEGINNINGS = ("LC_", "CONDA_", "CUDA_", "NVIDIA_", "OMP_", "ITK_", "nnUNet_")
 GRACE_S = 5.0  # between asking a program to end and ending it
 SAID = ("stderr.txt", "stdout.txt")
-TAIL = 8192  # bytes of what a program said, for its last line
+TAIL, MOST_READ = 8192, 10**6  # bytes of what a program said, for its last line, and for its warnings
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ class Program:
         if code:
             how = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"
             raise ProgramError(f"{self.name} {how}{self._last_words(private)}. Run it by hand to see more.")
+        for name in SAID:
+            pass_on_warnings(self.name, self._end_of(private / name, MOST_READ))
 
     def _start(self, arguments: Sequence[str], private: Path, threads: int) -> subprocess.Popen:
         new_group = 0
@@ -123,13 +126,17 @@ class Program:
     def _last_words(self, private: Path) -> str:
         """The last line it wrote to stderr, or else to stdout, in quotes."""
         for name in SAID:
-            with open(private / name, "rb") as said:
-                said.seek(max(0, said.seek(0, os.SEEK_END) - TAIL))
-                text = said.read().decode("utf-8", errors="replace").replace(str(private), "{folder}")
+            text = self._end_of(private / name, TAIL).replace(str(private), "{folder}")
             lines = [line.strip() for line in text.splitlines() if line.strip()]
             if lines:
                 return f": '{lines[-1][:300].rstrip('.')}'"
         return " and said nothing"
+
+    @staticmethod
+    def _end_of(file: Path, most: int) -> str:
+        with open(file, "rb") as said:
+            said.seek(max(0, said.seek(0, os.SEEK_END) - most))
+            return said.read().decode("utf-8", errors="replace")
 
 
 def end_tree(child: subprocess.Popen) -> None:

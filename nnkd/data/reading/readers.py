@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from nnkd.data.reading.geometry import Grid, Orientation
 from nnkd.data.reading.image import VOLUMES, check_finite, ending_of, without_nan
 from nnkd.errors import DatasetError, GeometryError, in_one_line
 from nnkd.files import is_visible
+from nnkd.warned import pass_on_warnings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -149,6 +151,7 @@ class Reader:
                 f"may be truncated or of another format, or its channels differ in size or spacing; copy or convert "
                 f"it again."
             ) from error
+        pass_on_warnings(f"nnU-Net's reader of '{files[0].name}'", said.getvalue())
         array, properties = found
         return array, properties
 
@@ -272,7 +275,7 @@ def reader_of(dataset_json: Mapping[str, Any], name: str, folder: Path | None = 
     if ending.startswith(".tif") and example is None and "overwrite_image_reader_writer" not in dataset_json:
         return Reader(raw_pictures.EitherTif())
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # nnU-Net prints a traceback per reader that does not fit
+        with without_tracebacks():
             found = determine_reader_writer_from_dataset_json(dict(dataset_json), example, verbose=False)
     except RuntimeError as error:
         raise DatasetError(f"nnU-Net has no reader for '{ending}' files ({name}).") from error
@@ -282,6 +285,19 @@ def reader_of(dataset_json: Mapping[str, Any], name: str, folder: Path | None = 
             f"overwrite_image_reader_writer, which is no reader of nnU-Net's. Correct it, or take it out."
         )
     return Reader(found())
+
+
+@contextlib.contextmanager
+def without_tracebacks() -> Iterator[None]:
+    """nnU-Net prints one for each of its readers of tif that does not fit, and then takes the next."""
+    from nnunetv2.imageio import reader_writer_registry
+
+    theirs = reader_writer_registry.traceback
+    reader_writer_registry.traceback = SimpleNamespace(print_exc=lambda: None)
+    try:
+        yield
+    finally:
+        reader_writer_registry.traceback = theirs
 
 
 def _check_there(file: Path) -> None:
