@@ -74,11 +74,18 @@ def _picture(case: BoxCase, labels: Path | None, spec: DatasetSpec | None) -> Ca
     reference = image.reference
     if labels is not None:
         file = labels / f"{case.name}{case.ending}"
-        reference = read_image(replace(case, file=file), label_map=True).data
+        found = read_image(replace(case, file=file), label_map=True)
+        reference = found.data
         if reference.shape != image.shape:
             raise DatasetError(
                 f"The label map of '{case.name}' has the size {reference.shape}, its image {image.shape}."
             )
+        if image.orientation is not None and found.orientation is not None:
+            difference = found.orientation.grid.difference(image.orientation.grid)
+            if difference:
+                raise DatasetError(
+                    f"The label map of '{case.name}' does not lie on its image's grid: {difference}. Correct it."
+                )
     names = {} if spec is None else {values[0]: name for name, values in spec.labels.items()}
     modality = "" if spec is None else spec.channel_names[0]
     if reference is None:

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from box_graphs import graphs
 from extras import needs
@@ -147,3 +148,24 @@ def test_what_cannot_calibrate_is_refused(tmp_path):
     (tmp_path / "Dataset701_Toy" / "dataset.json").write_text("{")
     with pytest.raises(DatasetError, match="is no valid JSON"):
         read_pictures(folder)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda i: i.SetOrigin((50.0, 0.0, 0.0)), lambda i: i.SetSpacing((1.0, 1.0, 3.0)), None]
+)
+def test_label_maps_to_calibrate_on_lie_where_their_images_do(tmp_path, change):
+    image = sitk.GetImageFromArray(np.random.default_rng(0).normal(0, 100, (4, 40, 40)).astype(np.float32))
+    labels = np.zeros((4, 40, 40), np.uint8)
+    labels[1:3, 5:30, 5:30] = 1
+    label_map = sitk.GetImageFromArray(labels)
+    for name in ("imagesTr", "labelsTr"):
+        (tmp_path / name).mkdir()
+    sitk.WriteImage(image, str(tmp_path / "imagesTr" / "a_0000.nii.gz"))
+    if change is not None:
+        change(label_map)
+    sitk.WriteImage(label_map, str(tmp_path / "labelsTr" / "a.nii.gz"))
+    if change is None:
+        assert len(read_pictures(tmp_path)[0]) == 1
+        return
+    with pytest.raises(DatasetError, match=r"label map of 'a' does not lie on its image's grid"):
+        read_pictures(tmp_path)
