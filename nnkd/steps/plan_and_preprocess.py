@@ -76,6 +76,12 @@ def plan_and_preprocess(request: Request) -> StepReport:
     if request.preprocess:
         configurations.copy_labels(dataset, target, cases)
         plans = read_json(target / f"{plans_name}.json")
+        planned = plans["configurations"]
+        if not set(request.configurations) & set(planned):
+            raise DatasetError(
+                f"The plans '{plans_name}' of {dataset.name} have no configuration {', '.join(request.configurations)}, "
+                f"so nothing was preprocessed; they have {', '.join(planned)}."
+            )
         for number, configuration in zip(processes, request.configurations, strict=True):
             configurations.preprocess(dataset, target, plans, configuration, cases, number, report, panel)
             if request.auxiliaries and configuration in plans["configurations"]:

@@ -99,6 +99,12 @@ def content(folder: Path) -> dict[str, object]:
     return found
 
 
+def test_a_configuration_that_was_not_planned_is_no_success(planned, capsys):
+    """Of several it is passed over and said, as nnU-Net does it."""
+    assert call("-plans_name", "nnUNetPlans", configurations=("3d_lowres",)) == 1
+    assert "have no configuration 3d_lowres, so nothing was preprocessed; they have 2d" in capsys.readouterr().err
+
+
 def test_votes_labels_and_participants_come_along(planned):
     folder = target_of(planned)
     for name in ("2d", "3d_fullres"):
