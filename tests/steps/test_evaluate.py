@@ -695,8 +695,8 @@ def test_label_maps_without_partner_are_named(cohort):
     report = evaluate(ask(cohort, "good"))
     assert [count.line for count in report.folders] == [
         "good: 10 files came in: 4 used, 5 set aside (earlier label map of a case that failed: toy_001.nii.gz; file of "
-        "nnkd or nnU-Net: .manifest.lock, .nnkd-written, manifest.json; without reference: toy_099.nii.gz), 1 not understood "
-        "(notes.txt)",
+        "nnkd or nnU-Net: .manifest.lock, .nnkd-written, manifest.json; without reference: toy_099.nii.gz), 1 not "
+        "understood (notes.txt)",
         "labelsTs: 6 files came in: 5 used, 1 set aside (shadow file of macOS: ._toy_000.nii.gz)",
     ]
     assert "toy_001" not in report.data["scores"].folders[0].files  # so it counts as missing
