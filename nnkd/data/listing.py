@@ -234,7 +234,7 @@ def rule_of(path: Path) -> str:
         return "system file"
     if name.startswith(TEMPORARY_PREFIX):
         return "temporary file of nnkd"
-    if name in (".claims", ".cache") or re.fullmatch(r"\..*lock", name):
+    if name in (".claims", ".cache", ".nnkd-written") or re.fullmatch(r"\..*lock", name):
         return OWN_FILE
     if name.startswith(("~$", ".~", ".#")) or small.endswith(("~", ".swp", ".swo", ".bak", ".tmp", ".orig")):
         return "backup of an editor"

@@ -169,7 +169,6 @@ def _check_statistics(dataset: RawDataset, target: Path, cases: Sequence[str]) -
 def _existing(name: str, target: Path) -> str:
     """Plans to preprocess without planning; checked."""
     plans = read_plans(target, name)
-    architectures.check(plans, name)
     if KEY in plans:
         base = plans[KEY]["base"]
         raise RecipeError(
@@ -180,6 +179,7 @@ def _existing(name: str, target: Path) -> str:
             f"{name}.json says that its plans_name is '{plans.get('plans_name')}', under which nnU-Net would write and "
             f"train. Change it to '{name}'."
         )
+    architectures.check(plans, name)
     if not (target / "dataset_fingerprint.json").is_file():
         raise RecipeError(f"{target.name} has no fingerprint yet. Plan it once, without -plans_name.")
     return name

@@ -55,9 +55,8 @@ def check(plan: TrainingPlan) -> None:
     check_fold(folder, request.fold, request.configuration, cases)
     if own is None:
         student = plan if isinstance(plan, StudentPlan) else None
-        spec = DatasetSpec.read(folder / "dataset.json") if student is None else student.spec
         votes = student.votes if student is not None and student.recipe.teachers else None
-        freshness.check(folder, plan.plans, request.configuration, cases, spec, votes)
+        freshness.check(folder, plan.plans, request.configuration, cases, _spec(plan), votes)
     needed = {"--val": "checkpoint_final.pth"} if request.only_validate else {}
     if request.only_validate and request.validate_best:
         needed["--val_best"] = "checkpoint_best.pth"
@@ -71,13 +70,17 @@ def check(plan: TrainingPlan) -> None:
         _check_recipe(plan)
 
 
+def _spec(plan: TrainingPlan) -> DatasetSpec:
+    return plan.spec if isinstance(plan, StudentPlan) else DatasetSpec.read(plan.folder / "dataset.json")
+
+
 def preprocessed_cases(plan: TrainingPlan) -> Listing:
     """Which files of a configuration's folder are whole cases of the dataset."""
     found = listing.preprocessed(plan.folder / plan.values["data_identifier"])
     labels = plan.folder / "gt_segmentations"
     if not labels.is_dir():
         return found
-    of_dataset = listing.label_maps(labels, plan.dataset_json["file_ending"]).cases
+    of_dataset = listing.label_maps(labels, _spec(plan).file_ending).cases
     return found.only(of_dataset, why="gt_segmentations has no label map of its case")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from nnkd.errors import TrainingError
 # Steps without a finite gradient that torch's GradScaler leaves out, halving its scale of 2**16: it is 1 after 16
 OVERFLOWS = 20
 CHECKPOINTS = ("checkpoint_latest.pth", "checkpoint_best.pth")  # in the order in which nnU-Net continues from them
-WATCHED = "nnkd_watch"
+WATCHED: WeakSet[nnUNetTrainer] = WeakSet()
 
 
 @contextmanager
@@ -38,8 +39,9 @@ def watched() -> Iterator[None]:
 
 def watch(trainer: nnUNetTrainer) -> None:
     """Watch a trainer's steps and checkpoints from now on."""
-    if not hasattr(trainer, WATCHED):
-        setattr(trainer, WATCHED, Watch(trainer))
+    if trainer not in WATCHED:
+        WATCHED.add(trainer)
+        Watch(trainer)
 
 
 class Watch:

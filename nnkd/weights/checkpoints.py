@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -247,8 +248,9 @@ class TrainedModel:
                 f"'{self.folder.name}' was trained by {first['trainer_name']}, which no installed plugin offers. "
                 f"Install the plugin, or set nnUNet_extTrainer."
             ) from error
+        make = partial(new_network, trainer, plans, configuration, dataset_json)
         try:
-            network = new_network(trainer, plans, configuration, dataset_json)
+            network = make()
             for checkpoint in reversed(checkpoints):  # so that the first one's weights remain
                 network.load_state_dict(checkpoint["network_weights"])
         except ImportError as error:

@@ -232,7 +232,7 @@ def test_a_fold_whose_cases_are_gone_gets_one_sentence(here, tmp_path, monkeypat
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "gone"))
     (tmp_path / "gone" / "Dataset701_Toy" / "nnUNetPlans_2d" / "toy_003.b2nd").unlink()
     assert call(train, 701, "2d", 0, "-p", "nnUNetPlans_short", "-device", "cpu") == 1
-    assert "names 1 case(s) that are not preprocessed for 2d (such as toy_003)" in capsys.readouterr().err
+    assert "holds toy_003.pkl, toy_003_seg.b2nd, which nnU-Net would take for" in capsys.readouterr().err
 
 
 def test_a_full_disk_while_predicting(here, tmp_path, monkeypatch, capsys):
@@ -254,7 +254,13 @@ def test_a_full_disk_while_predicting(here, tmp_path, monkeypatch, capsys):
     assert len(errors) == 1
     assert "No space left on device" in errors[0]
     out = tmp_path / "out"
-    assert {p.name for p in out.iterdir()} <= {"manifest.json", ".manifest.lock", "plans.json", "dataset.json"}
+    assert {p.name for p in out.iterdir()} <= {
+        "manifest.json",
+        ".manifest.lock",
+        ".nnkd-written",
+        "plans.json",
+        "dataset.json",
+    }
     assert call(predict, *arguments, "-nps", 0, "--continue_prediction") == 0
     assert PredictionFolder(out).cases() == ["toy_004", "toy_005"]
 

@@ -165,7 +165,8 @@ def test_the_whole_step(models, dataset, nnunet_folders, tmp_path, capsys, talk)
     assert main(arguments if talk else [*arguments, "--dry_run"]) == 0
     said = capsys.readouterr().out
     assert "perform_everything_on_device" not in said
-    assert len(said.strip().splitlines()) == 1
+    assert len(said.strip().splitlines()) == 2
+    assert said.strip().endswith("4 files came in: 4 used")
     if not talk:
         return
     folder = PredictionFolder(dataset.teachers_folder() / "mine")

@@ -96,14 +96,14 @@ def predict_into(folder: Path, target: Path, name: str, plans: str) -> None:
     call(predict.main, "-i", images, "-o", target, *model, "-npp", 0, "-nps", 0, "--disable_progress_bar", *more)
 
 
-def evaluate_into(folder: Path, target: Path) -> None:
+def evaluate_into(folder: Path, target: Path, *more: str) -> None:
     """Evaluate both students and a teacher, with groups, ranking and two raters."""
     raw = folder / "nnUNet_raw" / COHORT
     predictions = [*(folder / "predictions" / name for name in TRAINED), raw / "teachersTs" / "t1"]
     references = ("-ref", raw / "labelsTs", "-ref", raw / "teachersTs" / "t0")
     people = ("--participants", raw, "--attributes", "sex", "--smallest_group", 2)
     rules = ("--tolerance", 1, "spleen=2", "--bootstrap", 50, "--rank")
-    call(evaluate.main, "-i", *predictions, *references, *people, *rules, "-d", 701, "-o", target)
+    call(evaluate.main, "-i", *predictions, *references, *people, *rules, "-d", 701, "-o", target, *more)
 
 
 def aggregate_into(folder: Path, target: Path) -> None:

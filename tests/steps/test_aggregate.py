@@ -291,7 +291,7 @@ def test_review_draws_the_cases_that_differ_most(dataset):
     assert "labelsTr/toy_002.nii.gz" in report.lines[-1]
     toy_teacher(dataset, "one", shift=9, cases=["toy_003"])
     assert [file.name for file in to_labels(dataset, review=1).data["review"]] == ["toy_003.png"]
-    assert [p.name for p in (dataset.folder / "review").iterdir()] == ["toy_003.png"]
+    assert [p.name for p in (dataset.folder / "review").glob("[!.]*")] == ["toy_003.png"]
 
 
 @pytest.mark.heavy

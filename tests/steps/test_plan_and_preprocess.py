@@ -137,7 +137,7 @@ def test_a_changed_teacher_redoes_its_case_alone(planned, capsys):
     toy_teacher(planned, "t0", shift=2, seed=0, cases=["toy_002"])
     assert call() == 1  # the consensus is older
     error = capsys.readouterr().err
-    assert "The consensus of 1 case(s) in labelsTr (such as toy_002) is older" in error
+    assert "The consensus of 1 case(s) in labelsTr (such as toy_002) no longer holds (changed t0/toy_002)" in error
     assert error.count("\n") == 1
     assert aggregate.main(["-d", "701"]) == 0
     assert call() == 0
@@ -254,9 +254,10 @@ def test_what_is_no_case_is_named_and_nnunet_does_not_see_it(planned, capsys):
         "labelsTr: 5 files came in: 4 used, 1 not understood (toy_099.nii.gz)",
         "teachersTr: 4 folders came in: 2 used, 1 set aside (file of nnkd or nnU-Net: agreement.json), 1 not "
         "understood (masks)",
-        "teachersTr/t0: 6 files came in: 4 used, 2 set aside (file of nnkd or nnU-Net: .manifest.lock, manifest.json)",
-        "teachersTr/t1: 7 files came in: 4 used, 2 set aside (file of nnkd or nnU-Net: .manifest.lock, manifest.json), "
-        "1 not understood (toy_099.nii.gz)",
+        "teachersTr/t0: 7 files came in: 4 used, 3 set aside (file of nnkd or nnU-Net: .manifest.lock, .nnkd-written, "
+        "manifest.json)",
+        "teachersTr/t1: 8 files came in: 4 used, 3 set aside (file of nnkd or nnU-Net: .manifest.lock, .nnkd-written, "
+        "manifest.json), 1 not understood (toy_099.nii.gz)",
     ]
     assert "toy_009.nii.gz in imagesTr: it lacks the number of its channel" in said.err
     assert "toy_099.nii.gz in labelsTr: imagesTr has no image of its case" in said.err

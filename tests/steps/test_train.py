@@ -193,10 +193,10 @@ def test_a_checkpoint_that_wants_other_classes_is_not_loaded(trained, tmp_path):
     with pytest.raises(WeightsError, match=r"holds more than weights \(\w+\.Popen\)"):
         load_checkpoint(tmp_path / "evil.pth")
     (tmp_path / "cut.pth").write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(WeightsError, match="cannot be read"):
+    with pytest.raises(WeightsError, match="cannot be loaded as weights"):
         load_checkpoint(tmp_path / "cut.pth")
     (tmp_path / "zeros.pth").write_bytes(bytes(100))
-    with pytest.raises(WeightsError, match="cannot be read"):
+    with pytest.raises(WeightsError, match="cannot be loaded as weights"):
         load_checkpoint(tmp_path / "zeros.pth")
 
 
