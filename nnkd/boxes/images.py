@@ -109,6 +109,8 @@ def read_image(case: BoxCase, slices: Slices = "axial", label_map: bool = False)
 
 
 def _read_npz(file: Path) -> BoxImage:
+    from nnkd.data.reading.image import check_finite
+
     content = _arrays(file)
     if "imgs" not in content:
         raise DatasetError(f"'{file.name}' has no 'imgs', but holds {', '.join(content) or 'nothing'}.")
@@ -125,6 +127,7 @@ def _read_npz(file: Path) -> BoxImage:
     data = imgs[None] if flat else imgs
     reference = content.get("gts")
     if reference is not None:
+        check_finite(reference, f"gts of '{file.name}'")
         reference = reference[None] if flat else reference
         reference = reference if reference.shape == data.shape[:3] else None
 

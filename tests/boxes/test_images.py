@@ -83,6 +83,7 @@ def test_pictures_and_volumes_of_the_challenge(tmp_path, shape, more, seen):
         ({"imgs": GREY, "boxes": np.array([[1, None]], dtype=object)}, "holds pickled objects"),
         ({"imgs": GREY.astype(np.float32) - 200}, "float32, not all from 0 to 255"),
         ({"imgs": np.full((4, 5), np.nan, np.float32)}, "float32, not all from 0 to 255"),
+        ({"imgs": GREY, "gts": np.full(GREY.shape, np.nan)}, "gts of .* without a number"),
         ({"imgs": np.array([["a", "b"]])}, "real numbers are expected"),
         ({"imgs": np.ones((4, 5), complex)}, "complex128, but real numbers are expected"),
         ({"imgs": np.ones((4, 5), [("a", int)])}, "real numbers are expected"),
