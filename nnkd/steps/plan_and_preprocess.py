@@ -78,9 +78,10 @@ def plan_and_preprocess(request: Request) -> StepReport:
         plans = read_json(target / f"{plans_name}.json")
         planned = plans["configurations"]
         if not set(request.configurations) & set(planned):
+            asked = ", ".join(request.configurations)
             raise DatasetError(
-                f"The plans '{plans_name}' of {dataset.name} have no configuration {', '.join(request.configurations)}, "
-                f"so nothing was preprocessed; they have {', '.join(planned)}."
+                f"The plans '{plans_name}' of {dataset.name} have no configuration {asked}, so nothing was "
+                f"preprocessed; they have {', '.join(planned)}."
             )
         for number, configuration in zip(processes, request.configurations, strict=True):
             configurations.preprocess(dataset, target, plans, configuration, cases, number, report, panel)
