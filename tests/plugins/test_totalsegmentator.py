@@ -92,7 +92,8 @@ def watched(tmp_path, monkeypatch) -> Path:
     """A file to which child processes write what they ask of the network, which they do not get."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(WATCHED)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")  # which every command sets
     monkeypatch.setenv("WATCHED", str(tmp_path / "watched.txt"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     return tmp_path / "watched.txt"
