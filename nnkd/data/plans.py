@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nnkd.errors import RecipeError, UnknownNameError
+from nnkd.errors import DatasetError, RecipeError, UnknownNameError
 from nnkd.files import load_json, read_json
+from nnkd.paths import check_name
 
 KEY = "nnkd"
+NAMES = {"dataset_name", "plans_name", "data_identifier", "previous_stage"}  # of which nnU-Net makes paths
 
 
 def read_plans(preprocessed: Path, name: str) -> dict[str, Any]:
     """A plans file of a preprocessed dataset.
 
     Raises:
-        RecipeError: If there is none of that name.
+        RecipeError: If there is none of that name, or a folder that it names lies elsewhere.
     """
     file = preprocessed / f"{name}.json"
     if not file.is_file():
@@ -24,7 +26,23 @@ def read_plans(preprocessed: Path, name: str) -> dict[str, Any]:
         there = f"There are: {', '.join(names)}." if names else "There are none: run nnKD_plan_and_preprocess."
         raise RecipeError(f"{preprocessed.name} has no plans '{name}'. {there}")
     plans: dict[str, Any] = read_json(file)
+    _check_folders(plans, name)
     return plans
+
+
+def _check_folders(plans: Any, name: str) -> None:
+    """Refuse plans whose names would lead out of nnU-Net's folders."""
+    content = plans if isinstance(plans, dict) else {}
+    configurations = content.get("configurations")
+    parts = [content, *(configurations.values() if isinstance(configurations, dict) else ())]
+    try:
+        for part in (part for part in parts if isinstance(part, dict)):
+            for key in NAMES.intersection(part):
+                check_name(part[key], f"a folder, as {key} of {name}.json")
+        for configuration in configurations if isinstance(configurations, dict) else ():
+            check_name(configuration, f"a configuration in {name}.json")
+    except DatasetError as error:
+        raise RecipeError(str(error)) from error
 
 
 def _is_plans(file: Path) -> bool:
