@@ -77,7 +77,8 @@ def preprocessed_cases(plan: TrainingPlan) -> Listing:
     labels = plan.folder / "gt_segmentations"
     if not labels.is_dir():
         return found
-    of_dataset = listing.label_maps(labels, plan.dataset_json["file_ending"]).cases
+    spec = plan.spec if isinstance(plan, StudentPlan) else DatasetSpec.read(plan.folder / "dataset.json")
+    of_dataset = listing.label_maps(labels, spec.file_ending).cases
     return found.only(of_dataset, why="gt_segmentations has no label map of its case")
 
 
