@@ -184,6 +184,6 @@ def _window(wish: object, label: str) -> tuple[float, float]:
         if width > 0 and np.isfinite([level, width]).all():
             return level, width
     raise SettingError(
-        f"The window {str(wish)[:80]!r} of '{label}' is neither {', '.join(WINDOWS)} nor [level, width] in HU with a width above "
-        f"0. Example: {FORM}."
+        f"The window {str(wish)[:80]!r} of '{label}' is neither {', '.join(WINDOWS)} nor [level, width] in HU with a "
+        f"width above 0. Example: {FORM}."
     )

@@ -93,7 +93,6 @@ def files_of_cases(found: Names) -> Names:
     return found
 
 
-
 class Manifest(BaseModel):
     """What made a prediction folder. The one schema of all of them. Never a host name, an absolute path or a
     participant's attribute.

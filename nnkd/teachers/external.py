@@ -116,7 +116,10 @@ class Program:
         seen = {
             name: value
             for name, value in os.environ.items()
-            if (everything and name != OURS) or name in INHERITED or name in self.inherit or name.startswith(INHERITED_BEGINNINGS)
+            if (everything and name != OURS)
+            or name in INHERITED
+            or name in self.inherit
+            or name.startswith(INHERITED_BEGINNINGS)
         }
         temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(private))
         return {"OMP_NUM_THREADS": str(threads), **seen, **temporary, **self.environment}

@@ -108,9 +108,7 @@ def _check_class_of_nnunet(what: str, text: Any, folder: str, kind: str, name: s
         return  # nnU-Net says so
     if kind and not (isinstance(found, type) and kind in {base.__name__ for base in found.__mro__}):
         raise _refused(what, text, name, f"is no {kind}")
-    resamples = inspect.isfunction(found) and (
-        found.__module__.startswith(RESAMPLING) or _is_of(found, _of_the_user())
-    )
+    resamples = inspect.isfunction(found) and (found.__module__.startswith(RESAMPLING) or _is_of(found, _of_the_user()))
     if not kind and not resamples:
         raise _refused(what, text, name, "is no function of nnU-Net's that resamples")
     if not _is_of(found, {"nnunetv2", *_of_the_user()}):

@@ -46,7 +46,7 @@ def load(file: Path) -> Any:
 def _check_numbering(opened: IO[bytes]) -> None:
     """A pickle numbers what it refers to again from 0 on; memory is taken for the highest number."""
     for count, (code, argument, _) in enumerate(pickletools.genops(opened)):
-        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
+        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > count:
             raise pickle.UnpicklingError(f"it numbers {argument} values, but holds fewer")
 
 

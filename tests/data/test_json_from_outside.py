@@ -9,6 +9,7 @@ import random
 from unittest.mock import Mock
 
 import pytest
+from nnkd_ucb.ucb import Ucb
 
 from nnkd.auxiliary.turns import read_turns
 from nnkd.boxes.pictures import read_windows
@@ -26,7 +27,6 @@ from nnkd.votes import consensus
 from nnkd.votes.agreement import AgreementFile, lines, summarise
 from nnkd.votes.folder import VotesFolder
 from nnkd.weights import architectures
-from nnkd_ucb.ucb import Ucb
 
 ODD = [None, True, -1, 0, 1e308, 2**70, "", "x", "\ud800", [], {}, [[]], {"a": 1}, 3.5, ["a", 1]]
 

@@ -99,7 +99,11 @@ def test_everything_is_put_back():
     places = ((torch, "load"), (nnunet_dataset, "infer_dataset_class"), (trainer_module, "infer_dataset_class"),
               (run_training, "run_ddp"))  # fmt: skip
     before = [getattr(module, name) for module, name in places]
-    with pytest.raises(ZeroDivisionError), guarded():
+
+    def fail():
         assert all(getattr(module, name) is not kept for (module, name), kept in zip(places, before, strict=True))
         raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), guarded():
+        fail()
     assert [getattr(module, name) for module, name in places] == before

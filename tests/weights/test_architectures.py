@@ -98,7 +98,7 @@ def test_what_nnunets_search_would_find_by_chance_is_refused(key, value):
 
 @pytest.mark.parametrize("imported", [[["conv_op"]], ["os.system"], "conv_op", {"conv_op": 1}, [None]])
 def test_keywords_that_are_to_be_imported_are_names_of_keywords(imported):
-    with pytest.raises(WeightsError, match="as (_kw_requires_import|architecture)"):
+    with pytest.raises(WeightsError, match=r"as (_kw_requires_import|architecture)"):
         architectures.check(plans(_kw_requires_import=imported), "m")
 
 
