@@ -180,10 +180,10 @@ def _window(wish: object, label: str) -> tuple[float, float]:
     if isinstance(wish, str) and wish in WINDOWS:
         return WINDOWS[wish]
     if isinstance(wish, list | tuple) and len(wish) == 2 and all(type(v) in (int, float) for v in wish):
-        level, width = wish
-        if width > 0 and np.isfinite(wish).all():
-            return float(level), float(width)
+        level, width = float(wish[0]), float(wish[1])
+        if width > 0 and np.isfinite([level, width]).all():
+            return level, width
     raise SettingError(
-        f"The window {wish!r} of '{label}' is neither {', '.join(WINDOWS)} nor [level, width] in HU with a width above "
-        f"0. Example: {FORM}."
+        f"The window {str(wish)[:80]!r} of '{label}' is neither {', '.join(WINDOWS)} nor [level, width] in HU with a "
+        f"width above 0. Example: {FORM}."
     )

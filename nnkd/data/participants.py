@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from nnkd import limits
 from nnkd.errors import ParticipantsError
 from nnkd.types import Participant
 
@@ -101,6 +102,11 @@ def _read_table(folder: Path, name: str, needed: Sequence[str]) -> list[dict[str
     import pandas as pd
 
     file = folder / name
+    if file.is_file() and file.stat().st_size > limits.JSON.value * limits.MIB:
+        raise ParticipantsError(
+            f"{name} of {folder.name} has more than {limits.JSON.value:g} MiB, which no table of participants has. "
+            f"{limits.JSON.raised}"
+        )
     try:
         # without a header, a row that is too long is an error instead of an unnamed first column
         table = pd.read_csv(

@@ -10,11 +10,11 @@ from datetime import date
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from nnkd.data import listing
 from nnkd.data.dataset import DatasetSpec
@@ -28,6 +28,7 @@ from nnkd.types import Entry, FolderCount
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+Names = TypeVar("Names", bound=Iterable[str])
 MANIFEST = "manifest.json"
 NOT_STATED = "not stated"  # the licence of weights that came without one
 # A path of two folders or more that begins at a root, and its last part; none are https://..., a/b/c, {folder}/a/b.
@@ -72,6 +73,26 @@ class CaseRecord(BaseModel):
     notes: dict[str, Any] = Field(default_factory=dict)
 
 
+def files_of_cases(found: Names) -> Names:
+    """Names of cases in a file that anybody may have written; they become files.
+
+    Args:
+        found: The names, or something by name.
+
+    Returns:
+        The same.
+
+    Raises:
+        ValueError: If a file would lie elsewhere.
+    """
+    for case in found:
+        try:
+            check_name(case, "a case")
+        except DatasetError as error:
+            raise ValueError(str(error).rstrip(".")) from error
+    return found
+
+
 class Manifest(BaseModel):
     """What made a prediction folder. The one schema of all of them. Never a host name, an absolute path or a
     participant's attribute.
@@ -103,19 +124,8 @@ class Manifest(BaseModel):
     weights: list[Weights] = Field(default_factory=list)
     lineage: list[Lineage] = Field(default_factory=list)
     ground_truth: bool = False
-    cases: dict[str, CaseRecord] = Field(default_factory=dict)
-    failures: dict[str, str] = Field(default_factory=dict)
-
-    @field_validator("cases", "failures")
-    @classmethod
-    def _names(cls, found: dict[str, Any]) -> dict[str, Any]:
-        """Cases' names become files."""
-        for case in found:
-            try:
-                check_name(case, "a case")
-            except DatasetError as error:
-                raise ValueError(str(error).rstrip(".")) from error
-        return found
+    cases: Annotated[dict[str, CaseRecord], AfterValidator(files_of_cases)] = Field(default_factory=dict)
+    failures: Annotated[dict[str, str], AfterValidator(files_of_cases)] = Field(default_factory=dict)
 
     @field_validator("file_ending")
     @classmethod

@@ -9,14 +9,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from nnkd import paths
 from nnkd.data import listing, splits
 from nnkd.data.dataset import RawDataset
-from nnkd.data.predictions import label_map_files, prediction_folders
+from nnkd.data.predictions import files_of_cases, label_map_files, prediction_folders
 from nnkd.data.reading.raw_pictures import sidecars
 from nnkd.errors import DatasetError, FileError, ParticipantsError
 from nnkd.files import read_json, write_json
@@ -68,8 +69,8 @@ class Draw(BaseModel):
     seed: int
     stratify: list[str]
     bins: dict[str, list[float]]
-    cases: list[str]
-    returning: list[str] = Field(default_factory=list)
+    cases: Annotated[list[str], AfterValidator(files_of_cases)]
+    returning: Annotated[list[str], AfterValidator(files_of_cases)] = Field(default_factory=list)
 
     @classmethod
     def of(cls, number: float, wishes: Wishes, cases: Sequence[str]) -> Draw:

@@ -16,6 +16,7 @@ import numpy as np
 from nnkd.data.groups import groups
 from nnkd.errors import DatasetError, ParticipantsError, SettingError
 from nnkd.files import read_json
+from nnkd.paths import check_name
 from nnkd.replacing import Written
 from nnkd.types import Participant
 
@@ -151,6 +152,11 @@ def _problem(folds: Any) -> str:
             cases = fold.get(part)
             if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
                 return f"has no list of names of cases as '{part}' of fold {number}"
+            try:
+                for case in cases:
+                    check_name(case, f"a case of '{part}' of fold {number}")
+            except DatasetError as error:
+                return f"is of somebody else: {str(error).rstrip('.')}"
             twice = [case for case, times in Counter(cases).items() if times > 1]
             if twice:
                 return f"names case '{twice[0]}' twice as '{part}' of fold {number}"

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnkd.data.dataset import DatasetSpec
+from nnkd.errors import FileError
 from nnkd.files import sha256_text
 from nnkd.preprocessing.case_origins import statistics_used
+from nnkd.weights import pickles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,16 +45,19 @@ def holds(folder: Path, case: str, plans: Mapping[str, Any], values: Mapping[str
         values: Of the configuration.
         spec: The dataset.
     """
-    return labels_fit(folder, case, spec) and statistics_fit(folder, case, plans, values) is True
+    try:
+        return labels_fit(folder, case, spec) and statistics_fit(folder, case, plans, values) is True
+    except FileError:  # broken, or of somebody else: it is made anew
+        return False
 
 
 def labels_fit(folder: Path, case: str, spec: DatasetSpec) -> bool:
     """Whether a case's class locations are those of the dataset's labels or regions, and its label map holds no other
     integers."""
     import blosc2
-    from batchgenerators.utilities.file_and_folder_operations import load_pickle
 
-    places = load_pickle(str(folder / f"{case}.pkl")).get("class_locations", {})
+    pickles.check_case(folder, case)
+    places = pickles.load(folder / f"{case}.pkl").get("class_locations", {})
     if set(places) != _classes(spec):
         return False
     stored = blosc2.open(urlpath=str(folder / f"{case}_seg.b2nd"), mode="r")[:]
@@ -80,6 +85,7 @@ def statistics_fit(folder: Path, case: str, plans: Mapping[str, Any], values: Ma
     statistics = statistics_used(plans, values)
     if not statistics:
         return True
+    pickles.check_array(folder / f"{case}.b2nd")
     data = blosc2.open(urlpath=str(folder / f"{case}.b2nd"), mode="r")
     seen = [
         _fits(data[int(channel)], known)

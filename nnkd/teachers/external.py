@@ -38,6 +38,7 @@ INHERITED = (
     "PROGRAMDATA",
 )  # fmt: skip
 INHERITED_BEGINNINGS = ("LC_", "CONDA_", "CUDA_", "NVIDIA_", "OMP_", "ITK_", "nnUNet_")
+OURS = "PYTHONSAFEPATH"  # set for processes of nnkd's: a program finds what lies beside it
 GRACE_S = 5.0  # between asking a program to end and ending it
 SAID = ("stderr.txt", "stdout.txt")
 TAIL, MOST_READ = 8192, 10**6  # bytes of what a program said, for its last line, and for its warnings
@@ -118,7 +119,10 @@ class Program:
         seen = {
             name: value
             for name, value in os.environ.items()
-            if everything or name in INHERITED or name in self.inherit or name.startswith(INHERITED_BEGINNINGS)
+            if (everything and name != OURS)
+            or name in INHERITED
+            or name in self.inherit
+            or name.startswith(INHERITED_BEGINNINGS)
         }
         temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(private))
         return {"OMP_NUM_THREADS": str(threads), **seen, **temporary, **self.environment}

@@ -25,6 +25,8 @@ class CheckedBlosc2(nnUNetDatasetBlosc2):
     def load_case(self, identifier: str) -> Any:
         """nnU-Net's."""
         pickles.check_case(Path(self.source_folder), identifier)
+        if self.folder_with_segs_from_previous_stage is not None:
+            pickles.check_array(Path(self.folder_with_segs_from_previous_stage) / f"{identifier}.b2nd")
         return super().load_case(identifier)
 
 

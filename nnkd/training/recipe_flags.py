@@ -136,6 +136,11 @@ class TrainingPlan:
         flags, folder = request.flags, paths.preprocessed_folder(request.dataset)
         base = read_plans(folder, request.plans)
         architectures.check(base, request.plans)
+        if base.get("dataset_name") != folder.name:
+            raise RecipeError(
+                f"{request.plans}.json says that its dataset_name is '{base.get('dataset_name')}', whose cases nnU-Net "
+                f"would train on, and write its results there. Change it to '{folder.name}'."
+            )
         if request.per_label is not None and (student is None or KEY in base):
             raise RecipeError(
                 f"--per_label got {request.plans} and {request.trainer_name}, but needs base plans and a student of "

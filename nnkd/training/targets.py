@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from nnkd.plugin.aggregators import Aggregator
 from nnkd.votes.bits import NO_VOTE, look_up
 from nnkd.votes.folder import VotesFolder
+from nnkd.weights import pickles
 
 Box = Sequence[Sequence[int]]
 
@@ -107,6 +108,7 @@ class Targets:
             table = self.tables[case]
             answered = table[:, 0] != NO_VOTE
             soften = partial(look_up, table=np.where(answered[:, None], table, 0).astype(np.float32))
+        pickles.check_array(self.votes.file(case))
         return Patch(self.votes.open(case), bbox, partial(self._soften_votes, soften, case)), answered
 
     def _soften_manual(self, seg: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import BaseModel, Field, TypeAdapter
 
 from nnkd.errors import FileError, ReplacingError
 from nnkd.files import read_json, sha256_text, write_json
@@ -282,6 +283,24 @@ def _short(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+class _Figures(BaseModel):
+    """What `figures_of_case` returns of a label, as it is read back."""
+
+    volume: dict[str, float]
+    dsc: dict[str, float | None]
+    pairs: list[tuple[str, str, float | None]]
+    ties: int
+    voted: int
+    estimates: dict[str, dict[str, float | None]] = Field(default_factory=dict)
+    not_estimated: dict[str, str] = Field(default_factory=dict)
+
+
+class _Kept(BaseModel):
+    inputs: str
+    disagreement: float
+    labels: dict[str, _Figures]
+
+
 class AgreementFile:
     """agreement.json: figures of each case, kept so that skipped cases need not be counted again.
 
@@ -307,7 +326,9 @@ class AgreementFile:
                     f"'{file.name}' in '{file.parent.name}' is none of nnkd's and would be replaced. Rename it."
                 )
             if {key: found[key] for key in self.made_by} == self.made_by:
-                self.cases, self.volume_unit = dict(found["cases"]), found["volume_unit"]
+                kept = TypeAdapter(dict[str, _Kept]).validate_python(found["cases"])
+                self.cases = {case: found["cases"][case] for case in kept}
+                self.volume_unit = str(found["volume_unit"])
         except (FileError, KeyError, TypeError, ValueError):  # figures can always be counted again
             LOG.info("%s is broken or from another version; its figures are counted again.", file.name)
 

@@ -10,16 +10,23 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from nnkd.data.dataset import DatasetSpec, RawDataset
 from nnkd.data.labels.numbering import meaning_of_labels
 from nnkd.data.origins import difference
-from nnkd.data.predictions import Lineage, Manifest, PredictionFolder, label_map_files, prediction_folders
+from nnkd.data.predictions import (
+    Lineage,
+    Manifest,
+    PredictionFolder,
+    files_of_cases,
+    label_map_files,
+    prediction_folders,
+)
 from nnkd.errors import DatasetError, FolderError
 from nnkd.files import read_json, remove_leftovers, sha256, sha256_text, write_json
 
@@ -62,7 +69,7 @@ class ConsensusIndex(BaseModel):
 
     schema_version: Literal[1] = 1
     chosen: list[str] | None = None
-    cases: dict[str, CaseConsensus] = Field(default_factory=dict)
+    cases: Annotated[dict[str, CaseConsensus], AfterValidator(files_of_cases)] = Field(default_factory=dict)
 
 
 def read(dataset: RawDataset) -> ConsensusIndex:

@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from nnkd.data.predictions import Lineage, PredictionFolder
+from nnkd.data.predictions import Lineage, PredictionFolder, files_of_cases
 from nnkd.errors import VotesError
 from nnkd.files import read_json, sha256_text, write_json
 from nnkd.plugin.aggregators import Aggregator
@@ -56,8 +56,8 @@ class VotesIndex(BaseModel):
     labels: list[str]
     lineage: list[Lineage] = Field(default_factory=list)
     ground_truth: bool = False
-    manual: list[str] = Field(default_factory=list)
-    cases: dict[str, VotesOfCase] = Field(default_factory=dict)
+    manual: Annotated[list[str], AfterValidator(files_of_cases)] = Field(default_factory=list)
+    cases: Annotated[dict[str, VotesOfCase], AfterValidator(files_of_cases)] = Field(default_factory=dict)
 
     def same_bits(self, other: VotesIndex) -> bool:
         """Whether bits and channels mean the same in both."""

@@ -25,6 +25,7 @@ VARIABLE = "NNKD_ALLOW_ARCHITECTURE"  # packages, separated by commas
 FLAG = "--allow_architecture"
 PACKAGES = ("dynamic_network_architectures", "nnunetv2", "nnkd")
 LAYERS = "torch.nn"
+RESAMPLING = "nnunetv2.preprocessing.resampling."
 GROUP = "nnkd"  # of plugins' entry points
 NEVER = {*sys.stdlib_module_names, "torch", "numpy"}  # packages that can do everything
 
@@ -90,7 +91,8 @@ def _of_nnunet(
     for configuration in configurations:
         if "preprocessor_name" in configuration:
             yield "preprocessor_name", configuration["preprocessor_name"], "preprocessing", "DefaultPreprocessor"
-        for scheme in configuration.get("normalization_schemes") or ():
+        schemes = configuration.get("normalization_schemes") or ()
+        for scheme in schemes if isinstance(schemes, list | tuple | Mapping) else (schemes,):
             yield "normalization_schemes", scheme, "preprocessing/normalization", "ImageNormalization"
         for key in ("resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities"):
             if key in configuration:
@@ -106,8 +108,9 @@ def _check_class_of_nnunet(what: str, text: Any, folder: str, kind: str, name: s
         return  # nnU-Net says so
     if kind and not (isinstance(found, type) and kind in {base.__name__ for base in found.__mro__}):
         raise _refused(what, text, name, f"is no {kind}")
-    if not kind and not inspect.isfunction(found):
-        raise _refused(what, text, name, "is no function that resamples")
+    resamples = inspect.isfunction(found) and (found.__module__.startswith(RESAMPLING) or _is_of(found, _of_the_user()))
+    if not kind and not resamples:
+        raise _refused(what, text, name, "is no function of nnU-Net's that resamples")
     if not _is_of(found, {"nnunetv2", *_of_the_user()}):
         raise _refused(what, text, name, f"is of {found.__module__}, not of nnU-Net")
 
@@ -130,7 +133,9 @@ def _check_architecture(architecture: Any, name: str) -> None:
         raise _refused("architecture", "arch_kwargs", name, "is no description of a network")
     _check_module("network_class_name", architecture.get("network_class_name"), name, layers=False)
     for keyword in imported:
-        value = keywords.get(keyword) if isinstance(keyword, str) else keyword
+        if not isinstance(keyword, str) or keyword not in keywords:
+            raise _refused("_kw_requires_import", keyword, name, "is none of the keywords of its network")
+        value = keywords[keyword]
         if value is not None:
             _check_module(str(keyword), value, name, layers=True)
 

@@ -13,6 +13,7 @@ from typing import Any
 from nnkd import paths
 from nnkd.data.dataset import DatasetSpec
 from nnkd.data.labels.numbering import numbering_problem
+from nnkd.data.plans import form_problem
 from nnkd.errors import FolderError, WeightsError
 from nnkd.files import read_json, sha256
 from nnkd.weights import architectures, torch_files
@@ -170,19 +171,23 @@ class TrainedModel:
         """plans.json, of which all that it names may be run.
 
         Raises:
-            WeightsError: If it names what is not allowed (`nnkd.weights.architectures`).
+            WeightsError: If it names what is not allowed (`nnkd.weights.architectures`), or is not as nnU-Net's are.
         """
         content: dict[str, Any] = read_json(self.folder / "plans.json")
         architectures.check(content, self.folder.name)
+        problem = form_problem(content)
+        if problem:
+            raise WeightsError(f"plans.json of '{self.folder.name}' {problem}. Copy the whole model again.")
         return content
 
     def dataset_json(self) -> dict[str, Any]:
         """dataset.json.
 
         Raises:
+            DatasetError: If it is not as nnU-Net's are.
             WeightsError: If it names a reader that is none of nnU-Net's.
         """
-        content: dict[str, Any] = read_json(self.folder / "dataset.json")
+        content = dict(DatasetSpec.read(self.folder / "dataset.json").json)
         architectures.check_reader(content, self.folder.name)
         return content
 
@@ -258,7 +263,7 @@ class TrainedModel:
             raise WeightsError(
                 f"The network of '{self.folder.name}' needs '{needs}', which is not installed. Install it."
             ) from error
-        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
             raise WeightsError(
                 f"The weights of '{self.folder.name}' do not fit its network ({_misfit(error)}). Its plans.json or "
                 f"dataset.json, or the installed trainer, is another one than it was trained with."

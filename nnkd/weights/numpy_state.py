@@ -80,6 +80,17 @@ def reconstruct(kind: Any, shape: Any, code: Any) -> Array:
     return np.empty(0, np.int8).view(Array)
 
 
+def from_buffer(content: Any, dtype: Any, shape: Any, order: Any) -> Any:
+    """numpy's _frombuffer, of pickles of protocol 5.
+
+    Raises:
+        ValueError: If the bytes are not those of the shape and dtype.
+    """
+    made = np.empty(0, np.int8).view(Array)
+    made.__setstate__((1, shape, dtype, order == "F", bytes(content) if isinstance(content, bytearray) else content))
+    return made
+
+
 def scalar(dtype: Any, content: Any) -> Any:
     """numpy's scalar: one value.
 
@@ -112,4 +123,6 @@ STAND_INS: dict[str, Any] = {
     "numpy.core.multiarray._reconstruct": reconstruct,
     "numpy._core.multiarray.scalar": scalar,
     "numpy.core.multiarray.scalar": scalar,
+    "numpy._core.numeric._frombuffer": from_buffer,
+    "numpy.core.numeric._frombuffer": from_buffer,
 }

@@ -155,6 +155,10 @@ class ArmScheduler(Remembering):
         counts, chosen = state["counts"], state["chosen"]
         self.turn = int(state["turn"])
         self.counts = {name: int(counts[name]) for name in self.datasets}
+        if self.turn < 0 or min(self.counts.values()) < 0:
+            raise ValueError("turns below 0")
+        if chosen is not None and chosen["dataset"] not in self.datasets:
+            raise ValueError("another arm was chosen")
         self._chosen = None if chosen is None else {**chosen, "dataset": chosen["dataset"]}
         self._scores = {name: dict(found) for name, found in state["scores"].items()}
         self._last = {}

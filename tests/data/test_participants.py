@@ -177,3 +177,11 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, rows:
     text = "".join("\t".join("n/a" if v is None else str(v) for v in row) + "\tx\n" for row in rows)
     folder = put(tmp_path_factory.mktemp("d"), text)
     assert read_participants(folder) == {row[0]: Participant(*row, {"site": "x"}) for row in rows}
+
+
+def test_a_table_of_gibibytes_is_not_read(tmp_path):
+    with open(tmp_path / "participants.tsv", "wb") as file:
+        file.write(b"participant_id\tage\n")
+        file.truncate(2**31)  # takes no room on the disk
+    with pytest.raises(ParticipantsError, match=r"has more than 64 MiB.*NNKD_MAX_JSON"):
+        read_participants(tmp_path)

@@ -301,6 +301,19 @@ def test_embeddings_are_kept_within_a_budget(tmp_path):
     assert other.used <= other.budget
 
 
+def test_a_kept_embedding_of_somebody_else_takes_no_memory_and_runs_nothing(tmp_path):
+    file = tmp_path / "a.npy"
+    np.save(file, np.zeros(SHAPE, np.float16))
+    whole = file.read_bytes()
+    assert EmbeddingFiles.read(file) is not None
+    huge = whole.replace(b"(256, 64, 64), }   ", b"(256, 64, 6400000000), }"[:24].ljust(24))
+    for content in (whole[:-1], whole.replace(b"<f2", b"|O "), b"PK\3\4", huge, b""):
+        file.write_bytes(content)
+        assert EmbeddingFiles.read(file) is None
+    np.savez(tmp_path / "b.npz", a=np.zeros(SHAPE, np.float16))
+    assert EmbeddingFiles.read((tmp_path / "b.npz").rename(file)) is None
+
+
 def test_half_written_embeddings_are_computed_again(tmp_path):
     files = EmbeddingFiles({"d": tmp_path}, "a" * 64, BYTES).open(1)
     file = files.file("d", picture(0))

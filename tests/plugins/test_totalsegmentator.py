@@ -93,6 +93,7 @@ def watched(tmp_path, monkeypatch) -> Path:
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(WATCHED)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")  # which every command sets
     monkeypatch.setenv("WATCHED", str(tmp_path / "watched.txt"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     return tmp_path / "watched.txt"

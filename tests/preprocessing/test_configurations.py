@@ -13,7 +13,7 @@ from planned import configuration, make_plans
 from toy import toy_dataset, toy_teacher, write_image
 
 from nnkd.data.dataset import RawDataset
-from nnkd.errors import PredictionError, RecipeError, VotesError
+from nnkd.errors import FileError, PredictionError, RecipeError, VotesError
 from nnkd.files import sha256, sha256_text, write_json
 from nnkd.preprocessing import adoption, configurations, freshness
 from nnkd.preprocessing.folders import inputs_file, listed_cases, read_inputs
@@ -285,3 +285,14 @@ def test_resampling_leaves_the_bounds(prepared):
     assert adoption.statistics_fit(prepared.there, "toy_000", prepared.plans, values) is True
     prepared.set_statistics(133.0)
     assert adoption.statistics_fit(prepared.there, "toy_000", prepared.plans, values) is False
+
+
+def test_an_earlier_versions_case_runs_nothing(prepared, tmp_path):
+    prepared.age()
+    evil = f"cposix\nmkdir\n(V{tmp_path / 'RAN'}\ntR."
+    (prepared.there / "toy_000.pkl").write_text(evil)
+    with pytest.raises(FileError, match=r"'toy_000\.pkl' in nnUNetPlans_2d is not read"):
+        adoption.labels_fit(prepared.there, "toy_000", prepared.raw.spec)
+    assert "1 made anew" in prepared.run().lines[0]
+    assert not (tmp_path / "RAN").exists()
+    prepared.check()

@@ -150,7 +150,10 @@ def test_the_environment_is_restricted_and_can_be_extended(tmp_path, monkeypatch
     assert {n: seen[n] for n in ("A", "MY_MODEL", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "TMPDIR")} == {
         "A": "1", "MY_MODEL": "m", "CUDA_VISIBLE_DEVICES": "1", "OMP_NUM_THREADS": "3", "TMPDIR": str(tmp_path),
     }  # fmt: skip
-    assert Program("Mine", inherit=("*",)).variables(tmp_path)["SECRET_TOKEN"] == "x"
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")  # nnkd's own, with which a script would not find what lies beside it
+    everything = Program("Mine", inherit=("*",)).variables(tmp_path)
+    assert everything["SECRET_TOKEN"] == "x"
+    assert "PYTHONSAFEPATH" not in everything
 
 
 def test_private_folders_are_private_and_go():

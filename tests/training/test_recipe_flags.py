@@ -113,3 +113,10 @@ def test_datasets_are_named_once_and_the_first_stays_first(nnunet_folders):
     assert recipe_flags.dataset_names("702", ["701", "Dataset702_B"]) == ("Dataset702_B", "Dataset701_A")
     with pytest.raises(UnknownNameError, match="799"):
         recipe_flags.dataset_names("702", ["799"])
+
+
+def test_plans_that_name_another_dataset_are_refused(voted):
+    plans = read_plans(voted, "nnUNetPlans")
+    (voted / "nnUNetPlans.json").write_text(json.dumps({**plans, "dataset_name": "Dataset702_Other"}))
+    with pytest.raises(RecipeError, match="dataset_name is 'Dataset702_Other', whose cases nnU-Net would train on"):
+        TrainingPlan.of(request())

@@ -80,6 +80,10 @@ def test_a_layer_that_is_none_is_refused(key, value):
         ("preprocessor_name", "join"),
         ("resampling_fn_data", "resize"),
         ("resampling_fn_seg", "os.system"),
+        ("resampling_fn_probabilities", "recursive_find_python_class"),  # which a module of theirs imports
+        ("resampling_fn_data", ["resample_data_or_seg_to_shape"]),
+        ("normalization_schemes", 7),
+        ("normalization_schemes", [["ZScoreNormalization"]]),
         ("normalization_schemes", ["np"]),
         ("image_reader_writer", "np"),
         ("label_manager", "join"),
@@ -90,6 +94,12 @@ def test_what_nnunets_search_would_find_by_chance_is_refused(key, value):
     (made if key in made else made["configurations"]["2d"])[key] = value
     with pytest.raises(WeightsError, match=f"as {key}"):
         architectures.check(made, "m")
+
+
+@pytest.mark.parametrize("imported", [[["conv_op"]], ["os.system"], "conv_op", {"conv_op": 1}, [None]])
+def test_keywords_that_are_to_be_imported_are_names_of_keywords(imported):
+    with pytest.raises(WeightsError, match=r"as (_kw_requires_import|architecture)"):
+        architectures.check(plans(_kw_requires_import=imported), "m")
 
 
 def test_every_configuration_is_looked_at():

@@ -74,3 +74,19 @@ def test_an_array_that_is_an_expression_is_not_opened(tmp_path, monkeypatch):
     (array + 1).save(urlpath=str(tmp_path / "a.b2nd"))
     with pytest.raises(FileError, match="expression to be computed"):
         pickles.check_case(tmp_path, "a")
+
+
+def test_numpys_state_is_not_believed(tmp_path):
+    dtype = b"cnumpy\ndtype\n(Vf8\nI00\nI01\ntR(I3\nV<\nNNNI2147483647\nI-1\nI0\ntb"  # of 2 GiB a value
+    whole = pickle.dumps(np.arange(3.0), 3)
+    for lie in (dtype + b".", whole.replace(b"K\x03\x85", b"K\x63\x85"), whole.replace(b"f8", b"O8")):
+        assert lie != whole
+        (tmp_path / "a.pkl").write_bytes(lie)
+        with pytest.raises(FileError, match="is broken, or holds more"):
+            pickles.load(tmp_path / "a.pkl")
+
+
+def test_memory_is_not_taken_for_numbers_of_values_that_are_not_there(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(b"\x80\x03]r\xff\xff\xff\x7f.")  # 34 GB
+    with pytest.raises(FileError, match="numbers 2147483647 values"):
+        pickles.load(tmp_path / "a.pkl")

@@ -38,8 +38,8 @@ def read(file: Path, label_map: bool = False) -> Image:
     where = f"'{file.name}' in {file.parent.name}"
     if not file.is_file():
         raise DatasetError(f"{where} is missing. Copy it again or take the case out.")
+    memory.check_announced(file)  # first: a few MiB may unpack to hundreds of GiB
     nifti.check_whole(file)
-    memory.check_announced(file)
     ending = ending_of(file)
     try:
         if ending in WITHOUT_WORLD:

@@ -305,8 +305,8 @@ def _check_there(file: Path) -> None:
         raise DatasetError(f"'{file.name}' is missing in {file.parent.name}.")
     if file.stat().st_size == 0:
         raise DatasetError(f"'{file.name}' in {file.parent.name} is empty (0 bytes). Copy or convert it again.")
+    memory.check_announced(file)  # first: a few MiB may unpack to hundreds of GiB
     nifti.check_whole(file)
-    memory.check_announced(file)
 
 
 def may_hold_channels(file: Path) -> bool:

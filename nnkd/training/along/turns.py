@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from nnkd.auxiliary import record
+from nnkd.errors import RecipeError, in_one_line
 from nnkd.plugin.schedulers import AuxiliaryScheduler
 from nnkd.training.along.gradients import SecondPass
 from nnkd.training.along.loader import AuxiliaryBatches
@@ -136,12 +137,18 @@ class Turns:
         """Resume.
 
         Raises:
-            RecipeError: If the state is of another scheduler, or of other tasks.
+            RecipeError: If the state is of another scheduler, of other tasks, or broken.
         """
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.turns = int(state["turns"])
-        if self.second.heads is not None:
-            self.second.heads.load_state_dict(state["heads"])
+        try:
+            self.scheduler.load_state_dict(state["scheduler"])
+            self.turns = int(state["turns"])
+            if self.second.heads is not None:
+                self.second.heads.load_state_dict(state["heads"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+            raise RecipeError(
+                f"The checkpoint's record of the auxiliaries is broken ({in_one_line(error)[:200]}). Continue from "
+                f"another checkpoint, or train under another recipe name (-n)."
+            ) from error
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from nnkd.data.predictions import Lineage
 from nnkd.errors import DatasetError, in_one_line
 from nnkd.files import atomic, load_json
+from nnkd.weights import pickles
 
 FOLDER = "litemedsam_256"
 INDEX = "index.json"
@@ -174,6 +175,7 @@ class Slices:
         import blosc2
 
         try:
+            pickles.check_array(self.file(case))
             stored = blosc2.open(str(self.file(case)), mode="r", dparams={"nthreads": 1})[z]
         except (OSError, RuntimeError, ValueError, IndexError) as error:
             raise DatasetError(

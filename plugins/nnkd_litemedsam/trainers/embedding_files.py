@@ -84,10 +84,10 @@ class EmbeddingFiles:
         if file is None:
             return None
         try:
-            found = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            found = np.lib.format.open_memmap(file, mode="r")  # takes no memory for what a header announces
+        except (OSError, ValueError, EOFError, OverflowError):
             return None
-        return torch.from_numpy(found) if found.shape == SHAPE and found.dtype == np.float16 else None
+        return torch.from_numpy(np.array(found)) if found.shape == SHAPE and found.dtype == np.float16 else None
 
     def write(self, file: Path, embedding: torch.Tensor) -> None:
         """Keep an embedding (256, 64, 64), if the budget allows; on a full disk, keep no more."""

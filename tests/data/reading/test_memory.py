@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from types import SimpleNamespace
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from nnkd import limits
-from nnkd.data.reading import formats, pictures
+from nnkd.data.reading import formats, nifti, pictures, readers
 from nnkd.data.reading.memory import check_resampled
 from nnkd.data.reading.readers import reader_of
 from nnkd.errors import DatasetError
@@ -87,3 +89,16 @@ def test_what_is_cropped_away_does_not_count(monkeypatch):
 def test_a_spacing_that_is_none_is_refused(spacing):
     with pytest.raises(DatasetError, match="three numbers above 0"):
         check_resampled(np.ones((1, 4, 4, 4), np.float32), spacing, *managers([1.0, 1.0, 1.0]), "'toy'")
+
+
+@pytest.mark.parametrize("door", [formats.read, readers._check_there])
+def test_what_unpacks_to_far_more_is_refused_before_it_is_unpacked(tmp_path, monkeypatch, door):
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((1500, 1500, 1500))
+    header.set_data_dtype(np.uint8)
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    file = tmp_path / "a.nii.gz"
+    file.write_bytes(gzip.compress(header.binaryblock + bytes(4)) + gzip.compress(bytes(1 << 20)))
+    monkeypatch.setattr(nifti, "check_whole", lambda _: pytest.fail("unpacked"))
+    with pytest.raises(DatasetError, match="unpacks to 3"):
+        door(file)
