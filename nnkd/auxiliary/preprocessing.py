@@ -326,7 +326,7 @@ def _properties(values: np.ndarray) -> dict[str, float]:
 
 def _read(job: CaseJob) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Images (C, Z, Y, X) float32 with the target's channels, label map (1, Z, Y, X), the reader's properties."""
-    folder = ImageFolder(job.images[0].parent, job.spec)
+    folder = ImageFolder.of_case(job.case, job.images, job.spec)
     images, label_map, properties = check_files(folder, job.label, job.case)
     return converted(images, job.conversion), label_map[None], properties
 

@@ -228,6 +228,14 @@ class ImageFolder:
         self.folder = folder
         self.spec = spec
 
+    @classmethod
+    def of_case(cls, case: str, files: Iterable[Path], spec: DatasetSpec) -> ImageFolder:
+        """A folder of which one case is known already, so that a worker need not list all others."""
+        known = tuple(files)
+        made = cls(known[0].parent, spec)
+        made.listing = Listing(made.folder, {case: known})
+        return made
+
     @cached_property
     def listing(self) -> Listing:
         """Which of its files are images.

@@ -85,7 +85,7 @@ def attempt(job: Job) -> Any:
 
     def work() -> Any:
         if job.do_images:
-            check_files(ImageFolder(job.images[0].parent, job.spec), job.label, job.case)
+            check_files(ImageFolder.of_case(job.case, job.images, job.spec), job.label, job.case)
         return run(job)
 
     return attempted(work)

@@ -115,9 +115,9 @@ def _check_cases(dataset: RawDataset, cases: Sequence[str]) -> None:
     """Raises:
     DatasetError: If a file is not as it should be, or no label map holds any label.
     """
-    seen = False
+    images, seen = dataset.images(), False
     for case in cases:
-        _, label_map, _ = check_files(dataset.images(), dataset.label_file(case), case)
+        _, label_map, _ = check_files(images, dataset.label_file(case), case)
         seen = seen or any(dataset.spec.mask(label_map, label).any() for label in dataset.spec.labels)
     if not seen:
         raise DatasetError(
@@ -135,9 +135,9 @@ def _listed(dataset: RawDataset, cases: Sequence[str]) -> Iterator[None]:
     from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor
     from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
 
+    images = dataset.images()
     files = {
-        case: {"images": [str(f) for f in dataset.images().files(case)], "label": str(dataset.label_file(case))}
-        for case in cases
+        case: {"images": [str(f) for f in images.files(case)], "label": str(dataset.label_file(case))} for case in cases
     }
     modules = (verify_dataset_integrity, fingerprint_extractor, default_experiment_planner)
     name = "get_filenames_of_train_images_and_targets"
@@ -161,8 +161,9 @@ def _check_statistics(dataset: RawDataset, target: Path, cases: Sequence[str]) -
     except FileError:  # Infinity, which nnU-Net writes, is none of JSON's numbers
         pass
     file.unlink()
+    images = dataset.images()
     for case in cases:
-        check_files(dataset.images(), dataset.label_file(case), case)
+        check_files(images, dataset.label_file(case), case)
     raise DatasetError(f"The intensities of {dataset.name} are too large to be averaged. Scale the images.")
 
 

@@ -12,10 +12,11 @@ import pytest
 from planned import configuration, make_plans
 from toy import toy_dataset, toy_teacher, write_image
 
+from nnkd.data import listing
 from nnkd.data.dataset import RawDataset
 from nnkd.errors import FileError, PredictionError, RecipeError, VotesError
 from nnkd.files import sha256, sha256_text, write_json
-from nnkd.preprocessing import adoption, configurations, freshness
+from nnkd.preprocessing import adoption, configurations, freshness, planning
 from nnkd.preprocessing.folders import inputs_file, listed_cases, read_inputs
 from nnkd.types import StepReport
 from nnkd.votes.folder import VotesFolder
@@ -133,6 +134,21 @@ def test_other_intensity_statistics_make_all_cases_anew(prepared):
     for case in report.done:
         assert np.abs(stored(prepared, case) - normalised(prepared, case)).max() < 1e-4
     prepared.check()
+
+
+def test_folders_are_listed_as_often_whatever_the_number_of_cases(prepared, monkeypatch):
+    listed, images, cases = [], listing.images, prepared.raw.images().cases()
+    monkeypatch.setattr(listing, "images", lambda *given: listed.append(given) or images(*given))
+    with planning._listed(prepared.raw, cases):
+        pass
+    assert len(listed) == 1
+    listed.clear()
+    prepared.run()
+    nothing_done = len(listed)
+    listed.clear()
+    prepared.set_statistics(140.0)
+    assert len(prepared.run().done) == len(cases)
+    assert len(listed) == nothing_done > 0
 
 
 def test_statistics_that_nobody_uses_make_nothing_anew(prepared):
