@@ -97,7 +97,7 @@ def too_large(needed: float, packed: float | None = None) -> str:
     if needed > allowed:
         return (
             f"takes {needed / GIB:.4g} GiB, but {allowed / GIB:.4g} GiB are there. Make it smaller, or if this is "
-            f"wrong say --max_memory, or set {MEMORY} (GiB)."
+            f"wrong set {MEMORY} (GiB), or --max_memory of nnKD_predict and nnKD_plan_and_preprocess."
         )
     if packed is not None and needed > ALWAYS and needed > packed * RATIO.value:
         return (

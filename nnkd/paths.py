@@ -12,7 +12,8 @@ from nnkd.errors import DatasetError, FolderError, UnknownNameError
 
 Room = Literal["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"]
 LONGEST = 200  # bytes of a name, so that an ending fits
-RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10))}
+RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d) *(?:\..*)?", re.IGNORECASE | re.DOTALL)  # devices of Windows
+FORBIDDEN = frozenset('<>:"/\\|?*')
 ROOMS: tuple[Room, ...] = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
@@ -98,32 +99,42 @@ def _existing(name: Room, dataset: str | int) -> Path:
     return folder
 
 
-def check_name(name: str, what: str) -> str:
-    """A name that becomes a file's or a folder's: what it names lies directly in its folder, on every system.
+def name_problem(name: str) -> str:
+    """Why a name cannot be a file's or a folder's, as the rest of a sentence; empty if it can: what it names lies
+    directly in its folder, on every system.
 
     Args:
         name: Of a case, a dataset, a teacher or a label; it may come from a file that somebody else wrote.
+    """
+    if not isinstance(name, str) or not name:
+        return "is no name"
+    if len(name.encode("utf-8", "surrogatepass")) > LONGEST:
+        return f"has more than the {LONGEST} bytes that leave room for an ending"
+    if set(name) & FORBIDDEN or any(ord(letter) < 32 for letter in name):
+        return "holds characters that lead elsewhere, or that no file on other systems can have in its name"
+    if name != name.rstrip(". "):  # ".." is among them
+        return "ends with a space or a dot, which other systems cut off"
+    if RESERVED.fullmatch(name):
+        return "is the name of a device on Windows, where no file can be called so"
+    return ""
+
+
+def check_name(name: str, what: str) -> str:
+    """A name that becomes a file's or a folder's.
+
+    Args:
+        name: See `name_problem`.
         what: What it names, for the message.
 
     Returns:
         The name.
 
     Raises:
-        DatasetError: If it is empty or too long, leads elsewhere, or no system can have it.
+        DatasetError: If it cannot be one.
     """
-    stem = name.partition(".")[0].rstrip(" ").upper() if isinstance(name, str) else ""
-    problem = (
-        not isinstance(name, str)
-        or not name
-        or len(name.encode("utf-8", "surrogatepass")) > LONGEST
-        or any(ord(letter) < 32 or letter in '/\\:*?"<>|' for letter in name)
-        or name != name.rstrip(". ")  # Windows leaves these out; ".." is among them
-        or stem in RESERVED
-    )
-    if problem:
+    if problem := name_problem(name):
         raise DatasetError(
-            f"{str(name)[:80]!r} cannot be the name of {what}: its file would lie elsewhere, or could not be written "
-            f"on every system. Correct it where it is written."
+            f"{str(name)[:80]!r} cannot be the name of {what}: it {problem}. Correct it where it is written."
         )
     return name
 

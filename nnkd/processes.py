@@ -7,16 +7,16 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from contextlib import contextmanager
-from multiprocessing import active_children, get_context, parent_process, util
 from threading import Event, Thread, current_thread, main_thread
-from typing import Any, TypeVar
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nnkd.errors import NnkdError
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing.context import BaseContext
 
 Job = TypeVar("Job")
 
@@ -40,8 +40,11 @@ def keep_current_folder_out() -> None:
     """From now on processes of Python's own multiprocessing import nothing from the current folder, as they would until
     they hear from this one what sys.path is."""
     os.environ["PYTHONSAFEPATH"] = "1"  # from Python 3.11 on
-    if sys.version_info < (3, 11) and not hasattr(util.spawnv_passfds, "kept_out"):
-        util.spawnv_passfds = _kept_out(util.spawnv_passfds)
+    if sys.version_info < (3, 11):
+        from multiprocessing import util
+
+        if not hasattr(util.spawnv_passfds, "kept_out"):
+            util.spawnv_passfds = _kept_out(util.spawnv_passfds)
 
 
 def _kept_out(spawn: Callable[..., int]) -> Callable[..., int]:
@@ -94,6 +97,8 @@ def run_all(
     Raises:
         NnkdError: If a process was killed.
     """
+    from tqdm import tqdm
+
     number = min(number, len(jobs))
     executor, ahead = (workers(number), 2 * number) if number > 1 else (Here(), 0)
     with tqdm(total=len(jobs), desc=title, unit="case", disable=not (title and jobs)) as bar:
@@ -101,7 +106,7 @@ def run_all(
             for job, future in submitted(executor, work, ((job, (job,)) for job in jobs), ahead, in_order):
                 try:
                     result = future.result()
-                except BrokenProcessPool as error:
+                except BrokenExecutor as error:
                     raise NnkdError(killed.format(number=number, job=job)) from error
                 yield job, result
                 bar.update()
@@ -145,7 +150,7 @@ def submitted(
 def _submit(executor: Executor, work: Callable[..., Any], arguments: tuple[Any, ...]) -> Future:
     try:
         return executor.submit(work, *arguments)
-    except BrokenProcessPool as error:  # found out now, but it was an earlier job that broke it
+    except BrokenExecutor as error:  # found out now, but it was an earlier job that broke it
         broken: Future = Future()
         broken.set_exception(error)
         return broken
@@ -160,8 +165,17 @@ def pool(processes: int, jobs: Sized) -> Executor:
 
 def workers(number: int) -> ProcessPoolExecutor:
     """Processes that are started from nothing and end with this one."""
+    from concurrent.futures import ProcessPoolExecutor
+
     keep_current_folder_out()
-    return ProcessPoolExecutor(number, mp_context=get_context("spawn"), initializer=end_with_parent)
+    return ProcessPoolExecutor(number, mp_context=new_processes(), initializer=end_with_parent)
+
+
+def new_processes() -> BaseContext:
+    """How workers are started: from nothing."""
+    from multiprocessing import get_context
+
+    return get_context("spawn")
 
 
 def end_with_parent() -> None:
@@ -172,6 +186,8 @@ def end_with_parent() -> None:
 
 
 def _wait_and_end() -> None:
+    from multiprocessing import parent_process
+
     parent = parent_process()
     if parent is not None:
         parent.join()
@@ -216,6 +232,8 @@ def _end_when_told(heard: socket.socket, over: Event, seconds: float, code: int,
         else:
             return
     if not over.wait(seconds):
+        from multiprocessing import active_children
+
         os.write(2, f"{sentence}\n".encode())  # whoever holds Python's own stream may never give it back
         for child in active_children():
             child.kill()

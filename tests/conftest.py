@@ -40,7 +40,7 @@ def quick_processes() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         nnunet_in_threads(patch)
-        patch.setattr(processes, "get_context", lambda _: copies())
+        patch.setattr(processes, "new_processes", copies)
         yield
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from nnkd import paths
+from nnkd.data import case_names
 from nnkd.errors import DatasetError, FolderError, UnknownNameError
 
 
@@ -108,3 +109,11 @@ def test_a_name_that_passes_lies_directly_in_its_folder(name):
 @pytest.mark.parametrize("name", ["case_1", "Müller 3", "a.b", "scan-2 (1)", "膵臓", "_x", ".hidden"])
 def test_ordinary_names_pass(name):
     assert paths.check_name(name, "a case") == name
+
+
+@hypothesis.given(st.text(max_size=8) | st.sampled_from(["com0", "LPT9.x", "nul .x", "x" * 201, "a*b", "x."]))
+def test_cases_are_refused_whatever_else_would_be(name):
+    if paths.name_problem(name):
+        assert case_names.problem(name)
+        with pytest.raises(DatasetError, match="cannot be the name of a teacher: it "):
+            paths.check_name(name, "a teacher")

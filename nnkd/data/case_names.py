@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Iterable
 
 from nnkd.data.listing import shown
+from nnkd.paths import name_problem
 
 # nnU-Net keeps a case as CASE.b2nd, CASE_seg.b2nd and CASE.pkl, or as CASE.npz and CASE.npy
 SEGMENTATION = "_seg"
 ENDINGS = (".b2nd", ".pkl", ".npz", ".npy")
-RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)  # devices of Windows, with any ending
-FORBIDDEN = '<>:"/\\|?*'
 
 
 def problem(name: str) -> str:
@@ -25,13 +23,9 @@ def problem(name: str) -> str:
         return f"ends with {SEGMENTATION}, as nnU-Net's files of label maps do, so it would overwrite another case's"
     if name.lower().endswith(ENDINGS):
         return "ends as the files do that nnU-Net keeps for a preprocessed case"
-    if name != name.strip() or name.endswith("."):
-        return "begins or ends with a space or a dot, which other file systems cut off"
-    if RESERVED.fullmatch(name):
-        return "is the name of a device on Windows, where no file can be called so"
-    if not name.isprintable() or set(name) & set(FORBIDDEN):
-        return "holds characters that no file on other systems can have in its name"
-    return ""
+    if name != name.lstrip() or not name.isprintable():
+        return "begins with a space, or holds characters that cannot be seen"
+    return name_problem(name)
 
 
 def problems(names: Iterable[str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nnkd.errors import DatasetError
 from nnkd.files import TEMPORARY_PREFIX, split_ending
+from nnkd.replacing import RECORD
 from nnkd.types import FolderCount
 
 SYSTEM = (
@@ -234,7 +235,7 @@ def rule_of(path: Path) -> str:
         return "system file"
     if name.startswith(TEMPORARY_PREFIX):
         return "temporary file of nnkd"
-    if name in (".claims", ".cache", ".nnkd-written") or re.fullmatch(r"\..*lock", name):
+    if name in (".claims", ".cache", RECORD) or re.fullmatch(r"\..*lock", name):
         return OWN_FILE
     if name.startswith(("~$", ".~", ".#")) or small.endswith(("~", ".swp", ".swo", ".bak", ".tmp", ".orig")):
         return "backup of an editor"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nnkd.data.dataset import DatasetSpec
+from nnkd.data.labels.numbering import meaning_of_labels
 from nnkd.data.origins import Hashes, of_settings
 from nnkd.data.predictions import Manifest
 from nnkd.data.reading.raw_pictures import sidecars
@@ -36,9 +37,8 @@ OF_THE_NORMALISATION = ("normalization_schemes", "use_mask_for_norm")
 
 
 def label_meaning(spec: DatasetSpec) -> str:
-    """Digest of what the integers of label maps mean: labels or regions in order, ignore label, order of painting."""
-    labels = [[name, list(values)] for name, values in spec.labels.items()]
-    return of_settings([labels, spec.ignore_label, spec.json.get("regions_class_order") if spec.has_regions else None])
+    """Digest of what the integers of manual label maps mean, in which the ignore label stands, too."""
+    return of_settings([meaning_of_labels(spec), spec.ignore_label])
 
 
 def of_dataset(spec: DatasetSpec) -> dict[str, str]:

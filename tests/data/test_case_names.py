@@ -19,12 +19,15 @@ from nnkd.data import case_names
         ("x.b2nd", "ends as the files do"),
         ("x.pkl", "ends as the files do"),
         ("x ", "a space or a dot"),
-        (" x", "a space or a dot"),
+        (" x", "begins with a space"),
         ("x.", "a space or a dot"),
         ("con", "a device on Windows"),
         ("LPT1.left", "a device on Windows"),
         ("a:b", "holds characters"),
         ("a\nb", "holds characters"),
+        ("com0", "a device on Windows"),
+        ("NUL .x", "a device on Windows"),
+        ("x" * 201, "200 bytes"),
     ],
 )
 def test_names_that_are_refused(name, says):

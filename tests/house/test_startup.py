@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "nnunetv2", "numpy", "pydantic", "matplotlib", "SimpleITK", "nibabel", "scipy", "pandas", "skimage")
+SLOW = ("tqdm", "concurrent.futures.process", "multiprocessing.connection")  # together as long as all else of --help
 ASK = """
 import sys
 try:
@@ -34,7 +35,7 @@ def console_scripts() -> dict[str, tuple[str, str]]:
 
 def heavy_imports(statement: str) -> str:
     """What a statement imports in a fresh interpreter that no listing should; empty if nothing. Or how it failed."""
-    code = ASK.format(statement=statement, heavy=HEAVY)
+    code = ASK.format(statement=statement, heavy=(*HEAVY, *SLOW))
     run = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=ROOT)
     return run.stderr.strip()
 
