@@ -115,7 +115,12 @@ def _run(
     )
     manual = set(target.manual())
     todo: dict[str, bool] = {}  # the cases to vote on, and whether only their figures are missing
+    other = {} if target.images is None else panel.of_other_images(target.cases(), target.images)
     for case in target.cases():
+        if case in other and case not in manual:
+            target.fail(case, other[case])
+            report.failures.append(Failure(case, other[case]))
+            continue
         done = not overwrite and target.is_done(case, panel.inputs(case))
         if case in manual or (done and figures.has(case, panel.inputs(case))):
             report.skipped.append(case)

@@ -65,6 +65,10 @@ def plan_and_preprocess(request: Request) -> StepReport:
         raise SettingError("--auxiliaries names datasets to preprocess, but --no_pp preprocesses none. Leave one out.")
     panel = _panel(dataset, request.teachers)
     cases = _check(dataset)
+    other = {} if panel is None else panel.of_other_images(cases, dataset.images())
+    if other:
+        case, why = next(iter(other.items()))
+        raise DatasetError(f"Teachers' votes for {len(other)} case(s) (such as {case}) no longer hold. {why}")
     processes = _processes(request)
     request.planning.check_classes()
     target = room("nnUNet_preprocessed") / dataset.name

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnkd.data.dataset import DatasetSpec, ImageFolder, RawDataset
+from nnkd.data.origins import Hashes
 from nnkd.data.predictions import Lineage, Manifest, PredictionFolder, portable_options, prediction_folders, versions
 from nnkd.data.reading.geometry import Grid
 from nnkd.errors import BrokenPluginError, NnkdError, PredictionError, UnknownNameError
@@ -100,6 +101,27 @@ class Panel:
         """(K, L) bool."""
         records = {teacher: manifest.cases.get(case) for teacher, manifest in self.manifests.items()}
         return bits.answers_matrix(records, self.spec.labels)
+
+    def of_other_images(self, cases: Sequence[str], images: ImageFolder) -> dict[str, str]:
+        """Cases whose image is another one since a teacher segmented it, and in a sentence what to do.
+
+        Args:
+            cases: Those to look at.
+            images: What they are now.
+        """
+        hashes, found = Hashes(images.folder.parent), {}
+        for case in cases:
+            made = {teacher: m.cases[case].inputs for teacher, m in self.manifests.items() if case in m.cases}
+            now = {file.name: hashes.of(file) for file in images.listing.cases.get(case, ()) if made}
+            changed = [f for f, digest in now.items() if any(i.get(f, digest) != digest for i in made.values())]
+            if changed:
+                late = [t for t, inputs in made.items() if inputs.get(changed[0], now[changed[0]]) != now[changed[0]]]
+                found[case] = (
+                    f"'{changed[0]}' changed since {', '.join(late)} segmented it. Run nnKD_predict_teachers again, or "
+                    f"take what these teachers say away."
+                )
+        hashes.save()
+        return found
 
     def read(
         self, case: str, image: tuple[Grid, dict[str, Any]] | None

@@ -66,6 +66,23 @@ def test_an_edited_consensus_becomes_manual_and_is_kept(dataset):
     assert "3 manual label map(s) kept" in report.lines[0]
 
 
+@pytest.mark.parametrize("aggregated_before", [False, True])
+def test_votes_about_an_image_that_was_replaced_since_are_refused(dataset, aggregated_before):
+    """toy_001 is manual: its labels are nobody's votes."""
+    three_teachers(dataset)
+    if aggregated_before:
+        to_labels(dataset)
+    for case in ("toy_001", "toy_002"):
+        shutil.copyfile(dataset.images().files("toy_003")[0], dataset.images().files(case)[0])
+    report = to_labels(dataset)
+    assert report.done == ([] if aggregated_before else ["toy_003"])
+    [failure] = report.failures
+    assert failure.case == "toy_002"
+    assert failure.reason.startswith(
+        "'toy_002_0000.nii.gz' changed since one, three, two segmented it. Run nnKD_predict"
+    )
+
+
 def test_unchanged_cases_are_skipped_and_changed_teachers_refresh(dataset, monkeypatch):
     three_teachers(dataset)
     first = to_labels(dataset)

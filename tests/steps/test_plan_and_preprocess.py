@@ -145,6 +145,13 @@ def test_a_changed_teacher_redoes_its_case_alone(planned, capsys):
     assert "2d: 1 case(s) preprocessed, 3 up to date" in capsys.readouterr().out
 
 
+def test_votes_about_an_image_that_was_replaced_since_are_refused(planned, capsys):
+    shutil.copyfile(planned.images().files("toy_003")[0], planned.images().files("toy_000")[0])
+    assert call() == 1
+    said = capsys.readouterr().err
+    assert "Teachers' votes for 1 case(s) (such as toy_000) no longer hold. 'toy_000_0000.nii.gz' changed since" in said
+
+
 def test_a_changed_manual_label_redoes_its_case_alone(planned):
     folder = target_of(planned)
     before = changes(folder)
