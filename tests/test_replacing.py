@@ -121,6 +121,7 @@ def test_a_copied_folder_still_knows_its_files(tmp_path):
     put(Written(tmp_path / "one"), "a", "1")
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     put(Written(tmp_path / "two"), "a", "2")
+    assert (tmp_path / "two" / "a").read_text() == "2"
 
 
 def test_what_is_no_folder_is_told(tmp_path):
